@@ -1,0 +1,1 @@
+"""Train policies with any published policy-optimization method."""
