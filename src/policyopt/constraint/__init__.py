@@ -1,0 +1,1 @@
+"""What holds a model back: terms of the same kind as objectives. Their weight is the coefficient."""

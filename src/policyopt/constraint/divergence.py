@@ -1,0 +1,132 @@
+"""KL to a reference and entropy, as losses.
+
+The *reported* KL and the *gradient* of a KL loss are two things. `KLToReference` and `ExactKL` have the gradient of
+KL(pi || reference) at the visited states. The `K*Loss` forms are what other libraries differentiate; they are here
+under their own names for parity, with their bias stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.ops.divergence import k1, k2, k3, kl_gradient
+from policyopt.ops.masked import select
+from policyopt.types import Batch
+
+
+def difference(seen: Seen, batch: Batch) -> Tensor:
+    """log pi - log pi_ref on trained steps, 0 elsewhere."""
+    return select(batch.trained, seen["policy"].logp - seen["reference"].logp)
+
+
+@dataclass(frozen=True)
+class KLToReference(Loss):
+    """KL(pi || reference) from sampled steps, with the right gradient on and off policy: w * sg(k1), w = pi / old.
+
+    Needs no full distribution. `old` must be the distribution the steps were sampled from.
+    """
+
+    penalises: ClassVar[str] = "reference"
+    formula = "w sg(log pi - log pi_ref), w = exp(log pi - log pi_old)"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old", "reference")
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        logp = seen["policy"].logp
+        value = kl_gradient(logp, seen["reference"].logp, seen["old"].logp)
+        return select(batch.trained, value)
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        return {"kl": k3(difference(seen, batch))}
+
+
+@dataclass(frozen=True)
+class ExactKL(Loss):
+    """KL(first || second) over whole distributions, exact at every step. Roles need `full=True`."""
+
+    first: str = "policy"
+    second: str = "reference"
+
+    penalises: ClassVar[str] = "reference"
+    formula = "sum_v p(v) (log p(v) - log q(v))"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (self.first, self.second)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        first, second = seen[self.first].dist, seen[self.second].dist
+        if first is None or second is None:
+            raise CompositionError(
+                f"ExactKL needs whole distributions of {self.first!r} and {self.second!r}; declare "
+                "Role(full=True) for both, or use KLToReference, which needs sampled log-probabilities only"
+            )
+        return first.kl(second)
+
+
+@dataclass(frozen=True)
+class K1Loss(Loss):
+    """log pi - log pi_ref differentiated directly. Biased: on-policy its expected gradient is zero."""
+
+    penalises: ClassVar[str] = "reference"
+    formula = "log pi - log pi_ref   (expected gradient 0 on-policy)"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("reference",)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return k1(difference(seen, batch))
+
+
+@dataclass(frozen=True)
+class K2Loss(Loss):
+    """(log pi - log pi_ref)^2 / 2 differentiated directly. Right on-policy, biased off-policy."""
+
+    penalises: ClassVar[str] = "reference"
+    formula = "(log pi - log pi_ref)^2 / 2   (right gradient on-policy only)"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("reference",)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return k2(difference(seen, batch))
+
+
+@dataclass(frozen=True)
+class K3Loss(Loss):
+    """GRPO's published KL term (arXiv 2402.03300, eq. 4) differentiated directly. Biased: its expected gradient is
+    that of the forward KL(reference || pi), on-policy."""
+
+    penalises: ClassVar[str] = "reference"
+    formula = "exp(d) - d - 1, d = log pi_ref - log pi   (gradient of the forward KL)"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("reference",)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return k3(difference(seen, batch))
+
+
+@dataclass(frozen=True)
+class Entropy(Loss):
+    """Exact entropy of the policy at every step; a negative weight is a bonus. Role policy needs `full=True`."""
+
+    formula = "-sum_v pi(v) log pi(v)"
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        dist = seen["policy"].dist
+        if dist is None:
+            raise CompositionError(
+                "Entropy needs the policy's whole distribution; declare roles={'policy': Role(grad=True, full=True)}"
+            )
+        return dist.entropy()

@@ -1,0 +1,76 @@
+"""Advantages of a row relative to the other rows of its group; no critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from policyopt.compose import Context, Part
+from policyopt.ops.groups import group_count, group_mean, group_std, others_mean
+from policyopt.ops.sequences import spread, total_reward
+from policyopt.types import Batch
+
+
+def standardised(
+    reward: Float[Tensor, " B"], ids: Int[Tensor, " B"], scored: Bool[Tensor, " B"], epsilon: float, ddof: int
+) -> Float[Tensor, " B"]:
+    """(R - mean_g) / (std_g + epsilon); 0 for unscored rows, groups of one and groups without spread."""
+    deviation = group_std(reward, ids, scored, ddof)
+    usable = scored & (group_count(ids, scored) > 1) & (deviation > 0)
+    return torch.where(usable, (reward - group_mean(reward, ids, scored)) / (deviation + epsilon), 0.0)
+
+
+@dataclass(frozen=True)
+class GroupStandardised(Part):
+    """GRPO's outcome advantage (arXiv 2402.03300, section 4.1.2). ddof 1 divides the variance by n - 1."""
+
+    epsilon: float = 1e-6
+    ddof: int = 1
+
+    formula = "A_b = (R_b - mean_g R) / (std_g R + epsilon)"
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        advantage = standardised(
+            total_reward(batch), batch.row["group"], batch.row["scored"], self.epsilon, self.ddof
+        )
+        return batch.with_steps({"advantage": spread(batch, advantage)})
+
+
+@dataclass(frozen=True)
+class GroupCentred(Part):
+    """Dr. GRPO's advantage (arXiv 2503.20783, section 3.2): no division by the spread. A group of one gives 0."""
+
+    formula = "A_b = R_b - mean_g R"
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
+        centred = torch.where(scored, reward - group_mean(reward, ids, scored), 0.0)
+        return batch.with_steps({"advantage": spread(batch, centred)})
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Part):
+    """RLOO's advantage (arXiv 2402.14740, eq. 8): unbiased. A group of one gives 0."""
+
+    formula = "A_b = R_b - mean of R over the other rows of g"
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
+        usable = scored & (group_count(ids, scored) > 1)
+        advantage = torch.where(usable, reward - others_mean(reward, ids, scored), 0.0)
+        return batch.with_steps({"advantage": spread(batch, advantage)})

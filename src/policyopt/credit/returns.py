@@ -1,0 +1,102 @@
+"""Advantages from returns: reward to go with a moving baseline, and generalised advantages with a critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from policyopt.compose import Cell, CompositionError, Context, Part
+from policyopt.ops.masked import select, whiten
+from policyopt.ops.sequences import fold_rewards, generalised_advantage, pack_own, to_go
+from policyopt.types import Batch, Finish, Round
+
+BASELINE = Cell("baseline", lambda: {"mean": 0.0, "rounds": 0})
+
+
+@dataclass(frozen=True)
+class ReturnToGo(Part):
+    """REINFORCE (Williams 1992): discounted reward to go over own steps, less a moving-average baseline.
+
+    The baseline is the bias-corrected average of earlier rounds, never of the rows it is subtracted from, so the
+    gradient stays unbiased. `UpdateBaseline` writes it.
+    """
+
+    gamma: float = 1.0
+
+    formula = "A_bt = sum_{k>=t} gamma^(k-t) r_bk - baseline"
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("advantage", "return")
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        (rewards,), back = pack_own(batch, fold_rewards(batch, batch.step["reward"]))
+        returns = select(batch.own, to_go(rewards, self.gamma).gather(1, back))
+        scored = batch.own & batch.row["scored"][:, None]
+        advantage = select(scored, returns - ctx[BASELINE]["mean"])
+        return batch.with_steps({"advantage": advantage, "return": returns})
+
+
+@dataclass(frozen=True)
+class UpdateBaseline(Part):
+    """After hook: the baseline moves towards the mean return of the round's own steps."""
+
+    decay: float = 0.9
+
+    def __call__(self, ctx: Context, done: Round) -> None:
+        rows = done.credited
+        counted = rows.own & rows.row["scored"][:, None]
+        if not counted.any():
+            return
+        old, mean = ctx[BASELINE], float(rows.step["return"][counted].mean())
+        rounds = old["rounds"] + 1
+        # Bias-corrected, so that the first rounds are not pulled towards 0.
+        share = (1 - self.decay) / (1 - self.decay**rounds)
+        ctx[BASELINE] = {"mean": old["mean"] + share * (mean - old["mean"]), "rounds": rounds}
+
+
+@dataclass(frozen=True)
+class GeneralisedAdvantage(Part):
+    """GAE (arXiv 1506.02438) with a critic: over own steps, tool and hint steps skipped.
+
+    A terminated row is worth 0 after its end, a truncated one what the critic says of its last state.
+    `return` = advantage + value, fixed before whitening.
+    """
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    critic: str = "critic"
+    whitened: bool = True
+
+    formula = "A_t = sum_k (gamma lam)^(k-t) (r_k + gamma V_{k+1} - V_k)"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
+            raise CompositionError(f"gamma and lam must be in 0..1, got {self.gamma} and {self.lam}")
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("advantage", "return", "value")
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        with torch.no_grad():
+            values = ctx.models[self.critic].value(batch)
+        last = batch.valid.sum(1, keepdim=True)
+        truncated = batch.row["finish"] == Finish.TRUNCATED
+        final = torch.where(truncated, values.gather(1, last)[:, 0], 0.0)
+        values = values[:, :-1]
+        rewards = fold_rewards(batch, batch.step["reward"])
+        (rewards, packed, mask), back = pack_own(batch, rewards, values, batch.own)
+        advantage = generalised_advantage(rewards, packed, final, mask, self.gamma, self.lam)
+        advantage = select(batch.own, advantage.gather(1, back))
+        value = select(batch.own, values)
+        scored = batch.own & batch.row["scored"][:, None]
+        returns = advantage + value
+        if self.whitened:
+            advantage = whiten(advantage, scored, ctx.total)
+        return batch.with_steps({"advantage": select(scored, advantage), "return": returns, "value": value})

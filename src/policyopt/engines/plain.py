@@ -1,0 +1,29 @@
+"""The reference engine: `policy.next` and `world.append`, one step at a time. Serves every policy and world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.ops.random import uniforms
+from policyopt.types import Batch
+
+
+def generate(policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int) -> Batch:
+    """Steps until every row is done. temperature 0 takes the mode. The n-th step of a row uses the n-th numbers
+    of the row's own stream, so rows do not depend on their neighbours."""
+    position = 0
+    with torch.no_grad():
+        while not bool(batch.done.all()):
+            live = ~batch.done
+            dist = policy.next(batch)
+            if temperature == 0:
+                step = dist.mode()
+            else:
+                dist = dist.tempered(batch.row["temperature"])
+                step = dist.sample(uniforms(keys, position, dist.width))
+            batch = world.append(batch, step, dist.log_prob(step), live, version)
+            position += 1
+    return batch

@@ -1,0 +1,33 @@
+"""Dr. GRPO: "Understanding R1-Zero-Like Training: A Critical Perspective" (arXiv 2503.20783, section 3.2).
+
+A_i = R_i - mean R ;   L = -mean_i (1 / L_max) sum_t min(r A, clip(r, 1 - e, 1 + e) A)
+"""
+
+from dataclasses import replace
+
+from policyopt.compose import About, Role, Term
+from policyopt.credit.groups import GroupCentred
+from policyopt.methods.grpo import grpo
+from policyopt.objective.surrogates import ClippedSurrogate
+from policyopt.update.averaging import SequenceSum
+
+dr_grpo = replace(
+    grpo,
+    about=About(
+        key="dr_grpo",
+        title="Understanding R1-Zero-Like Training: A Critical Perspective",
+        paper="arXiv 2503.20783",
+        equation="section 3.2",
+        mechanism="GRPO without its two biases: advantages are not divided by the group's spread (which overweights "
+        "tasks that are almost always or almost never solved), and a row's loss is not divided by its own length "
+        "(which punishes long wrong rows less).",
+        departures="The constant divisor is an option; the paper uses the generation limit.",
+        when_to_use="Instead of grpo when responses grow longer while they fail, or task difficulty is very mixed.",
+        nearest="grpo",
+    ),
+    credit=GroupCentred(),
+    objective=(Term("policy", ClippedSurrogate(0.2, 0.2), SequenceSum(constant=1024.0)),),
+    constraint=(),
+    roles={"old": Role(when="collected")},
+    models={},
+)

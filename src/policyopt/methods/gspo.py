@@ -1,0 +1,32 @@
+"""GSPO: group sequence policy optimization (arXiv 2507.18071, eq. 5 and 7).
+
+s_i = exp( mean_t (log pi - log pi_old) ) ;   L = -mean_i min(s_i A_i, clip(s_i, 1 - e_low, 1 + e_high) A_i)
+"""
+
+from dataclasses import replace
+
+from policyopt.compose import About, Role, Term, trained_rows
+from policyopt.methods.grpo import grpo
+from policyopt.objective.surrogates import GeometricSequenceSurrogate
+from policyopt.update.averaging import RowMean
+
+gspo = replace(
+    grpo,
+    about=About(
+        key="gspo",
+        title="Group Sequence Policy Optimization",
+        paper="arXiv 2507.18071",
+        equation="eq. 5 (objective), eq. 7 (ratio)",
+        mechanism="The ratio belongs to the whole row: the geometric mean of its steps' ratios. A row is kept or "
+        "clipped as a whole, and noise in single steps' log-probabilities averages out.",
+        departures="None known. Four minibatches a batch, as in the paper, so that the ratio leaves 1.",
+        when_to_use="Long rows, mixture-of-experts policies, or samplers whose log-probabilities are noisy.",
+        seed=69,
+        nearest="grpo",
+    ),
+    objective=(Term("policy", GeometricSequenceSurrogate(3e-4, 4e-4), RowMean(), mask=trained_rows),),
+    constraint=(),
+    update=replace(grpo.update, minibatches=4),
+    roles={"old": Role(when="collected")},
+    models={},
+)

@@ -1,0 +1,45 @@
+"""PPO: proximal policy optimization (arXiv 1707.06347, eq. 7, 9, 11 and 12).
+
+A_t = sum_k (gamma lam)^(k-t) (r_k + gamma V_{k+1} - V_k) ;   G_t = A_t + V_t
+L = -mean min(r A, clip(r, 1 - e, 1 + e) A) + c1 mean (V - G)^2 / 2 + beta KL(pi || pi_ref)
+"""
+
+from policyopt.compose import About, Copy, Critic, Method, Role, Term
+from policyopt.constraint.divergence import KLToReference
+from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.objective.surrogates import ClippedSurrogate
+from policyopt.objective.value import SquaredValueError
+from policyopt.reward.parts import Verified
+from policyopt.sampling.samplers import Group
+from policyopt.selection.tasks import Selection
+from policyopt.update.averaging import TokenMean
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.optimizers import AdamW
+
+ppo = Method(
+    about=About(
+        key="ppo",
+        title="Proximal Policy Optimization Algorithms",
+        paper="arXiv 1707.06347",
+        equation="eq. 7 (clipped surrogate), eq. 11-12 (generalised advantage), eq. 9 (value loss)",
+        mechanism="Several epochs of minibatches on the same rows with a ratio clipped around 1, so that there is no "
+        "gain from leaving the trust interval. Advantages come from a learned critic.",
+        departures="Policy and critic are two models with two optimisers, so c1 is the critic's learning rate; "
+        "advantages are whitened over the round; no entropy bonus. KL to the initial policy is a term of its own.",
+        when_to_use="Rewards along the way, long horizons, or one attempt a task: where a critic beats a group.",
+        seed=60,
+        nearest="grpo",
+    ),
+    selection=Selection(count=128),
+    sampling=Group(size=1),
+    reward=Verified(),
+    credit=GeneralisedAdvantage(gamma=1.0, lam=0.95),
+    objective=(
+        Term("policy", ClippedSurrogate(0.2, 0.2), TokenMean()),
+        Term("value", SquaredValueError(), TokenMean(), trains="critic"),
+    ),
+    constraint=(Term("kl", KLToReference(), TokenMean(), weight=0.01),),
+    update=GradientSteps({"policy": AdamW(), "critic": AdamW(learning_rate=1e-5)}, epochs=4, minibatches=4),
+    roles={"old": Role(when="collected"), "reference": Role("reference", when="collected")},
+    models={"reference": Copy(), "critic": Critic()},
+)

@@ -1,0 +1,196 @@
+"""Policy-gradient losses from advantages: plain, clipped per step, clipped per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.ops.masked import masked_mean, masked_sum, select
+from policyopt.types import Batch, Scores
+
+
+def exact(scores: Scores, what: str) -> Float[Tensor, "B T"]:
+    """Log-probabilities that are allowed in a ratio."""
+    if not scores.exact:
+        raise CompositionError(
+            f"{what} has scores that are only bounds or energies; a probability ratio needs exact log-densities. "
+            "Use an objective without ratios"
+        )
+    return scores.logp
+
+
+def log_ratio(seen: Seen, batch: Batch) -> Float[Tensor, "B T"]:
+    """log pi - log pi_old on trained steps, exactly 0 elsewhere."""
+    difference = exact(seen["policy"], "policy") - exact(seen["old"], "old")
+    return select(batch.trained, difference)
+
+
+def clipped_surrogate(
+    ratio: Float[Tensor, "*shape"],
+    advantage: Float[Tensor, "*shape"],
+    clip_low: float | Tensor,
+    clip_high: float | Tensor,
+) -> Float[Tensor, "*shape"]:
+    """-min(r A, clip(r, 1 - low, 1 + high) A) (arXiv 1707.06347, eq. 7). The gradient is exactly zero for A > 0
+    and r > 1 + high, and for A < 0 and r < 1 - low."""
+    clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+    return -torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def out_of_range(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """1 where clipping removes the gradient; counted from the ratio before it is clipped."""
+    above = (advantage > 0) & (ratio > 1 + clip_high)
+    below = (advantage < 0) & (ratio < 1 - clip_low)
+    return (above | below).to(ratio.dtype)
+
+
+def check_clip(clip_low: float, clip_high: float) -> None:
+    if not (0 < clip_low <= 1 and clip_high > 0):
+        raise CompositionError(f"need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
+
+
+@dataclass(frozen=True)
+class PolicyGradient(Loss):
+    """REINFORCE: -A log pi. Its gradient is that of the expected return only for steps the current policy took."""
+
+    formula = "-A_bt log pi_bt"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return -batch.step["advantage"] * seen["policy"].logp
+
+
+@dataclass(frozen=True)
+class ClippedSurrogate(Loss):
+    """PPO's clipped surrogate, per step; clip_high above clip_low is DAPO's clip-higher.
+
+    dual_clip: c > 1 bounds the loss of steps with A < 0 by -c A (arXiv 1912.09729, eq. 5); None: no bound.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+
+    formula = "-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(log pi - log pi_old)"
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip_low, self.clip_high)
+        if self.dual_clip is not None and self.dual_clip <= 1:
+            raise CompositionError(f"dual_clip must be above 1, not {self.dual_clip}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old",)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        ratio, advantage = log_ratio(seen, batch).exp(), batch.step["advantage"]
+        loss = clipped_surrogate(ratio, advantage, self.clip_low, self.clip_high)
+        if self.dual_clip is None:
+            return loss
+        return torch.where(advantage < 0, torch.minimum(loss, -self.dual_clip * advantage), loss)
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        change = log_ratio(seen, batch)
+        clipped = out_of_range(change.exp(), batch.step["advantage"], self.clip_low, self.clip_high)
+        return {"ratio": change.exp(), "clipped": clipped, "kl_old": torch.expm1(change) - change}
+
+
+def row_advantage(batch: Batch) -> Float[Tensor, " B"]:
+    """The advantage of a row whose steps all share one; their mean otherwise."""
+    return masked_mean(batch.step["advantage"], batch.trained)
+
+
+@dataclass(frozen=True)
+class GeometricSequenceSurrogate(Loss):
+    """GSPO (arXiv 2507.18071, eq. 5 and 7): the ratio of a row is the geometric mean of its steps' ratios.
+
+    Clip ranges are two to three orders smaller than for steps. A row without trained steps gives 0.
+    """
+
+    clip_low: float = 3e-4
+    clip_high: float = 4e-4
+
+    formula = "-min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), s = exp(mean_t (log pi - log pi_old))"
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip_low, self.clip_high)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old",)
+
+    def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
+        return masked_mean(log_ratio(seen, batch), batch.trained).exp()
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), self.clip_low, self.clip_high)
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        ratio = self.ratio(seen, batch)
+        clipped = out_of_range(ratio, row_advantage(batch), self.clip_low, self.clip_high)
+        return {"ratio": ratio, "clipped": clipped}
+
+
+@dataclass(frozen=True)
+class ProductSequenceSurrogate(Loss):
+    """RLOO's surrogate: a row is one action, its ratio the product of its steps' ratios, clipped as in PPO.
+    On the first pass over fresh rows its gradient is that of REINFORCE on the whole row."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+
+    formula = "-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), w = exp(sum_t (log pi - log pi_old))"
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip_low, self.clip_high)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old",)
+
+    def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
+        return masked_sum(log_ratio(seen, batch), batch.trained).exp()
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), self.clip_low, self.clip_high)
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        ratio = self.ratio(seen, batch)
+        clipped = out_of_range(ratio, row_advantage(batch), self.clip_low, self.clip_high)
+        return {"ratio": ratio, "clipped": clipped}
+
+
+@dataclass(frozen=True)
+class TruncatedImportance:
+    """A term weight: min(pi_old / pi_behaviour, cap) per step, without gradient.
+
+    Corrects for rows sampled by an older policy or by an engine whose numbers differ from the trainer's; the
+    clipped ratio of the loss is then against `old`, never against the behaviour policy. cap = inf: unbiased.
+    """
+
+    cap: float = 2.0
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            difference = exact(seen["old"], "old") - batch.step["behaviour"]
+            return select(batch.trained, difference).exp().clamp(max=self.cap)

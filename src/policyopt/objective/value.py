@@ -1,0 +1,45 @@
+"""Losses that train a critic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.types import Batch
+
+
+@dataclass(frozen=True)
+class SquaredValueError(Loss):
+    """(V - G)^2 / 2 per step, G = the column `return`.
+
+    clip: PPO's pessimistic form max of the plain and the clipped error, V kept within `clip` of its old value.
+    """
+
+    critic: str = "critic"
+    clip: float | None = None
+
+    formula = "(V_bt - G_bt)^2 / 2"
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise CompositionError(f"the value clip must be above 0, not {self.clip}; None turns it off")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("return", "value")
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        value, target = seen.value(self.critic)[:, :-1], batch.step["return"]
+        error = (value - target) ** 2
+        if self.clip is not None:
+            old = batch.step["value"]
+            near = old + (value - old).clamp(-self.clip, self.clip)
+            error = torch.maximum(error, (near - target) ** 2)
+        return 0.5 * error

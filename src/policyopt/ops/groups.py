@@ -1,0 +1,59 @@
+"""Statistics of rows that share an id. Groups are ids, never strides: any subset or order of rows is valid."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def _sums(x: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum and count per group, and each row's group index."""
+    unique, inverse = ids.unique(return_inverse=True)
+    zero = torch.zeros(len(unique), dtype=x.dtype, device=x.device)
+    return (
+        zero.index_add(0, inverse[valid], x[valid]),
+        zero.index_add(0, inverse[valid], torch.ones_like(x[valid])),
+        inverse,
+    )
+
+
+def group_count(ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """Valid rows of each row's group."""
+    ones = torch.ones(len(ids), device=ids.device)
+    _, count, inverse = _sums(ones, ids, valid)
+    return count[inverse].long()
+
+
+def group_mean(
+    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Mean over the valid rows of each row's group; 0 in a group without any."""
+    total, count, inverse = _sums(x, ids, valid)
+    return (total / count.clamp(min=1))[inverse]
+
+
+def group_std(
+    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"], ddof: int = 1
+) -> Float[Tensor, " B"]:
+    """Standard deviation with divisor n - ddof over each row's group; 0 in a group of one."""
+    centred = torch.where(valid, x - group_mean(x, ids, valid), torch.zeros_like(x))
+    total, count, inverse = _sums(centred**2, ids, valid)
+    return (total / (count - ddof).clamp(min=1)).sqrt()[inverse]
+
+
+def others_mean(
+    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Mean over the *other* valid rows of each row's group; 0 where there is no other."""
+    total, count, inverse = _sums(x, ids, valid)
+    own = torch.where(valid, x, torch.zeros_like(x))
+    return (total[inverse] - own) / (count[inverse] - valid.to(x.dtype)).clamp(min=1)
+
+
+def informative(
+    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"], tolerance: float = 1e-8
+) -> Bool[Tensor, " B"]:
+    """True for rows whose group has valid values that differ by more than the tolerance."""
+    distance = torch.where(valid, (x - group_mean(x, ids, valid)).abs(), torch.zeros_like(x))
+    return group_mean(distance, ids, valid) > tolerance

@@ -1,0 +1,78 @@
+"""Sums along the steps of a row: returns, generalised advantages, sequence log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from policyopt.ops.masked import select
+from policyopt.types import Batch
+
+
+def to_go(x: Float[Tensor, "B T"], discount: Float[Tensor, "B T"] | float = 1.0) -> Float[Tensor, "B T"]:
+    """y_t = x_t + discount_t * y_{t+1}."""
+    out = torch.zeros_like(x)
+    following = torch.zeros_like(x[:, 0]) if x.shape[1] else x.new_zeros(len(x))
+    for t in reversed(range(x.shape[1])):
+        following = x[:, t] + (discount[:, t] if isinstance(discount, Tensor) else discount) * following
+        out[:, t] = following
+    return out
+
+
+def last_own(batch: Batch) -> Bool[Tensor, "B T"]:
+    """True at the last own step of every row that has one."""
+    remaining = batch.own.flip(1).cumsum(1).flip(1)
+    return batch.own & (remaining == 1)
+
+
+def on_last(batch: Batch, value: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
+    """A value per row, placed on its last own step; 0 elsewhere."""
+    spread = value[:, None].expand(-1, batch.steps)
+    return select(last_own(batch), spread)
+
+
+def spread(batch: Batch, value: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
+    """A value per row, on each of its own steps; 0 elsewhere."""
+    return select(batch.own, value[:, None].expand(-1, batch.steps))
+
+
+def total_reward(batch: Batch, column: str = "reward") -> Float[Tensor, " B"]:
+    """Sum of a reward column over all steps that are not padding."""
+    return select(batch.valid, batch.step[column]).sum(1)
+
+
+def pack_own(batch: Batch, *columns: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Own steps of every row moved to the left, so that step t + 1 follows t with no tool step between.
+    Returns the columns and the index (B, T) that gathers them back."""
+    order = (~batch.own).long().argsort(dim=1, stable=True)
+    return [column.gather(1, order) for column in columns], order.argsort(1)
+
+
+def fold_rewards(batch: Batch, rewards: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Rewards of tool, hint and other players' steps belong to the own step before them (or the first one)."""
+    index = (batch.own.long().cumsum(1) - 1).clamp(min=0)
+    kept = select(batch.valid, rewards)
+    summed = torch.zeros_like(rewards).scatter_add(1, index, kept)
+    return select(batch.own, summed.gather(1, index))
+
+
+def generalised_advantage(
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    after: Float[Tensor, " B"],
+    mask: Bool[Tensor, "B T"],
+    gamma: float,
+    lam: float,
+) -> Float[Tensor, "B T"]:
+    """GAE (Schulman et al. 2016, eq. 16), over left-packed steps.
+
+    delta_t = r_t + gamma * V_{t+1} - V_t ;  A_t = delta_t + gamma * lam * A_{t+1}
+    `after` (B,) is the value after the last step: 0 for a terminated row, V of the final observation for a
+    truncated one, so termination is never mistaken for truncation. The trace ends with the row.
+    """
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
+    last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], 1)
+    following = torch.where(last, after[:, None], following)
+    delta = select(mask, rewards + gamma * following - values)
+    return select(mask, to_go(delta, gamma * lam))

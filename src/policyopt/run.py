@@ -1,0 +1,246 @@
+"""The run: the only mutable thing. Models, optimisers, cells (state), clocks, randomness, metrics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from policyopt.compose import Cell, MissingModelError, Program, Stage
+from policyopt.ops.random import generator, new_keys
+from policyopt.types import Batch
+
+
+class Engine(Protocol):
+    """How steps are generated: `next` + `append` until every row is done, or something faster that equals it."""
+
+    def __call__(
+        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int
+    ) -> Batch: ...
+
+
+class Meter:
+    """Metrics as (sum, count) pairs, so that micro-batches, padding and ranks can not change them."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
+        entry = self._sums.setdefault(name, [0.0, 0.0])
+        entry[0] += float(value)
+        entry[1] += float(count)
+
+    def mean(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Record the mean of masked values."""
+        chosen = values[mask]
+        self.add(name, chosen.double().sum(), chosen.numel())
+
+    def result(self) -> dict[str, float]:
+        """Means by name. A metric that nothing counted towards (an empty mask) is left out, not reported as 0."""
+        return {name: total / count for name, (total, count) in self._sums.items() if count}
+
+
+class Run:
+    """State of a run. Everything in `state()` is checkpointed; the rest is a function of it and the recipe."""
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        world: Any,
+        engine: Engine,
+        seed: int = 0,
+        worlds: Mapping[str, Any] | None = None,
+    ):
+        self.models: dict[str, nn.Module] = dict(models)
+        self.worlds = {"world": world, **(worlds or {})}
+        self.engine, self.seed = engine, seed
+        self.step = 0  # rounds
+        self.updates = 0  # optimiser steps
+        self.drawn = 0  # tasks drawn since the stage began
+        self.stage_start = 0
+        self.cells: dict[str, Any] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self._saved_optimizers: dict[str, Any] = {}
+        self._given = frozenset(models)
+        self._built: set[str] = set()
+        self._calls: dict[str, int] = {}
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """A fresh generator, a pure function of (seed, purpose, round, n-th call in the round)."""
+        call = self._calls[purpose] = self._calls.get(purpose, -1) + 1
+        return generator(self.seed, purpose, self.step, call)
+
+    def tick(self) -> None:
+        self.step += 1
+        self._calls.clear()
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage, or go on with it: build the models it declares, reset the data position if it is new."""
+        if stage.start != self.stage_start:
+            self.stage_start, self.drawn = stage.start, 0
+        for name, spec in stage.method.models.items():
+            key = f"{name}@{stage.start}" if spec.renewed else name
+            if key not in self._built and name not in self._given:
+                self.models[name] = spec.build(self, name)
+                self._built.add(key)
+
+    def optimizer(self, key: str, make: Callable[[], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        if key not in self.optimizers:
+            self.optimizers[key] = make()
+            if key in self._saved_optimizers:
+                self.optimizers[key].load_state_dict(self._saved_optimizers.pop(key))
+        return self.optimizers[key]
+
+    # -- the whole state, for checkpoints and forks --------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        optimizers = {key: o.state_dict() for key, o in self.optimizers.items()}
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "updates": self.updates,
+            "drawn": self.drawn,
+            "stage_start": self.stage_start,
+            "cells": self.cells,
+            "built": sorted(self._built),
+            "models": {name: model.state_dict() for name, model in self.models.items()},
+            "optimizers": {**self._saved_optimizers, **optimizers},
+        }
+
+    def load_state(self, state: Mapping[str, Any], program: Program) -> None:
+        """Continue from a saved state. State that is missing or that nothing asks for is an error."""
+        if state["seed"] != self.seed:
+            raise ValueError(
+                f"the checkpoint has seed {state['seed']}, this run {self.seed}; use the same recipe"
+            )
+        self.step, self.updates, self.drawn = state["step"], state["updates"], state["drawn"]
+        self.stage_start = state["stage_start"]
+        # Models of the current stage must exist before their weights can be loaded.
+        if self.step:
+            self._rebuild(program, set(state["models"]))
+        self._built = set(state["built"])
+        missing = sorted(set(self.models) ^ set(state["models"]))
+        if missing:
+            raise MissingModelError(f"checkpoint and recipe disagree about the models {missing}")
+        for name, model in self.models.items():
+            model.load_state_dict(state["models"][name])
+        self.cells = copy.deepcopy(dict(state["cells"]))
+        self.optimizers = {}
+        self._saved_optimizers = copy.deepcopy(dict(state["optimizers"]))
+
+    def _rebuild(self, program: Program, names: set[str]) -> None:
+        here = self.step
+        for stage in program.stages:
+            if stage.start < here:
+                for name, spec in stage.method.models.items():
+                    if name in names and name not in self.models:
+                        self.models[name] = spec.build(self, name)
+        self._calls.clear()
+
+    def snapshot(self, *names: str) -> dict[str, Any]:
+        """Weights and optimisers of some models, to be restored later: training state can be forked."""
+        return copy.deepcopy(
+            {
+                name: {
+                    "model": self.models[name].state_dict(),
+                    "optimizers": {
+                        key: o.state_dict() for key, o in self.optimizers.items() if key.endswith(f"/{name}")
+                    },
+                }
+                for name in names
+            }
+        )
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        for name, saved in copy.deepcopy(dict(snapshot)).items():
+            self.models[name].load_state_dict(saved["model"])
+            for key in [key for key in self.optimizers if key.endswith(f"/{name}")]:
+                del self.optimizers[key]
+            self._saved_optimizers.update(saved["optimizers"])
+
+
+class StageModels(Mapping[str, nn.Module]):
+    """Models by name; "policy" is the stage's policy."""
+
+    def __init__(self, run: Run, policy: str):
+        self._run, self._policy = run, policy
+
+    def __getitem__(self, name: str) -> nn.Module:
+        name = self._policy if name == "policy" else name
+        if name not in self._run.models:
+            raise MissingModelError(f"no model {name!r} in this run; it has {sorted(self._run.models)}")
+        return self._run.models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run.models)
+
+    def __len__(self) -> int:
+        return len(self._run.models)
+
+
+class StageContext:
+    """Implements `compose.Context`: the run as one stage sees it, for one round."""
+
+    def __init__(self, run: Run, stage: Stage):
+        self.run, self._stage = run, stage
+        self.stage = stage.method
+        self.models = StageModels(run, stage.method.policy)
+        self.world = run.worlds[stage.method.world]
+        self.meter = Meter()
+
+    @property
+    def step(self) -> int:
+        return self.run.step
+
+    @property
+    def stage_step(self) -> int:
+        return self.run.step - self._stage.start
+
+    @property
+    def stage_total(self) -> int:
+        return self._stage.steps
+
+    @property
+    def drawn(self) -> int:
+        return self.run.drawn
+
+    @property
+    def updates(self) -> int:
+        return self.run.updates
+
+    @property
+    def seed(self) -> int:
+        return self.run.seed
+
+    def count_update(self) -> None:
+        self.run.updates += 1
+
+    def rng(self, purpose: str) -> torch.Generator:
+        return self.run.rng(purpose)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum over ranks; this run has one."""
+        return x
+
+    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0) -> Batch:
+        """Let a model take steps until every row is done. Rows remember temperature and policy version."""
+        keys = new_keys(len(batch), self.rng(f"sample/{model}")).to(batch.device)
+        heat = torch.full((len(batch),), float(temperature), device=batch.device)
+        batch = batch.with_rows({"temperature": heat})
+        with torch.no_grad():
+            return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates)
+
+    def optimizer(self, model: str, spec: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return self.run.optimizer(
+            f"{self._stage.start}:{self.stage.key}/{model}", lambda: spec.make(parameters)
+        )
+
+    def __getitem__(self, cell: Cell) -> Any:
+        if cell.name not in self.run.cells:
+            self.run.cells[cell.name] = cell.initial()
+        return self.run.cells[cell.name]
+
+    def __setitem__(self, cell: Cell, value: Any) -> None:
+        self.run.cells[cell.name] = value

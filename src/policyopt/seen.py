@@ -1,0 +1,70 @@
+"""What the run's models say of a batch: scores by role, lazily computed, cached, shared by all terms."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Context, Role
+from policyopt.types import Batch, Scores
+
+POLICY_ROLE = Role("policy", grad=True)
+
+
+class SeenBatch:
+    """Implements `compose.Seen` for one micro-batch (or, inside `torch.no_grad`, for a whole optimiser step)."""
+
+    def __init__(self, ctx: Context, batch: Batch, cache: dict[str, Any] | None = None):
+        self.ctx, self.batch = ctx, batch
+        self._cache: dict[str, Any] = {} if cache is None else cache
+
+    def having(self, batch: Batch) -> SeenBatch:
+        """The same scores (shared cache) beside the same rows with more columns."""
+        return SeenBatch(self.ctx, batch, self._cache)
+
+    def __getitem__(self, role: str) -> Scores:
+        if role == "behaviour" or self._declared(role).when == "recorded":
+            return Scores(self.batch.step["behaviour"])
+        if role in self.batch.scores:
+            return self.batch.scores[role]
+        if role not in self._cache:
+            self._cache[role] = self.compute(role)
+        return self._cache[role]
+
+    def compute(self, role: str) -> Scores:
+        """Score the batch under a role now."""
+        wanted = self._declared(role)
+        model: Any = self.ctx.models[wanted.model]
+        with contextlib.nullcontext() if wanted.grad else torch.no_grad():
+            return model.score(self.batch, wanted.context, wanted.full)
+
+    def value(self, critic: str) -> Tensor:
+        """(B, T + 1) with gradient; see `compose.ValueModel`."""
+        key = f"value of {critic}"
+        if key not in self._cache:
+            model: Any = self.ctx.models[critic]
+            self._cache[key] = model.value(self.batch)
+        return self._cache[key]
+
+    def _declared(self, role: str) -> Role:
+        roles = self.ctx.stage.roles
+        if role in roles:
+            return roles[role]
+        if role == "policy":
+            return POLICY_ROLE
+        raise CompositionError(f"no role {role!r} is declared; this method has {sorted(roles)}")
+
+
+def collect_roles(ctx: Context, batch: Batch) -> Batch:
+    """Scores that must be taken before the update changes the policy."""
+    with torch.no_grad():
+        seen = SeenBatch(ctx, batch)
+        taken = {
+            name: seen.compute(name).detach()
+            for name, role in ctx.stage.roles.items()
+            if role.when == "collected" and name not in batch.scores
+        }
+    return batch.with_scores(taken)

@@ -1,0 +1,76 @@
+"""The loop: the only file that knows the order of the axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+
+from policyopt.compose import Nothing, Program
+from policyopt.ops.sequences import total_reward
+from policyopt.run import Run, StageContext
+from policyopt.seen import collect_roles
+from policyopt.types import Batch, Finish, Round, Tasks
+
+
+def rounds(run: Run, program: Program) -> Iterator[Round]:
+    """Train until the program ends, one round at a time. The run can be saved between any two rounds."""
+    while run.step < program.steps:
+        stage = program.at(run.step)
+        run.enter(stage)
+        ctx, method = StageContext(run, stage), stage.method
+        for enter in method.before:
+            enter(ctx)
+        judged = method.sampling(ctx, _draw(ctx), _judge(ctx))
+        credited = method.credit(ctx, judged)
+        kept = method.selection.keep(ctx, credited)
+        if len(kept) and kept.trained.any():
+            kept = collect_roles(ctx, kept)
+            method.update(ctx, kept)
+        _measure(ctx, judged, kept)
+        done = Round(judged, credited, kept, ctx.meter.result())
+        for write in method.after:
+            write(ctx, done)
+        run.tick()
+        yield done
+
+
+def _draw(ctx: StageContext) -> Callable[..., Tasks]:
+    """Tasks for this round. A group is a *draw*, unique in the run: the same task drawn twice makes two."""
+    groups = itertools.count(ctx.step << 20)
+
+    def draw(count: int | None = None) -> Tasks:
+        tasks = ctx.stage.selection.draw(ctx, count)
+        ctx.run.drawn += len(tasks)
+        group = [next(groups) for _ in range(len(tasks))]
+        return tasks.with_rows({"group": torch.tensor(group, device=tasks.id.device)})
+
+    return draw
+
+
+def _judge(ctx: StageContext) -> Callable[[Batch], Batch]:
+    """Reward, then feedback; a row whose reward is not known is trained on by no term."""
+
+    def judge(batch: Batch) -> Batch:
+        judged = ctx.stage.feedback(ctx, ctx.stage.reward(ctx, batch))
+        return judged.with_steps({"train": judged.step["train"] & judged.row["scored"][:, None]})
+
+    return judge
+
+
+def _measure(ctx: StageContext, judged: Batch, kept: Batch) -> None:
+    """Metrics of every method alike, over own steps and scored rows only."""
+    scored, rows = judged.row["scored"], torch.ones_like(judged.row["scored"])
+    if not isinstance(ctx.stage.reward, Nothing):
+        ctx.meter.mean("reward", total_reward(judged), scored)
+    ctx.meter.mean("length", judged.lengths.double(), rows)
+    ctx.meter.mean("truncated", (judged.row["finish"] == Finish.TRUNCATED).double(), rows)
+    ctx.meter.mean("unscored", (~scored).double(), rows)
+    ctx.meter.add("kept_rows", len(kept), 1)
+    if "old" in kept.scores:
+        mismatch = (kept.scores["old"].logp - kept.step["behaviour"]).abs()
+        ctx.meter.mean("sampler_mismatch", mismatch, kept.trained)
+        entropy = kept.scores["old"].entropy
+        if entropy is not None:
+            ctx.meter.mean("entropy", entropy, kept.trained)

@@ -1,0 +1,407 @@
+"""The records every part reads and writes. Imports nothing of ours.
+
+Axis letters, here and everywhere: B rows (trajectories), T steps, N tasks, V choices, D dimensions of an
+action, P positions of a prompt. A *row* is one trajectory; a *step* is a token, an action or a denoising step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class StepKind(IntEnum):
+    """Who made a step. Only OWN steps were chosen by the policy; `train` says separately which are trained on."""
+
+    PAD = 0
+    OWN = 1
+    TOOL = 2  # written by a tool, the environment or another player: attended, never trained
+    HINT = 3  # inserted into the policy's own turn: attended, never trained
+
+
+class Source(IntEnum):
+    """Where a row came from."""
+
+    POLICY = 0
+    TEACHER = 1
+    REPLAY = 2
+    DATASET = 3
+    INJECTED = 4
+
+
+class Finish(IntEnum):
+    """Why a row ended. Inferred from what happened, never from token ids (pad may equal eos)."""
+
+    RUNNING = 0
+    STOPPED = 1  # the policy or the environment ended it
+    TRUNCATED = 2  # a limit ended it
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A distribution over one step, for any leading axes; `width` uniform numbers draw one sample."""
+
+    @property
+    def width(self) -> int: ...
+    def log_prob(self, step: Tensor) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+    def kl(self, other: Any) -> Tensor: ...
+    def sample(self, uniform: Tensor) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def tempered(self, temperature: Tensor) -> Distribution: ...
+    def detach(self) -> Distribution: ...
+    def __getitem__(self, index: Any) -> Distribution: ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A distribution over V choices; `logp` (..., V) is normalised."""
+
+    logp: Float[Tensor, "*lead V"]
+
+    @staticmethod
+    def of(logits: Tensor, temperature: Tensor | float = 1.0) -> Categorical:
+        """Normalised in at least float32, whatever the model's precision (low-precision heads lose ratios)."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        return Categorical((logits / temperature).log_softmax(-1))
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def log_prob(self, step: Tensor) -> Tensor:
+        return self.logp.gather(-1, step[..., None])[..., 0]
+
+    def entropy(self) -> Tensor:
+        # A choice of probability 0 contributes 0, not 0 * -inf.
+        p = self.logp.exp()
+        return -torch.where(p > 0, p * self.logp, 0.0).sum(-1)
+
+    def kl(self, other: Categorical) -> Tensor:
+        """KL(self || other), exact, >= 0."""
+        p = self.logp.exp()
+        return torch.where(p > 0, p * (self.logp - other.logp), 0.0).sum(-1)
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        """Inverse of the cumulative distribution; uniform (..., 1) in [0, 1)."""
+        cumulative = self.logp.double().exp().cumsum(-1)
+        # Scaled by the total, so that rounding can not push a draw past the last possible choice.
+        index = torch.searchsorted(cumulative, uniform.double() * cumulative[..., -1:], right=True)
+        return index[..., 0].clamp(max=self.logp.shape[-1] - 1)
+
+    def mode(self) -> Tensor:
+        return self.logp.argmax(-1)
+
+    def tempered(self, temperature: Tensor) -> Categorical:
+        return Categorical((self.logp / temperature[..., None]).log_softmax(-1))
+
+    def detach(self) -> Categorical:
+        return Categorical(self.logp.detach())
+
+    def __getitem__(self, index: Any) -> Categorical:
+        return Categorical(self.logp[index])
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal normal distribution over D dimensions; densities are summed over D, never averaged."""
+
+    mean: Float[Tensor, "*lead D"]
+    std: Float[Tensor, "*lead D"]
+
+    @property
+    def width(self) -> int:
+        return self.mean.shape[-1]
+
+    def log_prob(self, step: Tensor) -> Tensor:
+        z = (step - self.mean) / self.std
+        return (-0.5 * z**2 - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """KL(self || other), exact, >= 0."""
+        squares = (self.std**2 + (self.mean - other.mean) ** 2) / (2 * other.std**2)
+        return ((other.std / self.std).log() + squares - 0.5).sum(-1)
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        """uniform (..., D) in [0, 1), through the normal quantile function."""
+        # Clamped because the quantile of 0 is minus infinity.
+        tiny = torch.finfo(torch.float64).eps
+        normal = torch.special.ndtri(uniform.double().clamp(tiny, 1 - tiny))
+        return self.mean + self.std * normal.to(self.mean.dtype)
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def tempered(self, temperature: Tensor) -> Gaussian:
+        return replace(self, std=self.std * temperature[..., None].sqrt())
+
+    def detach(self) -> Gaussian:
+        return Gaussian(self.mean.detach(), self.std.detach())
+
+    def __getitem__(self, index: Any) -> Gaussian:
+        return Gaussian(self.mean[index], self.std[index])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model, under one context, says of the steps that were taken."""
+
+    logp: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"] | None = None
+    dist: Distribution | None = None  # only where a role asks for full distributions
+    exact: bool = True  # False: a bound or an energy; ratios refuse it
+
+    def detach(self) -> Scores:
+        return Scores(
+            self.logp.detach(),
+            None if self.entropy is None else self.entropy.detach(),
+            None if self.dist is None else self.dist.detach(),
+            self.exact,
+        )
+
+    def __getitem__(self, rows: Any) -> Scores:
+        return Scores(
+            self.logp[rows],
+            None if self.entropy is None else self.entropy[rows],
+            None if self.dist is None else self.dist[rows],
+            self.exact,
+        )
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """What is asked: an id per task and the columns that every rollout of it inherits."""
+
+    id: Int[Tensor, " N"]
+    row: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def repeat(self, times: int) -> Tasks:
+        """Every task `times` times, its attempts side by side."""
+        rows = {name: column.repeat_interleave(times, 0) for name, column in self.row.items()}
+        return Tasks(self.id.repeat_interleave(times), rows)
+
+    def with_rows(self, columns: Mapping[str, Tensor]) -> Tasks:
+        return replace(self, row={**self.row, **columns})
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def __getitem__(self, index: Any) -> Tasks:
+        return Tasks(self.id[index], {name: column[index] for name, column in self.row.items()})
+
+
+ROW_COLUMNS = ("task", "group", "source", "finish", "scored", "temperature")
+STEP_COLUMNS = ("kind", "train", "behaviour", "reward", "turn", "version")
+PROMPT = "_prompt"  # row column (B, P) of a context: left-padded with NO_TOKEN
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts, and everything that later parts learned about them.
+
+    row:  {name: (B, ...)}; always `ROW_COLUMNS`: task id, group (one id per *draw*), source, finish,
+          scored (False: a grader failed on the row, its reward is unknown), temperature (of the distribution that was sampled).
+    step: {name: (B, T, ...)}; always `STEP_COLUMNS`: kind, train, behaviour (log-probability as sampled),
+          reward, turn, version (of the policy that took the step).
+    Columns starting with "_" belong to a policy or a world and are opaque to every part.
+    """
+
+    row: Mapping[str, Tensor]
+    step: Mapping[str, Tensor]
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = len(self.row["task"])
+        for name, column in (*self.row.items(), *self.step.items()):
+            if len(column) != size:
+                raise ValueError(
+                    f"every column needs a value per row: {name!r} has {len(column)}, rows are {size}"
+                )
+        for name, column in self.step.items():
+            if column.shape[1] != self.step["kind"].shape[1]:
+                raise ValueError(
+                    f"step column {name!r} has {column.shape[1]} steps, the batch has {self.step['kind'].shape[1]}"
+                )
+
+    # -- sizes and universal columns -----------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.row["task"])
+
+    @property
+    def steps(self) -> int:
+        return self.step["kind"].shape[1]
+
+    @property
+    def own(self) -> Bool[Tensor, "B T"]:
+        return self.step["kind"] == StepKind.OWN
+
+    @property
+    def valid(self) -> Bool[Tensor, "B T"]:
+        return self.step["kind"] != StepKind.PAD
+
+    @property
+    def trained(self) -> Bool[Tensor, "B T"]:
+        return self.step["train"] & self.own
+
+    @property
+    def done(self) -> Bool[Tensor, " B"]:
+        return self.row["finish"] != Finish.RUNNING
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        """Own steps of every row; tool and hint steps are not the policy's length."""
+        return self.own.sum(1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.row["task"].device
+
+    # -- new columns ---------------------------------------------------------------------------------------
+    def with_rows(self, columns: Mapping[str, Tensor]) -> Batch:
+        return replace(self, row={**self.row, **columns})
+
+    def with_steps(self, columns: Mapping[str, Tensor]) -> Batch:
+        return replace(self, step={**self.step, **columns})
+
+    def with_scores(self, scores: Mapping[str, Scores]) -> Batch:
+        return replace(self, scores={**self.scores, **scores})
+
+    # -- contexts: what a row is conditioned on; named, opaque --------------------------------------------
+    def context(self, name: str | None = None) -> Tensor:
+        return self.row[PROMPT if name is None else f"{PROMPT}:{name}"]
+
+    def with_context(self, prompt: Tensor, name: str | None = None) -> Batch:
+        return self.with_rows({PROMPT if name is None else f"{PROMPT}:{name}": prompt})
+
+    def again(self, name: str | None = None) -> Tasks:
+        """The same tasks in the same groups, asked under a context."""
+        return Tasks(self.row["task"], {"group": self.row["group"], PROMPT: self.context(name)})
+
+    # -- selecting -----------------------------------------------------------------------------------------
+    def __getitem__(self, rows: Any) -> Batch:
+        """Rows by a boolean mask (B,), indices or a slice; structure is in ids, so any subset is valid."""
+        return Batch(
+            {name: column[rows] for name, column in self.row.items()},
+            {name: column[rows] for name, column in self.step.items()},
+            {name: scores[rows] for name, scores in self.scores.items()},
+        )
+
+    def cut(self, steps: int) -> Batch:
+        """The first `steps` steps of every row; scores are dropped."""
+        return Batch(self.row, {name: column[:, :steps] for name, column in self.step.items()})
+
+    def ids(self, *names: str) -> Int[Tensor, " B"]:
+        """One id per distinct combination of row columns."""
+        columns = torch.stack([self.row[name].long() for name in names], 1)
+        return columns.unique(dim=0, return_inverse=True)[1]
+
+    def to(self, device: torch.device | str) -> Batch:
+        if self.scores:
+            raise ValueError("a scored batch does not move between devices; move it before scoring")
+        return Batch(
+            {name: column.to(device) for name, column in self.row.items()},
+            {name: column.to(device) for name, column in self.step.items()},
+        )
+
+    def append(self, columns: Mapping[str, Tensor]) -> Batch:
+        """More steps, (B, n, ...) per column; columns not given are filled with zeros. Scores are dropped."""
+        unknown = [name for name in columns if name not in self.step]
+        if unknown:
+            raise ValueError(
+                f"append needs existing step columns; {unknown} are not among {sorted(self.step)}"
+            )
+        count = next(iter(columns.values())).shape[1]
+        step = {}
+        for name, old in self.step.items():
+            new = columns.get(name)
+            if new is None:
+                new = old.new_zeros((len(self), count, *old.shape[2:]))
+            step[name] = torch.cat([old, new.to(old.dtype)], 1)
+        return Batch(self.row, step)
+
+
+def empty_batch(
+    tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, temperature: float = 1.0
+) -> Batch:
+    """Rows of T = 0 steps. `own_steps`: the world's or policy's step columns, as (B, 0, ...) tensors."""
+    count, device = len(tasks), tasks.id.device
+
+    def none(dtype: torch.dtype) -> Tensor:
+        return torch.zeros(count, 0, dtype=dtype, device=device)
+
+    row = {
+        "task": tasks.id,
+        "group": torch.arange(count, device=device),
+        "source": torch.full((count,), int(Source.POLICY), device=device),
+        "finish": torch.full((count,), int(Finish.RUNNING), device=device),
+        "scored": torch.ones(count, dtype=torch.bool, device=device),
+        "temperature": torch.full((count,), temperature, device=device),
+        **tasks.row,
+    }
+    step = {
+        "kind": none(torch.uint8),
+        "train": none(torch.bool),
+        "behaviour": none(torch.get_default_dtype()),
+        "reward": none(torch.get_default_dtype()),
+        "turn": none(torch.int64),
+        "version": none(torch.int64),
+        **(own_steps or {}),
+    }
+    return Batch(row, step)
+
+
+def _widen(column: Tensor, width: int, left: bool, fill: float) -> Tensor:
+    """(B, W, ...) -> (B, width, ...), padded on one side."""
+    missing = width - column.shape[1]
+    if missing == 0:
+        return column
+    pad = column.new_full((len(column), missing, *column.shape[2:]), fill)
+    return torch.cat([pad, column] if left else [column, pad], 1)
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Rows of several batches. Steps are padded on the right, contexts on the left; a column that only some
+    batches have is an error, because a made-up value would be trained on. Scores are dropped."""
+    parts = [batch for batch in batches if len(batch)]
+    if not parts:
+        raise ValueError("concatenate needs at least one row")
+    for part in parts:
+        strange = (set(part.row) ^ set(parts[0].row)) | (set(part.step) ^ set(parts[0].step))
+        if strange:
+            raise ValueError(
+                f"batches to concatenate need the same columns; only some have {sorted(strange)}"
+            )
+    steps = max(part.steps for part in parts)
+    row = {}
+    for name in parts[0].row:
+        columns = [part.row[name] for part in parts]
+        if name.startswith(PROMPT):
+            width = max(column.shape[1] for column in columns)
+            columns = [_widen(column, width, left=True, fill=NO_TOKEN) for column in columns]
+        row[name] = torch.cat(columns)
+    step = {
+        name: torch.cat([_widen(part.step[name], steps, left=False, fill=0) for part in parts])
+        for name in parts[0].step
+    }
+    return Batch(row, step)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of the loop did. `judged` (before credit) is what pools, replay and history keep."""
+
+    judged: Batch
+    credited: Batch
+    kept: Batch
+    metrics: Mapping[str, float]

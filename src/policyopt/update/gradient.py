@@ -1,0 +1,181 @@
+"""Gradient steps: the loss of one optimiser step, minibatches that keep coupled rows together, the update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Part, Term
+from policyopt.ops.masked import select
+from policyopt.seen import SeenBatch
+from policyopt.types import Batch
+from policyopt.update.optimizers import Optimizer
+
+
+class NonFiniteGradientError(ArithmeticError):
+    """A loss or gradient is nan or infinite: the step is refused and the model left as it was."""
+
+
+def units(batch: Batch, couples: Sequence[str]) -> Tensor:
+    """(B,) a unit id per row; rows that share an id of any coupled column are in one unit."""
+    unit = torch.arange(len(batch), device=batch.device)
+    while couples:
+        before = unit
+        for column in couples:
+            inverse = batch.row[column].unique(return_inverse=True)[1]
+            least = torch.full_like(unit, len(batch)).scatter_reduce(0, inverse, unit, "amin")
+            unit = least[inverse]
+        if torch.equal(unit, before):
+            break
+    return unit
+
+
+def split(
+    batch: Batch, pieces: int, couples: Sequence[str], rng: torch.Generator | None = None
+) -> list[Tensor]:
+    """Row numbers of at most `pieces` minibatches that separate no unit; shuffled if given a generator."""
+    unit = units(batch, couples)
+    order = unit.unique()
+    if rng is not None:
+        order = order[torch.randperm(len(order), generator=rng).to(order.device)]
+    if not len(order):
+        return []
+    chunks = order.tensor_split(min(pieces, len(order)))
+    return [torch.isin(unit, chunk).nonzero()[:, 0] for chunk in chunks]
+
+
+def couples_of(terms: Sequence[Term]) -> tuple[str, ...]:
+    return tuple(sorted({column for term in terms for column in term.couples}))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A term with what was computed over the whole optimiser step: its columns, mask and weights."""
+
+    term: Term
+    columns: Mapping[str, Tensor]
+    mask: Tensor
+    weights: Tensor
+
+    def columns_of(self, part: Batch, rows: Tensor) -> Batch:
+        """The micro-batch with the planned columns of its rows."""
+        if not self.columns:
+            return part
+        chosen = {name: column[rows] for name, column in self.columns.items()}
+        return _with_columns(part, chosen)
+
+
+def _with_columns(batch: Batch, columns: Mapping[str, Tensor]) -> Batch:
+    steps = {n: c for n, c in columns.items() if c.dim() > 1 and c.shape[1] == batch.steps}
+    return batch.with_steps(steps).with_rows({n: c for n, c in columns.items() if n not in steps})
+
+
+def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
+    """Phase 1, without gradient, over the whole optimiser step: statistics, masks, scales."""
+    planned = []
+    with torch.no_grad():
+        seen = SeenBatch(ctx, batch)
+        for term in terms:
+            columns = term.loss.plan(seen, batch)
+            full = _with_columns(batch, columns) if columns else batch
+            view = seen.having(full)
+            mask = term.mask(view, full).bool()
+            weight = term.weight(view, full) if callable(term.weight) else term.weight
+            weights = term.average(mask, full, ctx.total) * weight
+            planned.append(Planned(term, columns, mask, weights))
+    return planned
+
+
+def losses(ctx: Any, batch: Batch, terms: Sequence[Term], micro_rows: int | None = None) -> Iterator[Tensor]:
+    """The loss of one optimiser step, as one scalar per micro-batch; values and gradients add up."""
+    planned = plan(ctx, batch, terms)
+    pieces = 1 if micro_rows is None else -(-len(batch) // micro_rows)
+    for rows in split(batch, pieces, couples_of(terms)):
+        yield _micro_loss(ctx, batch[rows], rows, planned)
+
+
+def _micro_loss(ctx: Any, part: Batch, rows: Tensor, planned: Sequence[Planned]) -> Tensor:
+    view = SeenBatch(ctx, part)
+    loss: Tensor = torch.zeros((), device=part.device)
+    for item in planned:
+        full = item.columns_of(part, rows)
+        seen = view.having(full)
+        value = item.term.loss(seen, full)
+        weights, mask = item.weights[rows], item.mask[rows]
+        if value.shape != weights.shape:
+            raise CompositionError(
+                f"term {item.term.name!r}: its loss has shape {tuple(value.shape)} but its mask {tuple(weights.shape)}; "
+                "a step loss needs a step mask and a row loss a row mask"
+            )
+        # Selected, not multiplied: a masked nan must leave no trace in value or gradient.
+        counted = (weights * select(weights != 0, value)).sum()
+        loss = loss + counted
+        with torch.no_grad():
+            ctx.meter.add(f"loss/{item.term.name}", counted.detach(), 0)
+            for name, watched in item.term.loss.watch(seen, full).items():
+                ctx.meter.add(f"{item.term.name}/{name}", select(mask, watched.detach()).sum(), mask.sum())
+    return loss
+
+
+@dataclass(frozen=True)
+class GradientSteps(Part):
+    """epochs x minibatches x models in order; each model's step uses its own terms and parameters only.
+
+    micro_rows: rows per forward pass (memory only: the result is the same). clip_norm: bound on the gradient's
+    Euclidean norm, per model.
+    """
+
+    optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
+    epochs: int = 1
+    minibatches: int = 1
+    micro_rows: int | None = None
+    clip_norm: float | None = 1.0
+
+    honours_limits = False
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.minibatches, self.micro_rows or 1) < 1:
+            raise CompositionError("epochs, minibatches and micro_rows must be at least 1")
+
+    def __call__(self, ctx: Any, batch: Batch) -> None:
+        couples = couples_of(ctx.stage.terms)
+        for _ in range(self.epochs):
+            shuffle = ctx.rng("minibatches") if self.minibatches > 1 else None
+            for rows in split(batch, self.minibatches, couples, shuffle):
+                part = batch if self.minibatches == 1 else batch[rows]
+                for model in self.optimizers:
+                    self.step(ctx, part, model)
+                ctx.count_update()
+
+    def step(self, ctx: Any, batch: Batch, model: str) -> None:
+        """One optimiser step of one model."""
+        terms = [term for term in ctx.stage.terms if term.trains == model]
+        parameters = [p for p in ctx.models[model].parameters() if p.requires_grad]
+        spec = self.optimizers[model]
+        optimizer = ctx.optimizer(model, spec, parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
+        optimizer.zero_grad(set_to_none=True)
+        for loss in losses(ctx, batch, terms, self.micro_rows):
+            if loss.requires_grad:
+                loss.backward(inputs=parameters)
+        for term in terms:
+            ctx.meter.add(f"loss/{term.name}", torch.zeros(()), 1)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not torch.isfinite(norm):
+            raise NonFiniteGradientError(
+                f"the gradient of {model!r} is {norm.item()} in round {ctx.step} (terms {[t.name for t in terms]}); "
+                "the model was left as it was. Lower the learning rate or look at the rewards of this round"
+            )
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        ctx.meter.add(f"gradient_norm/{model}", norm, 1)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def only(self, *models: str) -> GradientSteps:
+        return replace(self, optimizers={m: o for m, o in self.optimizers.items() if m in models})

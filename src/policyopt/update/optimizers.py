@@ -1,0 +1,101 @@
+"""Optimisers and learning-rate schedules, as data. Only an optimiser's `state_dict` is ever saved."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from policyopt.compose import Part
+
+
+class Schedule(Part, ABC):
+    """A factor on the learning rate, as a pure function of the stage's clock."""
+
+    @abstractmethod
+    def factor(self, step: int, total: int) -> float: ...
+
+
+def _warm(step: int, warmup: int) -> float:
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """Linear warm-up over `warmup` rounds, then 1."""
+
+    warmup: int = 0
+
+    def factor(self, step: int, total: int) -> float:
+        return _warm(step, self.warmup)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Linear warm-up, then linear decay to `final` at the end of the stage."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, total: int) -> float:
+        done = max(0, step - self.warmup) / max(1, total - self.warmup)
+        return _warm(step, self.warmup) * (1 - (1 - self.final) * min(1.0, done))
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Linear warm-up, then half a cosine down to `final` at the end of the stage."""
+
+    warmup: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, total: int) -> float:
+        done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
+        return _warm(step, self.warmup) * (
+            self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+        )
+
+
+class Optimizer(Part, ABC):
+    """A recipe for a torch optimiser."""
+
+    learning_rate: float
+    schedule: Schedule
+
+    @abstractmethod
+    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer: ...
+
+    def at(self, step: int, total: int) -> float:
+        """The learning rate in a round of the stage."""
+        return self.learning_rate * self.schedule.factor(step, total)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    learning_rate: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    epsilon: float = 1e-8
+    schedule: Schedule = Constant()
+
+    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            parameters, self.learning_rate, self.betas, self.epsilon, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Plain gradient descent, with momentum if asked."""
+
+    learning_rate: float = 1e-2
+    momentum: float = 0.0
+    schedule: Schedule = Constant()
+
+    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, self.learning_rate, self.momentum)

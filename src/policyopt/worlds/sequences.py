@@ -1,0 +1,124 @@
+"""Small worlds of discrete steps with known answers: bandits and strings, for tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policyopt.types import Batch, Finish, Source, StepKind, Tasks, empty_batch
+
+
+@dataclass(frozen=True)
+class SequenceWorld:
+    """`size` tasks; a row is a string of at most `limit` symbols out of `choices`, ended by symbol `end` if given.
+
+    state: task * limit + position (so a table can represent any per-position policy). reward(steps (B, T) with -1
+    beyond the end, task (B,)) -> (B,). A row without an end symbol stops at the limit as planned; a row that could
+    have ended and did not is truncated. pairs: (M, 2, limit) recorded strings, chosen first, padded with -1, and
+    pair_tasks (M,): see `PairedWorld`.
+    """
+
+    size: int
+    choices: int
+    limit: int
+    reward: Callable[[Tensor, Tensor], Tensor]
+    end: int | None = None
+    pairs: Tensor | None = None
+    pair_tasks: Tensor | None = None
+    recordings: Tensor | None = None  # (size, limit) a recorded string per task, padded with -1
+
+    @property
+    def states(self) -> int:
+        return self.size * self.limit
+
+    def tasks(self, ids: Tensor) -> Tasks:
+        return Tasks(ids)
+
+    def start(self, tasks: Tasks) -> Batch:
+        none = torch.zeros(len(tasks), 0, dtype=torch.int64)
+        batch = empty_batch(tasks, {"_state": none, "_step": none})
+        return batch.with_rows({"_state": tasks.id * self.limit})
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        position = batch.steps
+        at = batch.row["task"] * self.limit + min(position, self.limit - 1)
+        added = batch.append(
+            {
+                "kind": torch.where(live, int(StepKind.OWN), int(StepKind.PAD)).to(torch.uint8)[:, None],
+                "train": live[:, None],
+                "behaviour": torch.where(live, logp, 0.0)[:, None],
+                "version": torch.full_like(step, version)[:, None],
+                "_state": at[:, None],
+                "_step": torch.where(live, step, 0)[:, None],
+            }
+        )
+        stopped = live & (step == self.end) if self.end is not None else live & (position + 1 >= self.limit)
+        cut = live & ~stopped & (position + 1 >= self.limit)
+        finish = torch.where(stopped, int(Finish.STOPPED), batch.row["finish"])
+        finish = torch.where(cut, int(Finish.TRUNCATED), finish)
+        following = batch.row["task"] * self.limit + min(position + 1, self.limit - 1)
+        return added.with_rows(
+            {"finish": finish, "_state": torch.where(live, following, batch.row["_state"])}
+        )
+
+    def strings(self, batch: Batch) -> Tensor:
+        """(B, T) the symbols of every row, -1 beyond its end."""
+        return torch.where(batch.valid, batch.step["_step"], -1)
+
+    def grade(self, batch: Batch) -> Tensor:
+        return self.reward(self.strings(batch), batch.row["task"])
+
+    def complete(self, tasks: Tasks, strings: Tensor) -> Batch:
+        """Finished rows from strings (B, limit), -1 beyond the end; behaviour log-probabilities are unknown."""
+        batch = self.start(tasks)
+        for position in range(strings.shape[1]):
+            symbol = strings[:, position]
+            nothing = torch.full((len(tasks),), float("nan"), dtype=torch.get_default_dtype())
+            batch = self.append(batch, symbol.clamp(min=0), nothing, ~batch.done & (symbol >= 0), 0)
+        source = torch.full_like(batch.row["source"], int(Source.DATASET))
+        return batch.with_rows({"source": source, "finish": torch.full_like(source, int(Finish.STOPPED))})
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        if self.recordings is None:
+            raise ValueError("this world has no recorded strings; give SequenceWorld(recordings=...)")
+        return self.complete(tasks, self.recordings[tasks.id])
+
+    def recorded_pairs(self, tasks: Tasks) -> Batch:
+        """Two rows per drawn pair, chosen first."""
+        if self.pairs is None or self.pair_tasks is None:
+            raise ValueError(
+                "this world has no preference pairs; give SequenceWorld(pairs=..., pair_tasks=...)"
+            )
+        both = tasks.repeat(2)
+        strings = self.pairs[tasks.id].flatten(0, 1)
+        rows = self.complete(Tasks(self.pair_tasks[both.id], both.row), strings)
+        rank = torch.tensor([0, 1]).repeat(len(tasks))
+        return rows.with_rows({"pair": both.row["group"], "rank": rank})
+
+
+@dataclass(frozen=True)
+class PairedWorld:
+    """A SequenceWorld whose tasks are its recorded pairs."""
+
+    inner: SequenceWorld
+
+    @property
+    def size(self) -> int:
+        assert self.inner.pairs is not None
+        return len(self.inner.pairs)
+
+    def tasks(self, ids: Tensor) -> Tasks:
+        return Tasks(ids)
+
+    def recorded_pairs(self, tasks: Tasks) -> Batch:
+        return self.inner.recorded_pairs(tasks)
+
+
+def bandit(rewards: Tensor) -> SequenceWorld:
+    """rewards (tasks, choices): the reward of a choice, without noise."""
+    return SequenceWorld(
+        len(rewards), rewards.shape[1], 1, lambda strings, task: rewards[task, strings[:, 0].clamp(min=0)]
+    )
