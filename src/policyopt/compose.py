@@ -217,9 +217,7 @@ class Role:
         if self.grad and self.when != "step":
             raise CompositionError(f"a {self.when} role has no gradient; use when='step' or grad=False")
         if self.full and self.when == "recorded":
-            raise CompositionError(
-                "samplers record log-probabilities, not distributions; use when='collected'"
-            )
+            raise CompositionError("samplers record log-probabilities, not distributions; use when='collected'")
 
 
 RECORDED = Role(when="recorded")
@@ -393,9 +391,7 @@ def _require(method: Method, where: str, part: Any, known: set[str]) -> None:
             )
     for critic in getattr(part, "critics", ()):
         if critic not in models:
-            raise CompositionError(
-                f"{method.key}: {where} needs the value model {critic!r}; add it to models"
-            )
+            raise CompositionError(f"{method.key}: {where} needs the value model {critic!r}; add it to models")
 
 
 # -- several methods in one run ----------------------------------------------------------------------------------
@@ -446,7 +442,7 @@ class Policy(Protocol):
         """The distribution of the next step of every row (untempered)."""
         ...
 
-    def score(self, batch: Batch, context: str | None, full: bool) -> Scores:
+    def score(self, batch: Batch, context: str | None, *, full: bool) -> Scores:
         """Log-probabilities (B, T) of the steps taken, under the rows' temperature; dist only if `full`."""
         ...
 

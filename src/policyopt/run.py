@@ -112,9 +112,7 @@ class Run:
     def load_state(self, state: Mapping[str, Any], program: Program) -> None:
         """Continue from a saved state. State that is missing or that nothing asks for is an error."""
         if state["seed"] != self.seed:
-            raise ValueError(
-                f"the checkpoint has seed {state['seed']}, this run {self.seed}; use the same recipe"
-            )
+            raise ValueError(f"the checkpoint has seed {state['seed']}, this run {self.seed}; use the same recipe")
         self.step, self.updates, self.drawn = state["step"], state["updates"], state["drawn"]
         self.stage_start = state["stage_start"]
         # Models of the current stage must exist before their weights can be loaded.
@@ -233,9 +231,7 @@ class StageContext:
             return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates)
 
     def optimizer(self, model: str, spec: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return self.run.optimizer(
-            f"{self._stage.start}:{self.stage.key}/{model}", lambda: spec.make(parameters)
-        )
+        return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", lambda: spec.make(parameters))
 
     def __getitem__(self, cell: Cell) -> Any:
         if cell.name not in self.run.cells:

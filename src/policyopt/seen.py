@@ -39,7 +39,7 @@ class SeenBatch:
         wanted = self._declared(role)
         model: Any = self.ctx.models[wanted.model]
         with contextlib.nullcontext() if wanted.grad else torch.no_grad():
-            return model.score(self.batch, wanted.context, wanted.full)
+            return model.score(self.batch, wanted.context, full=wanted.full)
 
     def value(self, critic: str) -> Tensor:
         """(B, T + 1) with gradient; see `compose.ValueModel`."""

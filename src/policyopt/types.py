@@ -211,7 +211,8 @@ class Batch:
     """Rollouts, and everything that later parts learned about them.
 
     row:  {name: (B, ...)}; always `ROW_COLUMNS`: task id, group (one id per *draw*), source, finish,
-          scored (False: a grader failed on the row, its reward is unknown), temperature (of the distribution that was sampled).
+          scored (False: a grader failed on the row, its reward is unknown), temperature (of the distribution
+          that was sampled).
     step: {name: (B, T, ...)}; always `STEP_COLUMNS`: kind, train, behaviour (log-probability as sampled),
           reward, turn, version (of the policy that took the step).
     Columns starting with "_" belong to a policy or a world and are opaque to every part.
@@ -225,9 +226,7 @@ class Batch:
         size = len(self.row["task"])
         for name, column in (*self.row.items(), *self.step.items()):
             if len(column) != size:
-                raise ValueError(
-                    f"every column needs a value per row: {name!r} has {len(column)}, rows are {size}"
-                )
+                raise ValueError(f"every column needs a value per row: {name!r} has {len(column)}, rows are {size}")
         for name, column in self.step.items():
             if column.shape[1] != self.step["kind"].shape[1]:
                 raise ValueError(
@@ -318,9 +317,7 @@ class Batch:
         """More steps, (B, n, ...) per column; columns not given are filled with zeros. Scores are dropped."""
         unknown = [name for name in columns if name not in self.step]
         if unknown:
-            raise ValueError(
-                f"append needs existing step columns; {unknown} are not among {sorted(self.step)}"
-            )
+            raise ValueError(f"append needs existing step columns; {unknown} are not among {sorted(self.step)}")
         count = next(iter(columns.values())).shape[1]
         step = {}
         for name, old in self.step.items():
@@ -331,9 +328,7 @@ class Batch:
         return Batch(self.row, step)
 
 
-def empty_batch(
-    tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, temperature: float = 1.0
-) -> Batch:
+def empty_batch(tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, temperature: float = 1.0) -> Batch:
     """Rows of T = 0 steps. `own_steps`: the world's or policy's step columns, as (B, 0, ...) tensors."""
     count, device = len(tasks), tasks.id.device
 
@@ -361,7 +356,7 @@ def empty_batch(
     return Batch(row, step)
 
 
-def _widen(column: Tensor, width: int, left: bool, fill: float) -> Tensor:
+def _widen(column: Tensor, width: int, *, left: bool, fill: float) -> Tensor:
     """(B, W, ...) -> (B, width, ...), padded on one side."""
     missing = width - column.shape[1]
     if missing == 0:
@@ -379,9 +374,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     for part in parts:
         strange = (set(part.row) ^ set(parts[0].row)) | (set(part.step) ^ set(parts[0].step))
         if strange:
-            raise ValueError(
-                f"batches to concatenate need the same columns; only some have {sorted(strange)}"
-            )
+            raise ValueError(f"batches to concatenate need the same columns; only some have {sorted(strange)}")
     steps = max(part.steps for part in parts)
     row = {}
     for name in parts[0].row:

@@ -37,9 +37,7 @@ class GroupStandardised(Part):
         return ("advantage",)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        advantage = standardised(
-            total_reward(batch), batch.row["group"], batch.row["scored"], self.epsilon, self.ddof
-        )
+        advantage = standardised(total_reward(batch), batch.row["group"], batch.row["scored"], self.epsilon, self.ddof)
         return batch.with_steps({"advantage": spread(batch, advantage)})
 
 

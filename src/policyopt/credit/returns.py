@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -85,7 +86,8 @@ class GeneralisedAdvantage(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
-            values = ctx.models[self.critic].value(batch)
+            critic: Any = ctx.models[self.critic]
+            values = critic.value(batch)
         last = batch.valid.sum(1, keepdim=True)
         truncated = batch.row["finish"] == Finish.TRUNCATED
         final = torch.where(truncated, values.gather(1, last)[:, 0], 0.0)

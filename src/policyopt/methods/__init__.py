@@ -36,9 +36,7 @@ def module(key: str) -> ModuleType:
     if key not in keys():
         near = difflib.get_close_matches(key, keys(), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UnknownMethodError(
-            f"no method {key!r}; {hint}there are {keys()}, or give the path of a .py file"
-        )
+        raise UnknownMethodError(f"no method {key!r}; {hint}there are {keys()}, or give the path of a .py file")
     return importlib.import_module(f"{__name__}.{key}")
 
 

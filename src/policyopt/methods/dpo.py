@@ -39,9 +39,7 @@ dpo = Method(
 
 dpo_online = replace(
     dpo,
-    about=replace(
-        dpo.about, key="dpo_online", title="Direct Preference Optimization on the policy's own samples"
-    ),
+    about=replace(dpo.about, key="dpo_online", title="Direct Preference Optimization on the policy's own samples"),
     selection=Selection(count=16, rows=PairedRows()),
     sampling=Group(size=4),
     reward=Verified(),

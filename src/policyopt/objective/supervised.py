@@ -57,9 +57,7 @@ class GeneralisedJensenShannon(Loss):
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:
-            raise CompositionError(
-                f"beta must be inside 0..1, not {self.beta}; use FullReverseKL for the limit"
-            )
+            raise CompositionError(f"beta must be inside 0..1, not {self.beta}; use FullReverseKL for the limit")
 
     @property
     def roles(self) -> tuple[str, ...]:

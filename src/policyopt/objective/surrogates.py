@@ -38,7 +38,8 @@ def clipped_surrogate(
 ) -> Float[Tensor, "*shape"]:
     """-min(r A, clip(r, 1 - low, 1 + high) A) (arXiv 1707.06347, eq. 7). The gradient is exactly zero for A > 0
     and r > 1 + high, and for A < 0 and r < 1 - low."""
-    clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+    low, high = (torch.as_tensor(bound, dtype=ratio.dtype) for bound in (1 - clip_low, 1 + clip_high))
+    clipped = torch.clamp(ratio, low, high)
     return -torch.minimum(ratio * advantage, clipped * advantage)
 
 

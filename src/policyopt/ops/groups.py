@@ -25,9 +25,7 @@ def group_count(ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Int[Tensor
     return count[inverse].long()
 
 
-def group_mean(
-    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
-) -> Float[Tensor, " B"]:
+def group_mean(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Mean over the valid rows of each row's group; 0 in a group without any."""
     total, count, inverse = _sums(x, ids, valid)
     return (total / count.clamp(min=1))[inverse]
@@ -42,9 +40,7 @@ def group_std(
     return (total / (count - ddof).clamp(min=1)).sqrt()[inverse]
 
 
-def others_mean(
-    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]
-) -> Float[Tensor, " B"]:
+def others_mean(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Mean over the *other* valid rows of each row's group; 0 where there is no other."""
     total, count, inverse = _sums(x, ids, valid)
     own = torch.where(valid, x, torch.zeros_like(x))

@@ -18,9 +18,7 @@ def pair_rows(batch: Batch) -> Int[Tensor, "pairs 2"]:
         sides.append(rows[pair[rows].argsort(stable=True)])
     chosen, rejected = sides
     if len(chosen) != len(rejected) or not torch.equal(pair[chosen], pair[rejected]):
-        raise ValueError(
-            "every pair needs exactly one row of rank 0 and one of rank 1; couple terms by 'pair'"
-        )
+        raise ValueError("every pair needs exactly one row of rank 0 and one of rank 1; couple terms by 'pair'")
     return torch.stack([chosen, rejected], 1)
 
 

@@ -48,9 +48,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shifted(x, 31)
 
 
-def uniforms(
-    keys: Int[Tensor, " B"], position: int | Int[Tensor, " B"], width: int
-) -> Float[Tensor, "B width"]:
+def uniforms(keys: Int[Tensor, " B"], position: int | Int[Tensor, " B"], width: int) -> Float[Tensor, "B width"]:
     """`width` float64 numbers in [0, 1) for every stream at a position (step) of it."""
     offset = torch.arange(1, width + 1, device=keys.device)
     start = (

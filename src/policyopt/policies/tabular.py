@@ -20,7 +20,7 @@ class Table(nn.Module):
     def next(self, batch: Batch) -> Categorical:
         return Categorical.of(self.logits[batch.row["_state"]])
 
-    def score(self, batch: Batch, context: str | None = None, full: bool = False) -> Scores:
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         heat = batch.row["temperature"].to(self.logits.dtype)[:, None, None]
         dist = Categorical.of(self.logits[batch.step["_state"]], heat.clamp(min=1e-8))
         entropy = dist.entropy()

@@ -60,9 +60,7 @@ class OverlongPenalty(Part):
 
     def __post_init__(self) -> None:
         if not 0 < self.buffer <= self.limit:
-            raise CompositionError(
-                f"buffer must be in 1..limit, got buffer {self.buffer}, limit {self.limit}"
-            )
+            raise CompositionError(f"buffer must be in 1..limit, got buffer {self.buffer}, limit {self.limit}")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         penalty = overlong_penalty(batch.lengths.to(batch.step["reward"]), self.limit, self.buffer)

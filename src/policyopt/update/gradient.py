@@ -34,9 +34,7 @@ def units(batch: Batch, couples: Sequence[str]) -> Tensor:
     return unit
 
 
-def split(
-    batch: Batch, pieces: int, couples: Sequence[str], rng: torch.Generator | None = None
-) -> list[Tensor]:
+def split(batch: Batch, pieces: int, couples: Sequence[str], rng: torch.Generator | None = None) -> list[Tensor]:
     """Row numbers of at most `pieces` minibatches that separate no unit; shuffled if given a generator."""
     unit = units(batch, couples)
     order = unit.unique()
@@ -108,8 +106,8 @@ def _micro_loss(ctx: Any, part: Batch, rows: Tensor, planned: Sequence[Planned])
         weights, mask = item.weights[rows], item.mask[rows]
         if value.shape != weights.shape:
             raise CompositionError(
-                f"term {item.term.name!r}: its loss has shape {tuple(value.shape)} but its mask {tuple(weights.shape)}; "
-                "a step loss needs a step mask and a row loss a row mask"
+                f"term {item.term.name!r}: its loss has shape {tuple(value.shape)} but its mask "
+                f"{tuple(weights.shape)}; a step loss needs a step mask and a row loss a row mask"
             )
         # Selected, not multiplied: a masked nan must leave no trace in value or gradient.
         counted = (weights * select(weights != 0, value)).sum()

@@ -54,9 +54,7 @@ class Cosine(Schedule):
 
     def factor(self, step: int, total: int) -> float:
         done = min(1.0, max(0, step - self.warmup) / max(1, total - self.warmup))
-        return _warm(step, self.warmup) * (
-            self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
-        )
+        return _warm(step, self.warmup) * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 class Optimizer(Part, ABC):

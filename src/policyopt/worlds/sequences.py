@@ -60,9 +60,7 @@ class SequenceWorld:
         finish = torch.where(stopped, int(Finish.STOPPED), batch.row["finish"])
         finish = torch.where(cut, int(Finish.TRUNCATED), finish)
         following = batch.row["task"] * self.limit + min(position + 1, self.limit - 1)
-        return added.with_rows(
-            {"finish": finish, "_state": torch.where(live, following, batch.row["_state"])}
-        )
+        return added.with_rows({"finish": finish, "_state": torch.where(live, following, batch.row["_state"])})
 
     def strings(self, batch: Batch) -> Tensor:
         """(B, T) the symbols of every row, -1 beyond its end."""
@@ -89,9 +87,7 @@ class SequenceWorld:
     def recorded_pairs(self, tasks: Tasks) -> Batch:
         """Two rows per drawn pair, chosen first."""
         if self.pairs is None or self.pair_tasks is None:
-            raise ValueError(
-                "this world has no preference pairs; give SequenceWorld(pairs=..., pair_tasks=...)"
-            )
+            raise ValueError("this world has no preference pairs; give SequenceWorld(pairs=..., pair_tasks=...)")
         both = tasks.repeat(2)
         strings = self.pairs[tasks.id].flatten(0, 1)
         rows = self.complete(Tasks(self.pair_tasks[both.id], both.row), strings)

@@ -1,0 +1,212 @@
+"""Options of a method: every field of its parts, by path, and setting them from text.
+
+A path is axis, then names of terms, parts or fields: `objective.policy.loss.clip_high`. A key may leave out names in
+the middle as long as exactly one option is meant: `objective.clip_high`. There are no other knobs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from policyopt.compose import AXES, CompositionError, Method, Part, Term
+
+ROOTS = (*AXES, "before", "after")
+_TERM_FIXED = {"name", "mask", "trains", "couples", "limit"}
+
+
+class OptionError(CompositionError):
+    """An option that does not exist, is ambiguous, has no effect or has the wrong type."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a part of a method. `axis`: where classes are looked up if the value is itself a part."""
+
+    path: tuple[str, ...]
+    value: Any
+    type: Any
+    owner: str
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+
+def snake(name: str) -> str:
+    """ClippedSurrogate -> clipped_surrogate; KLToReference -> kl_to_reference."""
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
+
+
+@functools.cache
+def part_classes(axis: str) -> Mapping[str, type[Part]]:
+    """Concrete parts of an axis by name, found by walking its package."""
+    package = importlib.import_module(f"policyopt.{axis}")
+    found: dict[str, type[Part]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for value in vars(module).values():
+            own = inspect.isclass(value) and issubclass(value, Part) and value.__module__ == module.__name__
+            if own and not inspect.isabstract(value):
+                found[snake(value.__name__)] = value
+    return found
+
+
+def _component(item: Any) -> str:
+    return item.name if isinstance(item, Term) else snake(type(item).__name__)
+
+
+def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], Any]]]:
+    """(name, child, function that gives the node with another child)."""
+    if isinstance(node, (Part, Term)) and dataclasses.is_dataclass(node):
+        names = [f.name for f in dataclasses.fields(node) if not isinstance(node, Term) or f.name not in _TERM_FIXED]
+        return [(name, getattr(node, name), functools.partial(_with_field, node, name)) for name in names]
+    if isinstance(node, tuple) and node and all(isinstance(item, (Part, Term)) for item in node):
+        return [(_component(item), item, functools.partial(_with_item, node, i)) for i, item in enumerate(node)]
+    if isinstance(node, Mapping):
+        return [(str(key), item, functools.partial(_with_key, node, key)) for key, item in node.items()]
+    return []
+
+
+def _with_field(node: Any, name: str, value: Any) -> Any:
+    return replace(node, **{name: value})
+
+
+def _with_item(node: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    return (*node[:index], value, *node[index + 1 :])
+
+
+def _with_key(node: Mapping[str, Any], key: str, value: Any) -> Mapping[str, Any]:
+    return {**node, key: value}
+
+
+def _walk(path: tuple[str, ...], node: Any) -> Iterator[Option]:
+    for name, child, _ in _children(node):
+        here = (*path, name)
+        if isinstance(child, Part) or not _children(child):
+            yield Option(here, child, _type_of(node, name), type(node).__name__)
+        yield from _walk(here, child)
+
+
+def _type_of(node: Any, name: str) -> Any:
+    if isinstance(node, Term) and name == "weight":
+        return float
+    if isinstance(node, (Mapping, tuple)):
+        return Any
+    return typing.get_type_hints(type(node))[name]
+
+
+def options(method: Method) -> list[Option]:
+    """Every option of a method, parts that can be exchanged included."""
+    return [option for root in ROOTS for option in _walk((root,), getattr(method, root))]
+
+
+def _matches(key: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    """The key is the path with names left out in the middle."""
+    if key[0] != path[0] or key[-1] != path[-1]:
+        return False
+    rest = iter(path)
+    return all(name in rest for name in key)
+
+
+def find(method: Method, key: str) -> Option:
+    """The one option that a key means; errors name the nearest key or the keys it could mean."""
+    names, known = tuple(key.split(".")), options(method)
+    found = [option for option in known if option.path == names] or [o for o in known if _matches(names, o.path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise OptionError(f"{key!r} could mean {[option.key for option in found]}; write one of them")
+    short = {f"{option.path[0]}.{option.path[-1]}" for option in known} | {option.key for option in known}
+    near = difflib.get_close_matches(key, sorted(short), 1, cutoff=0.5)
+    of_axis = sorted({f"{o.path[0]}.{o.path[-1]}" for o in known if o.path[0] == names[0]})
+    raise OptionError(
+        f"{key!r} has no effect for method {method.key!r}: none of its parts has that option. "
+        + (f"Did you mean {near[0]!r}? " if near else "")
+        + (f"Its {names[0]} has {of_axis}" if of_axis else f"Options begin with one of {list(ROOTS)}")
+    )
+
+
+def override(method: Method, changes: Mapping[str, Any]) -> Method:
+    """The method with options set; values may be text. A term of weight 0 is taken out, with the roles and models
+    that only it used, so that nothing is computed for it."""
+    for key, value in changes.items():
+        option = find(method, key)
+        new = _convert(option, value)
+        root = option.path[0]
+        try:
+            method = replace(method, **{root: _set(getattr(method, root), option.path[1:], new)})
+        except CompositionError as error:
+            raise OptionError(f"{key}={value}: {error}") from error
+    return prune(method)
+
+
+def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:
+    if not path:
+        return value
+    for name, child, put in _children(node):
+        if name == path[0]:
+            return put(_set(child, path[1:], value))
+    raise OptionError(f"no option {path[0]!r} in {type(node).__name__}")
+
+
+def _convert(option: Option, value: Any) -> Any:
+    if isinstance(option.value, Part):
+        return _part(option, value)
+    if isinstance(value, str) and value.lower() in ("none", "null"):
+        value = None
+    try:
+        return TypeAdapter(option.type).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+
+
+def _part(option: Option, value: Any) -> Part:
+    """Another part for a slot: its name, or {part: name, option: value ...}."""
+    given = {"part": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
+    name = given.pop("part", None)
+    classes = part_classes(option.path[0])
+    if name not in classes:
+        near = difflib.get_close_matches(str(name), list(classes), 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise OptionError(
+            f"{option.key} takes a part of {option.path[0]} by name, got {value!r}; {hint}{sorted(classes)}"
+        )
+    chosen = classes[name]
+    if inspect.isclass(option.type) and not issubclass(chosen, option.type):
+        raise OptionError(f"{option.key} takes a {option.type.__name__}; {name} is not one")
+    hints = typing.get_type_hints(chosen)
+    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(chosen)})  # type: ignore[arg-type]
+    if unknown:
+        raise OptionError(f"{option.key}: {name} has no option {unknown}; it has {sorted(hints)}")
+    inside = {k: _convert(Option((*option.path, k), None, hints[k], name), v) for k, v in given.items()}
+    return chosen(**inside)
+
+
+def prune(method: Method) -> Method:
+    """Without terms of weight 0 and what only they needed."""
+    keep = {axis: tuple(t for t in getattr(method, axis) if t.weight != 0) for axis in ("objective", "constraint")}
+    if len(keep["objective"]) + len(keep["constraint"]) == len(method.terms):
+        return method
+    dropped = [t for t in method.terms if t.weight == 0]
+    kept = [t.loss for t in (*keep["objective"], *keep["constraint"])]
+    others = [getattr(method, axis) for axis in ("sampling", "reward", "feedback", "credit")]
+    used = {role for part in (*kept, *others) for role in part.roles}
+    orphans = {role for term in dropped for role in term.loss.roles} - used - {"policy"}
+    roles = {name: role for name, role in method.roles.items() if name not in orphans}
+    lost = {method.roles[name].model for name in orphans if name in method.roles} - {r.model for r in roles.values()}
+    models = {name: spec for name, spec in method.models.items() if name not in lost}
+    return replace(method, **keep, roles=roles, models=models)
