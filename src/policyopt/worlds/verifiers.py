@@ -1,0 +1,179 @@
+r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an entry's task.
+
+``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``math_verify``, ``regex``,
+``reasoning_gym``, or ``module:function`` for the user's own callable.
+
+Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
+process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
+(see ``reasoning_scorers``).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from decimal import Decimal, InvalidOperation
+from typing import Any, ClassVar
+
+from policyopt.worlds.reasoning_scorers import ReasoningGym
+from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
+
+
+@dataclass(frozen=True)
+class Exact(Verifier):
+    """1 iff the text equals the answer, both without surrounding white space."""
+
+    trusted: ClassVar[bool] = True
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        return float(text.strip() == entry.answer.strip())
+
+
+# A minus counts as a sign unless something it could be subtracted from stands directly before it.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]])[-+])?"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class Numeric(Verifier):
+    """1 iff the text's last number equals the answer: |a − b| ≤ ``relative_tolerance`` · max(|a|, |b|).
+
+    Numbers may have thousands separators, a fraction and an exponent. With tolerance 0 decimals are
+    compared exactly.
+    """
+
+    relative_tolerance: float = 0.0
+    trusted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.relative_tolerance < 1:
+            raise VerifierError(f"relative_tolerance must lie in [0, 1), got {self.relative_tolerance}")
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        try:
+            wanted = Decimal(entry.answer.strip().replace(",", ""))
+        except InvalidOperation as error:
+            raise VerifierError(
+                f"numeric needs a number as the entry's answer, got {entry.answer!r}; use another verifier"
+            ) from error
+        found = _NUMBER.findall(text)
+        if not found:
+            return 0.0
+        last = Decimal(found[-1].replace(",", ""))
+        if last == wanted:
+            return 1.0
+        close = math.isclose(float(last), float(wanted), rel_tol=self.relative_tolerance, abs_tol=0.0)
+        return float(self.relative_tolerance > 0 and math.isfinite(float(last)) and close)
+
+
+@dataclass(frozen=True)
+class MathVerify(Verifier):
+    """1 iff math-verify finds the text's final expression equal to the answer (LaTeX or plain)."""
+
+    float_rounding: int = 6
+    trusted: ClassVar[bool] = False
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        import math_verify
+
+        # The library's own time-outs are off: they use signals or child processes, and the worker has a
+        # deadline.
+        parsed = math_verify.parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+        gold = list(_gold(entry.answer))
+        return float(math_verify.verify(gold, parsed, float_rounding=self.float_rounding, timeout_seconds=None))
+
+    def prepare(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self(entry.answer, entry)
+
+
+@functools.lru_cache(maxsize=4096)
+def _gold(answer: str) -> tuple[Any, ...]:
+    import math_verify
+
+    for written in (answer, f"${answer}$"):
+        parsed = math_verify.parse(written, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+        if parsed:
+            return tuple(parsed)
+    raise VerifierError(f"math_verify cannot read the entry's answer {answer!r}; use another verifier")
+
+
+@dataclass(frozen=True)
+class Regex(Verifier):
+    """1 iff the answer, a regular expression, matches the whole text (without surrounding white space).
+
+    Never trusted: a pattern such as ``(a+)+b`` takes exponential time.
+    """
+
+    trusted: ClassVar[bool] = False
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        return float(re.fullmatch(entry.answer, text.strip()) is not None)
+
+
+@dataclass(frozen=True)
+class PythonCallable(Verifier):
+    """The user's ``module:function``, called as ``function(text, entry, **options)``.
+
+    The code is the user's own and its import is trusted; it runs in a worker because it may raise, hang or
+    return something that is no number.
+    """
+
+    target: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trusted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._function()
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        return self._function()(text, entry, **self.options)
+
+    def prepare(self, entries: Iterable[Entry]) -> None:
+        del entries
+        self._function()
+
+    def _function(self) -> Callable[..., float]:
+        module_name, _, path = self.target.partition(":")
+        if not module_name or not path or module_name == "__main__":
+            raise VerifierError(
+                f"a callable verifier is written module:function, importable by other processes, got {self.target!r}"
+            )
+        try:
+            found = functools.reduce(getattr, path.split("."), importlib.import_module(module_name))
+        except (ImportError, AttributeError) as error:
+            raise VerifierError(f"verifier {self.target!r} cannot be imported: {error}; check its name") from error
+        if not callable(found):
+            raise VerifierError(f"verifier {self.target!r} must be callable, got {type(found).__name__}")
+        return found
+
+
+VERIFIERS: Mapping[str, type[Verifier]] = {
+    "exact": Exact,
+    "numeric": Numeric,
+    "math_verify": MathVerify,
+    "regex": Regex,
+    "reasoning_gym": ReasoningGym,
+}
+
+
+def verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
+    """The verifier of that name with its options; for ``module:function`` they are its keyword arguments."""
+    given = dict(options or {})
+    if ":" in name:
+        return PythonCallable(name, given)
+    if name not in VERIFIERS:
+        raise VerifierError(f"unknown verifier {name!r}; {nearest(name, VERIFIERS)}; or give module:function")
+    kind = VERIFIERS[name]
+    allowed = {option.name for option in fields(kind)}  # pyright: ignore[reportArgumentType]
+    for option in given.keys() - allowed:
+        hint = nearest(option, allowed) if allowed else "it has none"
+        raise VerifierError(f"verifier {name!r} has no option {option!r}; {hint}")
+    return kind(**given)
