@@ -1,0 +1,145 @@
+"""Language policies from nothing, from a folder, with adapters; and back into an ordinary Hugging Face folder."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from policyopt.policies.language import Language
+
+ADAPTER = "adapter"  # folder, inside a checkpoint, of the low-rank adapters alone
+_HUB = "hub:"
+
+
+class CheckpointError(ValueError):
+    """A model folder that can not be opened; says what is missing and the remedy."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): W + alpha / rank * B A, B = 0 at the start.
+
+    There is no dropout option: log-probabilities that enter a ratio must not be random. seed: of A's initial values.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    target_modules: str | tuple[str, ...] = "all-linear"
+    seed: int = 0
+
+
+def new_language(
+    vocab_size: int,
+    model_type: str = "qwen2",
+    hidden_size: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **config: Any,
+) -> Language:
+    """A model of random weights, a function of the seed alone; the global random state is left as it was.
+
+    config: further fields of the architecture's configuration; by default intermediate_size=4 * hidden_size,
+    max_position_embeddings=512, as many key as query heads and tied embeddings.
+    """
+    fields = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": hidden_size // heads,
+        "intermediate_size": 4 * hidden_size,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        # A padding id would zero that token's embedding and stop its gradient; rows here need no padding token.
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if model_type == "gpt_neox":
+        del fields["num_key_value_heads"], fields["head_dim"]
+    made = AutoConfig.for_model(model_type, **{**fields, **config})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(made)
+    return Language(model.to(dtype))
+
+
+def load_language(path: str | Path, dtype: torch.dtype = torch.float32, lora: Lora | None = None) -> Language:
+    """The policy of a model folder, or of a repository as "hub:owner/name". CheckpointError: not a model."""
+    model = AutoModelForCausalLM.from_pretrained(model_source(path), dtype=dtype)
+    policy = Language(model)
+    return policy if lora is None else with_lora(policy, lora)
+
+
+def model_source(path: str | Path) -> str:
+    """The folder or hub name that `from_pretrained` takes, once it is clear that there is something to open."""
+    text = str(path)
+    if text.startswith(_HUB):
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", text.removeprefix(_HUB)):
+            raise CheckpointError(f"a model of the Hugging Face Hub is written hub:owner/name, not {text!r}")
+        return text.removeprefix(_HUB)
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"there is no model folder {text!r}; give a folder with config.json and weights, or hub:owner/name "
+            "to download one"
+        )
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{text!r} holds adapters alone; give the folder of the whole model, which policyopt saves one level up"
+            )
+        raise CheckpointError(
+            f"{text!r} has no config.json, so it is not a model folder; it holds "
+            f"{sorted(entry.name for entry in folder.iterdir())[:8]}"
+        )
+    return text
+
+
+def with_lora(policy: Language, lora: Lora) -> Language:
+    """The policy with adapters, which alone are trained. The model is taken over, not copied; at first the adapted
+    policy equals it."""
+    # Imported here because it takes seconds and few runs need it.
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lora.seed)
+        adapted = get_peft_model(policy.causal, config)
+    return Language(adapted, policy.score_rows, policy.head_tokens)
+
+
+def save_language(policy: Language, folder: str | Path, tokenizer: Any = None) -> None:
+    """A folder that `AutoModelForCausalLM.from_pretrained` opens; adapters are merged into it and also saved alone
+    in folder/adapter."""
+    folder = Path(folder)
+    model = policy.causal
+    if policy.adapted:
+        policy.model.save_pretrained(folder / ADAPTER)
+        model = copy.deepcopy(policy.model).merge_and_unload()
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+        model = _told_ends(model, tokenizer)
+    model.save_pretrained(folder)
+
+
+def _told_ends(model: Any, tokenizer: Any) -> Any:
+    """Other tools' `generate` must know where an answer ends; only the generation settings are touched."""
+    settings = model.generation_config
+    if settings.eos_token_id is None:
+        settings.eos_token_id = tokenizer.eos_token_id
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return model

@@ -1,0 +1,205 @@
+"""A language policy: a causal language model of the Hugging Face kind that scores tokens and proposes the next one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policyopt.policies.packing import Packed, pack
+from policyopt.policies.token_scores import score_tokens
+from policyopt.types import Batch, Categorical, Scores
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class UnsupportedModelError(ValueError):
+    """A model whose outputs this library would misread."""
+
+
+class _AlwaysEval(nn.Module):
+    """A module that ignores `train()`.
+
+    Dropout is off during training too. A ratio of two log-probabilities compares two *policies*; with dropout each
+    would be of another random sub-network, so the first step's ratio would not be 1 and every KL would be positive
+    at no distance. Nothing else in a decoder depends on the mode.
+    """
+
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - the signature is torch's
+        return super().train(False)
+
+
+class Language(_AlwaysEval):
+    """Wraps `AutoModelForCausalLM` (or a PEFT model of one) as a `compose.Policy` on `_prompt` and `_token` columns.
+
+    score_rows: rows scored at a time when no gradient is asked for. head_tokens: tokens whose logits exist at a
+    time. Both bound memory and change values by rounding only.
+    """
+
+    kind = "language"
+
+    def __init__(self, model: nn.Module, score_rows: int = 256, head_tokens: int = 16384):
+        super().__init__()
+        self.model: Any = model
+        self.score_rows, self.head_tokens = score_rows, head_tokens
+        self.eval()
+        # Padding is never embedded where it counts, so the padding token (often EOS) may learn like any other.
+        self.causal.get_input_embeddings().padding_idx = None
+        _check_head(self)
+
+    @property
+    def causal(self) -> Any:
+        """The causal model itself, adapters within its layers but not around it."""
+        return self.model.get_base_model() if self.adapted else self.model
+
+    @property
+    def adapted(self) -> bool:
+        """Whether low-rank adapters are attached."""
+        return hasattr(self.model, "peft_config")
+
+    @property
+    def backbone(self) -> Any:
+        """The decoder without its head."""
+        return self.causal.base_model
+
+    @property
+    def vocabulary(self) -> int:
+        return self.causal.get_output_embeddings().weight.shape[0]
+
+    @property
+    def positions(self) -> int | None:
+        """The longest prompt and answer together that the model was made for; None if its config does not say."""
+        return self.causal.config.get_text_config().to_dict().get("max_position_embeddings")
+
+    def head(self, states: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
+        """Logits in at least float32: the product too, because bfloat16 logits lose ratios between policies."""
+        head = self.causal.get_output_embeddings()
+        if states.dtype in _LOW_PRECISION and type(head) is nn.Linear:
+            bias = None if head.bias is None else head.bias.float()
+            logits = F.linear(states.float(), head.weight.float(), bias)
+        else:
+            logits = head(states)
+            logits = logits.float() if logits.dtype in _LOW_PRECISION else logits
+        # Gemma 2's cap: softcap * tanh(logits / softcap).
+        cap = self.causal.config.get_text_config().to_dict().get("final_logit_softcapping")
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    # -- compose.Policy ------------------------------------------------------------------------------------
+    def next(self, batch: Batch) -> Categorical:
+        """The distribution (B, V) of the token after every row's last one, untempered, by a whole forward."""
+        packed = pack(batch)
+        states = _states(self.backbone, packed)
+        row = torch.arange(len(batch), device=batch.device)
+        return Categorical.of(self.head(states[row, packed.last]))
+
+    def score(self, batch: Batch, context: str | None = None, full: bool = False) -> Scores:  # noqa: FBT001, FBT002
+        """Log-probabilities and entropies (B, T) of softmax(logits / row temperature) at the steps taken.
+
+        Both carry gradients. A temperature of 0 (greedy) scores as 1. Padding holds 0. `full` adds the
+        distribution (B, T, V), uniform at padding.
+        """
+        packed = pack(batch, context)
+        token, temperature = batch.step["_token"], batch.row["temperature"]
+        temperature = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
+        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
+            return self._score(packed, token, temperature, full)
+        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
+        return _joined([self._score(packed[part], token[part], temperature[part], full) for part in chunks])
+
+    def _score(self, packed: Packed, token: Tensor, temperature: Tensor, full: bool) -> Scores:  # noqa: FBT001
+        valid = packed.valid
+        row, step = valid.nonzero(as_tuple=True)
+        states = _states(self.backbone, packed) if len(row) else self.causal.get_input_embeddings().weight[:0]
+        flat = (row * packed.tokens.shape[1] + packed.first[row] + step) if len(row) else row
+        chosen = states.reshape(-1, states.shape[-1]).index_select(0, flat)
+        if full:
+            return self._distributions(chosen, valid, token, temperature[row])
+        logp, entropy = score_tokens(chosen, self.head, token[valid], temperature[row], self.head_tokens)
+        blank = logp.new_zeros(valid.shape)
+        return Scores(blank.masked_scatter(valid, logp), blank.masked_scatter(valid, entropy))
+
+    def _distributions(self, states: Tensor, valid: Tensor, token: Tensor, temperature: Tensor) -> Scores:
+        flat = (self.head(states) / temperature[:, None]).log_softmax(-1)
+        vocabulary = flat.shape[-1]
+        uniform = flat.new_full((*valid.shape, vocabulary), -math.log(vocabulary))
+        logp = uniform.masked_scatter(valid[..., None], flat)
+        dist = Categorical(logp)
+        taken = dist.log_prob(token.masked_fill(~valid, 0))
+        zero = torch.zeros((), dtype=logp.dtype, device=logp.device)
+        return Scores(torch.where(valid, taken, zero), torch.where(valid, dist.entropy(), zero), dist)
+
+    def make_critic(self, rng: torch.Generator) -> LanguageCritic:
+        """A value model that starts as a copy of this policy's decoder and shares no parameter with it."""
+        return LanguageCritic(self.backbone, self.adapted, self.score_rows)
+
+
+class LanguageCritic(_AlwaysEval):
+    """Values from a copy of a decoder and a scalar head that starts at zero (so every first value is 0).
+
+    With adapters, the copy's adapters and the head are trained; without, everything is.
+    """
+
+    def __init__(self, backbone: Any, adapted: bool, score_rows: int = 256):  # noqa: FBT001
+        super().__init__()
+        self.backbone: Any = copy.deepcopy(backbone)
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(not adapted or "lora_" in name)
+        weight = next(iter(backbone.parameters()))
+        self.score_rows = score_rows
+        # In float32 at least, as the policy's logits are.
+        dtype = torch.float32 if weight.dtype in _LOW_PRECISION else weight.dtype
+        self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1, device=weight.device, dtype=dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.eval()
+
+    def value(self, batch: Batch) -> Float[Tensor, "B T+1"]:
+        """The value before each step, and after the last one; never scaled by a temperature. Padding repeats the
+        last value."""
+        packed = pack(batch)
+        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
+            return self._value(packed)
+        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
+        return torch.cat([self._value(packed[part]) for part in chunks])
+
+    def _value(self, packed: Packed) -> Tensor:
+        states = _states(self.backbone, packed)
+        at = packed.first[:, None] + torch.arange(packed.valid.shape[1] + 1, device=packed.first.device)
+        at = torch.minimum(at, packed.last[:, None])
+        values = self.head(states.to(self.head.weight.dtype))[..., 0]
+        return values.gather(1, at)
+
+
+def _states(backbone: Any, packed: Packed) -> Float[Tensor, "B L D"]:
+    """Hidden states of packed rows. Without a mask the decoder is causal and its positions start at 0."""
+    return backbone(input_ids=packed.tokens, use_cache=False).last_hidden_state
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    dists = [part.dist for part in parts if isinstance(part.dist, Categorical)]
+    return Scores(
+        torch.cat([part.logp for part in parts]),
+        torch.cat([part.entropy for part in parts if part.entropy is not None]),
+        Categorical(torch.cat([dist.logp for dist in dists])) if dists else None,
+    )
+
+
+def _check_head(policy: Language) -> None:
+    """Some architectures rescale logits after their head. One forward of two tokens shows whether ours does all
+    that theirs does."""
+    weight = policy.causal.get_input_embeddings().weight
+    probe = torch.tensor([[0, weight.shape[0] - 1]], device=weight.device)
+    with torch.no_grad():
+        theirs = policy.causal(input_ids=probe, use_cache=False).logits
+        ours = policy.head(policy.backbone(input_ids=probe, use_cache=False).last_hidden_state)
+    tolerance = 0.05 if theirs.dtype in _LOW_PRECISION else 1e-4
+    if not torch.allclose(ours.to(theirs.dtype), theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
+        raise UnsupportedModelError(
+            f"{type(policy.causal).__name__} does more to its logits than a linear head and a softcap, so its "
+            "log-probabilities would be wrong here; use an architecture of the Llama, Qwen, Gemma or GPT-NeoX family"
+        )

@@ -1,0 +1,233 @@
+"""The world of single-turn language tasks: a prompt is answered token by token until EOS or a limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from policyopt.types import NO_TOKEN, PROMPT, Batch, Finish, Source, StepKind, Tasks, empty_batch
+
+Judge = Callable[[list[str], list[int]], Sequence[float | None]]
+"""Answers and the ids of their tasks -> a score each; None where no score could be found."""
+Decode = Callable[[list[int]], str]
+
+
+class WorldError(ValueError):
+    """Task data that no policy could answer, or a question that this world has no data for."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two recorded answers to one prompt; neither holds the prompt."""
+
+    chosen: list[int]
+    rejected: list[int]
+
+
+@dataclass(frozen=True)
+class TokenWorld:
+    """Implements `compose.World` for prompts of tokens.
+
+    prompts: token ids per task, never empty. eos: ends an answer; it is the answer's last own, trained step. limit:
+    own steps at most; an answer that reaches it without eos is TRUNCATED. judge: see `Judge`; None if the tasks
+    have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs: one per
+    task, or None. positions: what the model can hold of prompt and answer together.
+
+    Why a row ended is known from lengths and from what was sampled, never from looking for padding ids.
+    """
+
+    prompts: Sequence[list[int]]
+    eos: int
+    limit: int
+    decode: Decode
+    judge: Judge | None = None
+    decode_raw: Decode | None = None
+    recorded_answers: Sequence[list[int]] | None = None
+    pairs: Sequence[Pair] | None = None
+    positions: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise WorldError(f"an answer needs room for at least one token, limit is {self.limit}")
+        empty = sum(not prompt for prompt in self.prompts)
+        if empty:
+            raise WorldError(
+                f"every prompt needs at least one token; {empty} of {self.size} prompts are empty: remove those tasks "
+                "or use a tokenizer that starts texts with a BOS token"
+            )
+        for name, recorded in (("recorded_answers", self.recorded_answers), ("pairs", self.pairs)):
+            if recorded is not None and len(recorded) != self.size:
+                raise WorldError(f"{name} needs one entry per task: {len(recorded)} for {self.size} tasks")
+        self._check_room()
+
+    def _check_room(self) -> None:
+        if self.positions is None:
+            return
+        room = self.positions - self.limit
+        long = sum(len(prompt) > room for prompt in self.prompts)
+        if long:
+            raise WorldError(
+                f"prompt and answer together must fit the model's {self.positions} positions; {long} of {self.size} "
+                f"prompts leave no room for {self.limit} tokens (the longest has {max(map(len, self.prompts))}): "
+                "remove them, lower the limit or use a model with more positions"
+            )
+        answers = [max(map(len, sides)) for sides in zip(*self._recorded_sides(), strict=True)]
+        over = sum(
+            len(prompt) + answer + 1 > self.positions for prompt, answer in zip(self.prompts, answers, strict=False)
+        )
+        if over:
+            raise WorldError(
+                f"prompt, recorded answer and EOS must fit the model's {self.positions} positions; {over} of "
+                f"{self.size} tasks do not: remove them or use a model with more positions"
+            )
+
+    def _recorded_sides(self) -> list[Sequence[list[int]]]:
+        sides = [] if self.recorded_answers is None else [self.recorded_answers]
+        if self.pairs is not None:
+            sides += [[pair.chosen for pair in self.pairs], [pair.rejected for pair in self.pairs]]
+        return sides
+
+    # -- compose.World -------------------------------------------------------------------------------------
+    @property
+    def size(self) -> int:
+        return len(self.prompts)
+
+    def tasks(self, ids: Int[Tensor, " N"]) -> Tasks:
+        """Tasks with their prompts, padded on the left with NO_TOKEN."""
+        rows = [self.prompts[index] for index in ids.tolist()]
+        width = max((len(row) for row in rows), default=0)
+        prompt = [[NO_TOKEN] * (width - len(row)) + row for row in rows]
+        return Tasks(ids, {PROMPT: torch.tensor(prompt, dtype=torch.int64, device=ids.device).view(len(rows), width)})
+
+    def start(self, tasks: Tasks) -> Batch:
+        return empty_batch(tasks, {"_token": torch.zeros(len(tasks), 0, dtype=torch.int64, device=tasks.id.device)})
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        """One token (B,) for every live row."""
+        return self.extend(batch, step[:, None], logp[:, None], live[:, None], version)
+
+    def extend(
+        self,
+        batch: Batch,
+        token: Int[Tensor, "B n"],
+        logp: Float[Tensor, "B n"],
+        live: Bool[Tensor, "B n"],
+        version: int,
+    ) -> Batch:
+        """Several tokens at once: row b takes its first live[b].sum() ones, right behind the steps it has."""
+        taken = {
+            "_token": token,
+            "kind": torch.full_like(token, int(StepKind.OWN)),
+            "train": torch.ones_like(live),
+            "behaviour": logp,
+            "version": torch.full_like(token, version),
+        }
+        batch = _behind(batch, taken, live)
+        stopped = (live & (token == self.eos)).any(1)
+        truncated = live.any(1) & (batch.lengths >= self.limit)
+        finish = batch.row["finish"].masked_fill(truncated, int(Finish.TRUNCATED))
+        return batch.with_rows({"finish": finish.masked_fill(stopped, int(Finish.STOPPED))})
+
+    def grade(self, batch: Batch) -> Float[Tensor, " B"]:
+        """The judge's score of every row's answer, NaN where it has none."""
+        if self.judge is None:
+            raise WorldError("these tasks have no judge, so answers have no reward; use tasks with a verifier")
+        scores = self.judge(self.texts(batch), batch.row["task"].tolist())
+        if len(scores) != len(batch):
+            raise WorldError(f"a judge returns one score per answer: {len(scores)} for {len(batch)} answers")
+        values = [math.nan if score is None else float(score) for score in scores]
+        return torch.tensor(values, dtype=torch.get_default_dtype(), device=batch.device)
+
+    # -- what an answer says -------------------------------------------------------------------------------
+    def answers(self, batch: Batch) -> list[list[int]]:
+        """Own tokens of every row, EOS included."""
+        own = batch.own
+        tokens = batch.step["_token"][own].tolist()
+        lists, start = [], 0
+        for length in own.sum(1).tolist():
+            lists.append(tokens[start : start + length])
+            start += length
+        return lists
+
+    def texts(self, batch: Batch) -> list[str]:
+        """Clean text of every answer, without the EOS that ended it."""
+        stopped = (batch.row["finish"] == Finish.STOPPED).tolist()
+        return [
+            self.decode(tokens[:-1] if ended and tokens and tokens[-1] == self.eos else tokens)
+            for tokens, ended in zip(self.answers(batch), stopped, strict=True)
+        ]
+
+    def raw_texts(self, batch: Batch) -> list[str]:
+        """Text of every answer with its special tokens, EOS included: for rewards that look at them."""
+        if self.decode_raw is None:
+            raise WorldError("raw texts need decode_raw, a function that keeps special tokens")
+        return [self.decode_raw(tokens) for tokens in self.answers(batch)]
+
+    # -- rows that were not sampled ------------------------------------------------------------------------
+    def complete(self, tasks: Tasks, answers: Sequence[list[int]], source: Source = Source.DATASET) -> Batch:
+        """Finished rows from given answers (EOS is added where missing). Their behaviour log-probability is NaN:
+        nobody sampled them, and a ratio against them would be made up."""
+        ended = [row if row and row[-1] == self.eos else [*row, self.eos] for row in answers]
+        width = max((len(row) for row in ended), default=0)
+        device = tasks.id.device
+        token = torch.tensor([row + [0] * (width - len(row)) for row in ended], dtype=torch.int64, device=device)
+        token = token.view(len(ended), width)
+        length = torch.tensor([len(row) for row in ended], dtype=torch.int64, device=device)
+        live = torch.arange(width, device=device) < length[:, None]
+        blank = torch.full(token.shape, math.nan, dtype=torch.get_default_dtype(), device=device)
+        batch = self.extend(self.start(tasks), token, blank, live, 0)
+        finish = torch.full_like(batch.row["finish"], int(Finish.STOPPED))
+        return batch.with_rows({"finish": finish, "source": torch.full_like(batch.row["source"], int(source))})
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        """The recorded answer of every task."""
+        answers = self.recorded_answers
+        if answers is None:
+            raise WorldError("these tasks have no recorded answers; use data with a 'demonstration' per record")
+        return self.complete(tasks, [answers[index] for index in tasks.id.tolist()])
+
+    def recorded_pairs(self, tasks: Tasks) -> Batch:
+        """Two rows per task, side by side: the chosen answer (rank 0) and the rejected one (rank 1). `pair` is the
+        task's draw, so the same task drawn twice makes two pairs."""
+        if self.pairs is None:
+            raise WorldError("these tasks have no preference pairs; use data with 'chosen' and 'rejected'")
+        group = tasks.row["group"] if "group" in tasks.row else torch.arange(len(tasks), device=tasks.id.device)
+        rank = torch.arange(2, device=tasks.id.device).repeat(len(tasks))
+        twice = tasks.with_rows({"group": group}).repeat(2)
+        twice = twice.with_rows({"pair": twice.row["group"], "rank": rank})
+        chosen = [self.pairs[index] for index in tasks.id.tolist()]
+        return self.complete(twice, [side for pair in chosen for side in (pair.chosen, pair.rejected)])
+
+    def rewind(self, batch: Batch, steps: Int[Tensor, " B"]) -> Batch:
+        """The first `steps` steps of every row, to be continued differently."""
+        keep = (torch.arange(batch.steps, device=batch.device) < steps[:, None]) & batch.valid
+        width = int(keep.sum(1).max()) if len(batch) else 0
+        cut = {}
+        for name, column in batch.cut(width).step.items():
+            mask = keep[:, :width].view(*keep[:, :width].shape, *[1] * (column.dim() - 2))
+            cut[name] = torch.where(mask, column, torch.zeros((), dtype=column.dtype, device=column.device))
+        running = torch.full_like(batch.row["finish"], int(Finish.RUNNING))
+        return Batch({**batch.row, "finish": running}, cut)
+
+
+def _behind(batch: Batch, columns: dict[str, Tensor], live: Bool[Tensor, "B n"]) -> Batch:
+    """Live entries of (B, n) columns right behind each row's own length; other columns and padding are 0."""
+    if bool((live[:, 1:] & ~live[:, :-1]).any()):
+        raise WorldError("live steps of a row come first, side by side; here a step follows one that was not taken")
+    length = batch.valid.sum(1)
+    width = max(batch.steps, int((length + live.sum(1)).max())) if len(batch) else batch.steps
+    row, offset = live.nonzero(as_tuple=True)
+    column_of = length[row] + offset
+    step = {}
+    for name, old in batch.step.items():
+        new = old.new_zeros((len(batch), width, *old.shape[2:]))
+        new[:, : batch.steps] = old
+        if name in columns:
+            new[row, column_of] = columns[name][live].to(old.dtype)
+        step[name] = new
+    return Batch(batch.row, step)
