@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policyopt.compose import Context, Part
-from policyopt.ops.groups import group_count, group_mean, group_std, others_mean
+from policyopt.ops.groups import group_count, group_mean, group_range, group_std, others_mean
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch
 
@@ -19,7 +19,8 @@ def standardised(
 ) -> Float[Tensor, " B"]:
     """(R - mean_g) / (std_g + epsilon); 0 for unscored rows, groups of one and groups without spread."""
     deviation = group_std(reward, ids, scored, ddof)
-    usable = scored & (group_count(ids, scored) > 1) & (deviation > 0)
+    # The range, because a rounded mean gives equal rewards a deviation above 0.
+    usable = scored & (group_range(reward, ids, scored) > 0) & (deviation > 0)
     return torch.where(usable, (reward - group_mean(reward, ids, scored)) / (deviation + epsilon), 0.0)
 
 

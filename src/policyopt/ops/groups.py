@@ -40,6 +40,16 @@ def group_std(
     return (total / (count - ddof).clamp(min=1)).sqrt()[inverse]
 
 
+def group_range(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Largest less smallest valid value of each row's group: exactly 0 if all are equal, which a deviation from
+    a rounded mean is not. 0 in a group without any valid row."""
+    unique, inverse = ids.unique(return_inverse=True)
+    empty = torch.full((len(unique),), torch.inf, dtype=x.dtype, device=x.device)
+    least = empty.scatter_reduce(0, inverse[valid], x[valid], "amin")
+    most = (-empty).scatter_reduce(0, inverse[valid], x[valid], "amax")
+    return torch.where(most >= least, most - least, 0.0)[inverse]
+
+
 def others_mean(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Mean over the *other* valid rows of each row's group; 0 where there is no other."""
     total, count, inverse = _sums(x, ids, valid)
@@ -51,5 +61,4 @@ def informative(
     x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"], tolerance: float = 1e-8
 ) -> Bool[Tensor, " B"]:
     """True for rows whose group has valid values that differ by more than the tolerance."""
-    distance = torch.where(valid, (x - group_mean(x, ids, valid)).abs(), torch.zeros_like(x))
-    return group_mean(distance, ids, valid) > tolerance
+    return group_range(x, ids, valid) > tolerance
