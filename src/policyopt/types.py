@@ -60,6 +60,13 @@ class Distribution(Protocol):
     def __getitem__(self, index: Any) -> Distribution: ...
 
 
+def _expected(logp: Tensor, value: Tensor) -> Tensor:
+    """sum_v p(v) value(v) over the last axis. A choice of probability 0 contributes 0, in value and in gradient:
+    0 * -inf is nan, and so is its derivative unless the value is selected before it is multiplied."""
+    p = logp.exp()
+    return (p * torch.where(p > 0, value, 0.0)).sum(-1)
+
+
 @dataclass(frozen=True)
 class Categorical:
     """A distribution over V choices; `logp` (..., V) is normalised."""
@@ -80,14 +87,11 @@ class Categorical:
         return self.logp.gather(-1, step[..., None])[..., 0]
 
     def entropy(self) -> Tensor:
-        # A choice of probability 0 contributes 0, not 0 * -inf.
-        p = self.logp.exp()
-        return -torch.where(p > 0, p * self.logp, 0.0).sum(-1)
+        return -_expected(self.logp, self.logp)
 
     def kl(self, other: Categorical) -> Tensor:
         """KL(self || other), exact, >= 0."""
-        p = self.logp.exp()
-        return torch.where(p > 0, p * (self.logp - other.logp), 0.0).sum(-1)
+        return _expected(self.logp, self.logp - other.logp)
 
     def sample(self, uniform: Tensor) -> Tensor:
         """Inverse of the cumulative distribution; uniform (..., 1) in [0, 1)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.ops.divergence import k1, k2, k3, kl_gradient
-from policyopt.ops.masked import select
+from policyopt.ops.masked import placed, select
 from policyopt.types import Batch
 
 
@@ -39,9 +39,9 @@ class KLToReference(Loss):
         return ("old", "reference")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        logp = seen["policy"].logp
-        value = kl_gradient(logp, seen["reference"].logp, seen["old"].logp)
-        return select(batch.trained, value)
+        # Selected first: the product with a masked nan would carry it into the gradient.
+        own, roles = batch.trained, ("policy", "reference", "old")
+        return kl_gradient(*(select(own, seen[role].logp) for role in roles))
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         return {"kl": k3(difference(seen, batch))}
@@ -68,7 +68,8 @@ class ExactKL(Loss):
                 f"ExactKL needs whole distributions of {self.first!r} and {self.second!r}; declare "
                 "Role(full=True) for both, or use KLToReference, which needs sampled log-probabilities only"
             )
-        return first.kl(second)
+        own = batch.trained
+        return placed(own, first[own].kl(second[own]))
 
 
 @dataclass(frozen=True)
@@ -129,4 +130,5 @@ class Entropy(Loss):
             raise CompositionError(
                 "Entropy needs the policy's whole distribution; declare roles={'policy': Role(grad=True, full=True)}"
             )
-        return dist.entropy()
+        own = batch.trained
+        return placed(own, dist[own].entropy())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.ops.divergence import jensen_shannon
+from policyopt.ops.masked import placed, select
 from policyopt.types import Batch, Categorical, Distribution, Scores
 
 
@@ -43,7 +44,8 @@ class FullReverseKL(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
-        return student.kl(teacher)
+        own = batch.trained
+        return placed(own, student[own].kl(teacher[own]))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class GeneralisedJensenShannon(Loss):
         student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
         if not (isinstance(student, Categorical) and isinstance(teacher, Categorical)):
             raise CompositionError("GeneralisedJensenShannon needs categorical distributions")
-        return jensen_shannon(student.logp, teacher.logp, self.beta)
+        own = batch.trained
+        return placed(own, jensen_shannon(student.logp[own], teacher.logp[own], self.beta))
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ class SampledReverseKL(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         logp = seen["policy"].logp
-        gap = (seen["teacher"].logp - logp).detach()
-        return -(logp - seen["old"].logp).exp() * gap
+        gap = select(batch.trained, (seen["teacher"].logp - logp).detach())
+        return -select(batch.trained, logp - seen["old"].logp).exp() * gap
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         return {"reverse_kl": seen["policy"].logp - seen["teacher"].logp}

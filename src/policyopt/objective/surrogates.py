@@ -66,7 +66,8 @@ class PolicyGradient(Loss):
         return ("advantage",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return -batch.step["advantage"] * seen["policy"].logp
+        logp = select(batch.trained, seen["policy"].logp)
+        return -select(batch.trained, batch.step["advantage"]) * logp
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,12 @@ class ClippedSurrogate(Loss):
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         change = log_ratio(seen, batch)
-        clipped = out_of_range(change.exp(), batch.step["advantage"], self.clip_low, self.clip_high)
-        return {"ratio": change.exp(), "clipped": clipped, "kl_old": torch.expm1(change) - change}
+        ratio, advantage = change.exp(), batch.step["advantage"]
+        clipped = out_of_range(ratio, advantage, self.clip_low, self.clip_high)
+        if self.dual_clip is not None:
+            # The dual clip removes the gradient as well.
+            clipped = torch.maximum(clipped, ((advantage < 0) & (ratio > self.dual_clip)).to(ratio.dtype))
+        return {"ratio": ratio, "clipped": clipped, "kl_old": torch.expm1(change) - change}
 
 
 def row_advantage(batch: Batch) -> Float[Tensor, " B"]:

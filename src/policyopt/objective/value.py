@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.ops.masked import select
 from policyopt.types import Batch
 
 
@@ -36,10 +37,12 @@ class SquaredValueError(Loss):
         return (self.critic,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        value, target = seen.value(self.critic)[:, :-1], batch.step["return"]
+        # Selected first: a critic may say anything of padding, and the square's gradient would carry nan back.
+        value = select(batch.trained, seen.value(self.critic)[:, :-1])
+        target = select(batch.trained, batch.step["return"])
         error = (value - target) ** 2
         if self.clip is not None:
-            old = batch.step["value"]
+            old = select(batch.trained, batch.step["value"])
             near = old + (value - old).clamp(-self.clip, self.clip)
             error = torch.maximum(error, (near - target) ** 2)
         return 0.5 * error

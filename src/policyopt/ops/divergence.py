@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from policyopt.types import Categorical
+
 
 def k1(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Unbiased, may be negative. As a loss its expected gradient is zero: use `kl_gradient`."""
@@ -49,7 +51,12 @@ def jensen_shannon(
 ) -> Float[Tensor, "*lead"]:
     """beta * KL(teacher || M) + (1 - beta) * KL(student || M), M = (1 - beta) * student + beta * teacher;
     arguments are normalised log-probabilities. Generalised JSD of GKD (arXiv 2306.13649, eq. 1)."""
-    mixture = torch.logaddexp(student + math.log1p(-beta), teacher + math.log(beta))
-    forward = (teacher.exp() * (teacher - mixture)).sum(-1)
-    reverse = (student.exp() * (student - mixture)).sum(-1)
-    return beta * forward + (1 - beta) * reverse
+    # Where both are impossible, logaddexp(-inf, -inf) is right in value and nan in gradient.
+    possible = torch.maximum(student, teacher) > -math.inf
+    parts = (
+        torch.where(possible, student + math.log1p(-beta), 0.0),
+        torch.where(possible, teacher + math.log(beta), 0.0),
+    )
+    mixture = torch.where(possible, torch.logaddexp(*parts), -math.inf)
+    towards = Categorical(mixture)
+    return beta * Categorical(teacher).kl(towards) + (1 - beta) * Categorical(student).kl(towards)

@@ -22,6 +22,12 @@ def select(mask: Bool[Tensor, "*shape"], x: Float[Tensor, "*shape"]) -> Float[Te
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
+def placed(mask: Bool[Tensor, "*shape"], values: Float[Tensor, " n"]) -> Float[Tensor, "*shape"]:
+    """Values of the entries where the mask holds, in their places; 0 elsewhere. For values that cost much or may
+    be undefined outside the mask: compute them on `x[mask]` only."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
 def masked_sum(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
     return select(mask, x).sum(1)
 

@@ -83,7 +83,9 @@ def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
             view = seen.having(full)
             mask = term.mask(view, full).bool()
             weight = term.weight(view, full) if callable(term.weight) else term.weight
+            # Selected: what a weight function says of uncounted units is arbitrary.
             weights = term.average(mask, full, ctx.total) * weight
+            weights = select(mask, weights)
             planned.append(Planned(term, columns, mask, weights))
     return planned
 
