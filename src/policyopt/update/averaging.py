@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from policyopt.compose import Averaging
@@ -19,7 +18,8 @@ Total = Callable[[Tensor], Tensor]
 
 
 def _float(mask: Tensor) -> Tensor:
-    return mask.to(torch.get_default_dtype())
+    """Float64 whatever the model's precision: a rounded 1 / count is a wrong scale of the whole step."""
+    return mask.double()
 
 
 @dataclass(frozen=True)
