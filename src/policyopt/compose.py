@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from policyopt.ops.pairs import pair_rows
 from policyopt.types import ROW_COLUMNS, STEP_COLUMNS, Batch, Round, Scores, Tasks
 
 
@@ -175,7 +176,11 @@ def trained_rows(seen: Seen, batch: Batch) -> Tensor:
 
 def chosen_rows(seen: Seen, batch: Batch) -> Tensor:
     """A pair's value lives on its chosen row; the pair counts if both sides are trained."""
-    return (batch.row["rank"] == 0) & batch.trained.any(1)
+    chosen, rejected = pair_rows(batch).T
+    trained = batch.trained.any(1)
+    counted = torch.zeros_like(trained)
+    counted[chosen] = trained[chosen] & trained[rejected]
+    return counted
 
 
 @dataclass(frozen=True)
