@@ -1,0 +1,1 @@
+"""What surrounds the loop: checkpoints, the run folder, progress, interrupts. No maths, no recipes, no models."""

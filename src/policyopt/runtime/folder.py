@@ -1,0 +1,180 @@
+"""The folder of a run: everything it was told, measured and saved.
+
+recipe.yaml     the full resolved recipe            objective.txt   the executed objective, printed
+metrics.jsonl   one object a round, no clock in it  timing.jsonl    seconds and rates, one object a round
+samples.jsonl   rows as text                        results/        what is computed once: evaluations, summaries
+checkpoints/    the state, to go on from            tensorboard/    event files
+model/          the trained policy                  summary.json, plot.png
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policyopt.runtime.atomic import disk_full_named, write_atomic
+from policyopt.runtime.checkpoint import CheckpointStore
+from policyopt.runtime.journal import Journal
+
+
+class RunFolderError(ValueError):
+    """A folder that is no run, or a name that can not be one."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of what lies in a run's folder. Make one with `create` (new run) or `open` (existing run)."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path | str, recipe: str, objective: str) -> RunFolder:
+        """A new run. An existing run is never touched: if `path` is not empty, `path-2`, `path-3` ... is taken."""
+        wanted = Path(path)
+        if not wanted.name:
+            raise RunFolderError(f"a run folder needs a name of its own, not {str(path)!r}; give runs/NAME")
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        names = itertools.chain([wanted], (wanted.with_name(f"{wanted.name}-{n}") for n in itertools.count(2)))
+        folder = cls(next(name for name in names if _claim(name)))
+        folder.checkpoints.mkdir()
+        write_atomic(folder.objective, objective)
+        write_atomic(folder.recipe, recipe)  # last: a folder with a recipe is a run
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run."""
+        folder = cls(Path(path))
+        if not folder.recipe.is_file():
+            raise RunFolderError(f"{folder.path} is no run: it has no {folder.recipe.name}; give the folder of a run")
+        return folder
+
+    # -- where things are ----------------------------------------------------------------------------------
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def objective(self) -> Path:
+        return self.path / "objective.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        return self.path / "timing.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def plot(self) -> Path:
+        return self.path / "plot.png"
+
+    @property
+    def resume(self) -> str:
+        """What the user types to go on with this run."""
+        return f"policyopt resume {self.path}"
+
+    # -- reading and writing -------------------------------------------------------------------------------
+    def store(self, keep: int = 2) -> CheckpointStore:
+        return CheckpointStore(self.checkpoints, keep, f"go on with: {self.resume}")
+
+    def once(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The result `results/NAME.json`, computed if it is not there yet.
+
+        A run that is stopped inside `compute` computes it again when resumed; one that is stopped later never does.
+        """
+        path = self.results / f"{name}.json"
+        if not path.exists():
+            write_json(path, compute())
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically, keys sorted, for people and machines. Raises ValueError for nan and infinities."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _claim(path: Path) -> bool:
+    """Make the folder ours: new, or there and empty. Two runs started together do not get the same new one."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return path.is_dir() and not any(path.iterdir())
+    return True
+
+
+class Record:
+    """The open files of a run while it trains: metrics, timing, samples and event files.
+
+    start: the round at which training goes on. Lines of that round and later are dropped: the rounds are run again,
+    so the files of a run that was stopped end equal to those of one that was not.
+    """
+
+    def __init__(self, folder: RunFolder, start: int = 0):
+        # Imported here because it takes a second that commands without training need not wait.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.metrics, self.timing, self.samples = (
+            Journal(path) for path in (folder.metrics, folder.timing, folder.samples)
+        )
+        self.lines = self.metrics.cut(start)
+        self.timing.cut(start)
+        self.samples.cut(start)
+        self._tensorboard = folder.tensorboard
+        self._events = SummaryWriter(str(folder.tensorboard), purge_step=start if start else None)
+
+    def round(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """What one round measured."""
+        self.metrics.append(step, metrics)
+        self.timing.append(step, timing)
+        with disk_full_named(self._tensorboard):
+            for name, value in (*metrics.items(), *((f"time/{name}", value) for name, value in timing.items())):
+                self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Before a checkpoint: no checkpoint may be newer than the lines of its rounds."""
+        with disk_full_named(self._tensorboard):
+            self._events.flush()
+        for journal in (self.metrics, self.timing, self.samples):
+            journal.sync()
+
+    def close(self) -> None:
+        with disk_full_named(self._tensorboard):
+            self._events.close()
+        for journal in (self.metrics, self.timing, self.samples):
+            journal.close()
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
