@@ -15,7 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -51,7 +51,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     with atomic_file(Path(path)) as file:
         file.write(bytes(_HEADER.size))
         payload = _Payload(file)
-        torch.save(dict(state), payload)
+        torch.save(dict(state), cast(IO[bytes], payload))  # it only writes
         payload.finish()
         file.seek(0)
         file.write(_HEADER.pack(MAGIC, VERSION, payload.length, payload.digest(VERSION)))

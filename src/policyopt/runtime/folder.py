@@ -168,10 +168,10 @@ class Record:
             journal.sync()
 
     def close(self) -> None:
-        with disk_full_named(self._tensorboard):
-            self._events.close()
         for journal in (self.metrics, self.timing, self.samples):
             journal.close()
+        with disk_full_named(self._tensorboard):
+            self._events.close()
 
     def __enter__(self) -> Record:
         return self

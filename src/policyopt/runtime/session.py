@@ -1,0 +1,152 @@
+"""A run in its folder: continues from the newest checkpoint, records every round, stops in order."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policyopt.compose import CompositionError, Program, Stage
+from policyopt.run import Run
+from policyopt.runtime.folder import Record, RunFolder
+from policyopt.runtime.interrupt import Interrupt
+from policyopt.runtime.progress import Display, Silent
+from policyopt.train import rounds
+from policyopt.types import Round
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a run does besides training. Hooks look at the run and leave it unchanged.
+
+    stage_start(index, run): before the first round of a stage; its JSON result is kept in `results/stage-INDEX.json`.
+    A resumed run does not call it again, unless the run was stopped inside it.
+    samples(round): records to add to samples.jsonl, a function of the round alone.
+    """
+
+    stage_start: Callable[[int, Run], Mapping[str, Any]] | None = None
+    samples: Callable[[Round], Iterable[Mapping[str, Any]]] | None = None
+
+
+class Session:
+    """Trains `run` through `program`, with everything worth keeping in `folder`.
+
+    checkpoint_every: rounds; there is also a checkpoint at the end of every stage and when the run stops early.
+    keep: newest checkpoints that stay. snapshot: copy the state in memory before every round, so that a round that
+    fails loses nothing; without it (a model too large for two) the rounds since the last checkpoint are run again.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        program: Program,
+        folder: RunFolder,
+        checkpoint_every: int = 20,
+        keep: int = 2,
+        hooks: Hooks | None = None,
+        display: Display | None = None,
+        *,
+        snapshot: bool = True,
+    ):
+        if checkpoint_every < 1:
+            raise CompositionError(f"checkpoint_every must be at least 1 round, not {checkpoint_every}")
+        self.run, self.program, self.folder = run, program, folder
+        self.checkpoint_every = checkpoint_every
+        self.store = folder.store(keep)
+        self.hooks = Hooks() if hooks is None else hooks
+        self.display: Display = Silent() if display is None else display
+        self.interrupted = False  # the user stopped the run before its end
+        self._snapshot = snapshot
+        self._saved = -1  # the round whose state can be had again without this process; -1: not looked yet
+
+    @property
+    def finished(self) -> bool:
+        return self.run.step >= self.program.steps
+
+    def resume(self) -> int:
+        """Load the newest good checkpoint, if there is one. Returns the round at which training goes on."""
+        if self._saved < 0:
+            found = self.store.latest()
+            if found is not None:
+                self.run.load_state(found[1], self.program)
+                logger.info("resumed at round %d of %d", self.run.step, self.program.steps)
+            # A new run needs no checkpoint of its beginning: the recipe makes it again.
+            self._saved = self.run.step
+        return self.run.step
+
+    def rounds(self) -> Iterator[Round]:
+        """Train from where the run stands to the end of the program, or until the user interrupts.
+
+        A yielded round is recorded already. Afterwards `interrupted` says which end it was. Raises `DiskFullError`,
+        and what a round raises once the state before it is saved.
+        """
+        start = self.resume()
+        with Record(self.folder, start) as record, Interrupt() as stop:
+            if record.lines != start:
+                logger.warning("%s has %d rounds before round %d", self.folder.metrics, record.lines, start)
+            self.display.begin(start, self.program.steps)
+            try:
+                yield from self._train(record, stop)
+            finally:
+                self.display.end()
+
+    def _train(self, record: Record, stop: Interrupt) -> Iterator[Round]:
+        loop = rounds(self.run, self.program)
+        while not self.finished:
+            index, stage = self._stage()
+            self._start_stage(index, stage)
+            if stop.requested:
+                break
+            began = time.perf_counter()
+            done = self._round(loop)
+            self._record(record, index, done, time.perf_counter() - began)
+            if self.run.step % self.checkpoint_every == 0 or self.run.step == stage.start + stage.steps:
+                self._checkpoint(record)
+            yield done
+        self.interrupted = not self.finished
+        self._checkpoint(record)
+
+    def _stage(self) -> tuple[int, Stage]:
+        stage = self.program.at(self.run.step)
+        return next(i for i, other in enumerate(self.program.stages) if other is stage), stage
+
+    def _start_stage(self, index: int, stage: Stage) -> None:
+        hook = self.hooks.stage_start
+        if hook is not None and self.run.step == stage.start:
+            self.folder.once(f"stage-{index}", lambda: hook(index, self.run))
+
+    def _round(self, loop: Iterator[Round]) -> Round:
+        """One round; if it fails, the state before it goes to disk, because a failed round may have changed some."""
+        safe = self._saved == self.run.step
+        before = copy.deepcopy(self.run.state()) if self._snapshot and not safe else None
+        step = self.run.step
+        try:
+            return next(loop)
+        except Exception as error:
+            if before is not None:
+                self.store.write(step, before)
+            if before is not None or safe:
+                error.add_note(f"Nothing before round {step} is lost; to go on from there: {self.folder.resume}")
+            raise
+
+    def _record(self, record: Record, index: int, done: Round, seconds: float) -> None:
+        step = self.run.step - 1  # the loop has moved on to the next round
+        rate = float(done.judged.lengths.sum()) / max(seconds, 1e-9)
+        timing = {"seconds": seconds, "steps_per_second": rate}
+        record.round(step, {**done.metrics, "stage": index}, timing)
+        if self.hooks.samples is not None:
+            for sample in self.hooks.samples(done):
+                record.samples.append(step, sample)
+        name = self.program.stages[index].method.key
+        self.display.round(f"{index + 1}/{len(self.program.stages)} {name}", done.metrics, timing)
+
+    def _checkpoint(self, record: Record) -> None:
+        if self._saved != self.run.step:
+            record.sync()
+            self.store.write(self.run.step, self.run.state())
+            self._saved = self.run.step
