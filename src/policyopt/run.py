@@ -79,6 +79,8 @@ class Run:
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage, or go on with it: build the models it declares, reset the data position if it is new."""
+        # What was drawn between rounds (an evaluation that a resumed run does not repeat) must not shift this one.
+        self._calls.clear()
         if stage.start != self.stage_start:
             self.stage_start, self.drawn = stage.start, 0
         for name, spec in stage.method.models.items():
