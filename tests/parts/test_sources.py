@@ -47,15 +47,15 @@ def test_mixture_keeps_weights_and_each_task_its_own_scorer():
         {"name": "spell_backward", "weight": 3, "options": {"max_word_len": 4}},
         {"name": "countdown", "weight": 1},
     ]
-    tasks = reasoning_gym_entries(parts, {}, 400, 7)
+    tasks = reasoning_gym_entries(parts, {}, 120, 7)
     words = [task for task in tasks if task.metadata["source_dataset"] == "spell_backward"]
-    # Binomial(400, 3/4): 300 on average, standard deviation 8.7.
-    assert 265 < len(words) < 335
+    # Binomial(120, 3/4): 90 on average, standard deviation 4.7.
+    assert 70 < len(words) < 110
     assert max(len(task.answer) for task in words) <= 4
     assert [task.metadata["source_index"] for task in words] == list(range(len(words)))
     judge = verifier("reasoning_gym")
     assert all(judge(task.answer, task) == 1.0 for task in tasks[:40])
-    assert reasoning_gym_entries(parts, {}, 400, 7) == tasks
+    assert reasoning_gym_entries(parts, {}, 120, 7) == tasks
 
 
 def test_the_same_generator_twice_gives_different_tasks():

@@ -127,11 +127,18 @@ def test_reasoning_gym_needs_its_own_entries():
         verifier("reasoning_gym")("x", Entry("p", None, "x", {"a": 1}))
 
 
-def test_reasoning_gym_leaves_the_entry_as_it_is():
-    """knight_swap's scorer writes board states into the metadata it is given."""
-    task = reasoning_gym_entries("knight_swap", {}, 1, 5)[0]
+def test_reasoning_gym_leaves_the_entry_as_it_is(monkeypatch):
+    """A scorer may write into the metadata it is given, as knight_swap's does."""
+
+    class Writing:
+        def score_answer(self, answer, entry):
+            entry["metadata"]["board_states"] = answer
+            return 1.0
+
+    task = reasoning_gym_entries("spell_backward", {}, 1, 5)[0]
     before = dict(task.metadata)
-    verifier("reasoning_gym")(task.answer, task)
+    monkeypatch.setattr("policyopt.worlds.reasoning_scorers._scorer", lambda entry: Writing())
+    assert verifier("reasoning_gym")(task.answer, task) == 1.0
     assert task.metadata == before
 
 
@@ -202,10 +209,10 @@ def test_trap_50_model_text_is_never_evaluated(name, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(EVALUATING_SCORERS))
 def test_screens_let_right_answers_through(name):
-    tasks = reasoning_gym_entries(name, {}, 40, 4)
+    tasks = reasoning_gym_entries(name, {}, 24, 4)
     # Where the generator failed to integrate it gives the question back; the screen does not take that for an answer.
     answers = [(task.answer, task) for task in tasks if "Integral" not in task.answer]
-    assert len(answers) > 25
+    assert len(answers) > 15
     judge = verifier("reasoning_gym")
     assert [text for text, task in answers if judge(text, task) != 1.0] == []
     if EVALUATING_SCORERS[name].admits is not is_plain_list:

@@ -45,7 +45,7 @@ def low_write(path): os.open(path, os.O_CREAT | os.O_WRONLY); return 1.0
 def make_folder(path): os.mkdir(path); return 1.0
 def network(path): socket.create_connection(("127.0.0.1", 9), timeout=1); return 1.0
 def lookup(path): socket.getaddrinfo("localhost", 80); return 1.0
-def kill(path): os.kill(os.getppid(), 15); return 1.0
+def kill(path): os.kill(os.getppid(), 0); return 1.0
 def library(path):
     import ctypes
     ctypes.CDLL(None)
@@ -66,6 +66,11 @@ def noise(path):
     print('{"at": 0, "score": 1.0, "fault": null, "seconds": 0}')
     sys.stderr.write("noise")
     return 0.5
+def forge(path):
+    for descriptor in range(3, 20):
+        try: os.write(descriptor, b'{"at": 99, "score": 1.0, "fault": null, "seconds": 0}\\n')
+        except OSError: pass
+    return 1.0
 def yes(path): return True
 def heavy(path): return float("torch" in sys.modules)
 """
@@ -131,15 +136,25 @@ def test_trap_50_forbidden_acts_and_faults_are_contained(hostile):
 
 def test_trap_50_hangs_and_crashes_cost_one_row_and_one_deadline(hostile):
     judge, entry = hostile
-    acts = ["fine", "loop", "fine", "exponent", "sleep", "vanish", "fine", "fine"]
+    # Bad rows at the start, inside and at the end of the chunks, whose other rows go to another worker.
+    bad = {0: "loop", 3: "exponent", 4: "sleep", 11: "vanish", 15: "loop"}
+    acts = [bad.get(position, "fine" if position % 2 else "yes") for position in range(16)]
     began = time.monotonic()
     _, grades = graded(judge, entry, acts, deadline=0.7, workers=2)
     assert time.monotonic() - began < 12
-    assert [grade.score for grade in grades] == [0.75, None, 0.75, None, None, None, 0.75, 0.75]
-    for position in (1, 3, 4):
+    right = [None if position in bad else 0.75 if position % 2 else 1.0 for position in range(16)]
+    assert [grade.score for grade in grades] == right
+    for position in bad.keys() - {11}:
         assert grades[position].fault == "deadline 0.7 s"
         assert 0.7 <= grades[position].seconds < 5
-    assert "exit code 7" in (grades[5].fault or "")
+    assert "exit code 7" in (grades[11].fault or "")
+
+
+def test_trap_50_a_line_that_is_no_due_reply_costs_its_row(hostile):
+    judge, entry = hostile
+    _, grades = graded(judge, entry, ["fine", "forge", "fine"], deadline=10, workers=1)
+    assert [grade.score for grade in grades] == [0.75, None, 0.75]
+    assert "no reply" in (grades[1].fault or "")
 
 
 def test_verifiers_may_print_return_booleans_and_never_import_torch(hostile):
