@@ -64,7 +64,7 @@ class Decoder:
         self.embed, self.norm = backbone.embed_tokens, _norm(backbone.norm)
         weight = backbone.embed_tokens.weight
         fuse = sum(p.numel() for p in backbone.parameters()) < FUSE_BELOW
-        self.layers = [_layer(layer, fuse) for layer in backbone.layers]
+        self.layers = [_layer(layer, fuse=fuse) for layer in backbone.layers]
         positions = torch.arange(length, device=weight.device)[None]
         cos, sin = backbone.rotary_emb(weight[:1, None], positions)
         # The minus sign of the rotation is kept in the table: x cos + swap(x) sin.
@@ -132,22 +132,22 @@ class Decoder:
         return attended.transpose(1, 2).reshape(rows, new, self.heads * self.dim)
 
 
-def _layer(block: Any, fuse: bool) -> Layer:  # noqa: FBT001
+def _layer(block: Any, *, fuse: bool) -> Layer:
     attention, feed = block.self_attn, block.mlp
     normed = "q_norm" in dict(attention.named_children())
     return Layer(
         norm=_norm(block.input_layernorm),
-        qkv=_joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse),
+        qkv=_joint([attention.q_proj, attention.k_proj, attention.v_proj], fuse=fuse),
         head_norms=(_norm(attention.q_norm), _norm(attention.k_norm)) if normed else None,
-        out=_joint([attention.o_proj], fuse),
+        out=_joint([attention.o_proj], fuse=fuse),
         feed_norm=_norm(block.post_attention_layernorm),
-        gate_up=_joint([feed.gate_proj, feed.up_proj], fuse),
+        gate_up=_joint([feed.gate_proj, feed.up_proj], fuse=fuse),
         activation=feed.act_fn,
-        down=_joint([feed.down_proj], fuse),
+        down=_joint([feed.down_proj], fuse=fuse),
     )
 
 
-def _joint(modules: list[Any], fuse: bool) -> Map:  # noqa: FBT001
+def _joint(modules: list[Any], *, fuse: bool) -> Map:
     """Several linear maps of one input, their outputs side by side."""
     pairs = [linear_weights(module) for module in modules]
     if len(pairs) > 1 and not fuse:

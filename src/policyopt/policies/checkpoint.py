@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from policyopt.policies.language import Language
 
@@ -36,7 +38,7 @@ class Lora:
 
 def new_language(
     vocab_size: int,
-    model_type: str = "qwen2",
+    model_type: str = "llama",
     hidden_size: int = 128,
     layers: int = 3,
     heads: int = 4,
@@ -47,7 +49,8 @@ def new_language(
     """A model of random weights, a function of the seed alone; the global random state is left as it was.
 
     config: further fields of the architecture's configuration; by default intermediate_size=4 * hidden_size,
-    max_position_embeddings=512, as many key as query heads and tied embeddings.
+    max_position_embeddings=512, as many key as query heads and tied embeddings. The default architecture is not
+    qwen2, because transformers opens every tokenizer beside a qwen2 model as Qwen's own, which drops characters.
     """
     fields = {
         "vocab_size": vocab_size,
@@ -69,8 +72,8 @@ def new_language(
     made = AutoConfig.for_model(model_type, **{**fields, **config})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(made)
-    return Language(model.to(dtype))
+        # Made in its precision, not converted: the rotary frequencies must stay in float32.
+        return Language(AutoModelForCausalLM.from_config(made, dtype=dtype))
 
 
 def load_language(path: str | Path, dtype: torch.dtype = torch.float32, lora: Lora | None = None) -> Language:
@@ -115,7 +118,9 @@ def with_lora(policy: Language, lora: Lora) -> Language:
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # A matter between peft and transformers that their users can not change.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(lora.seed)
         adapted = get_peft_model(policy.causal, config)
     return Language(adapted, policy.score_rows, policy.head_tokens)
@@ -123,23 +128,45 @@ def with_lora(policy: Language, lora: Lora) -> Language:
 
 def save_language(policy: Language, folder: str | Path, tokenizer: Any = None) -> None:
     """A folder that `AutoModelForCausalLM.from_pretrained` opens; adapters are merged into it and also saved alone
-    in folder/adapter."""
+    in folder/adapter. CheckpointError, after everything is written: `AutoTokenizer` would open another tokenizer."""
     folder = Path(folder)
     model = policy.causal
     if policy.adapted:
         policy.model.save_pretrained(folder / ADAPTER)
         model = copy.deepcopy(policy.model).merge_and_unload()
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-        model = _told_ends(model, tokenizer)
+    if tokenizer is None:
+        model.save_pretrained(folder)
+        return
+    _tell_ends(model, tokenizer)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _check_reopened(folder, tokenizer, policy.causal.config.model_type)
 
 
-def _told_ends(model: Any, tokenizer: Any) -> Any:
+def check_pair(policy: Language, tokenizer: Any) -> None:
+    """CheckpointError if a folder of this policy and tokenizer would be opened as something else: better known
+    before training than after it."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy.causal.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _check_reopened(Path(folder), tokenizer, policy.causal.config.model_type)
+
+
+def _check_reopened(folder: Path, tokenizer: Any, model_type: str) -> None:
+    """transformers picks the tokenizer's class by the *model's* type for some types, whatever the folder says."""
+    reopened = AutoTokenizer.from_pretrained(folder)
+    probe = " a  B\n1 2+3= (\u00e9)"
+    if reopened.get_vocab() != tokenizer.get_vocab() or reopened(probe).input_ids != tokenizer(probe).input_ids:
+        raise CheckpointError(
+            f"transformers opens the tokenizer of a {model_type!r} model as {type(reopened).__name__}, which reads "
+            f"text otherwise than this {type(tokenizer).__name__}; use it with a llama, qwen3 or gemma model"
+        )
+
+
+def _tell_ends(model: Any, tokenizer: Any) -> None:
     """Other tools' `generate` must know where an answer ends; only the generation settings are touched."""
     settings = model.generation_config
     if settings.eos_token_id is None:
         settings.eos_token_id = tokenizer.eos_token_id
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return model

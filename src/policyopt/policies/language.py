@@ -97,7 +97,7 @@ class Language(_AlwaysEval):
         row = torch.arange(len(batch), device=batch.device)
         return Categorical.of(self.head(states[row, packed.last]))
 
-    def score(self, batch: Batch, context: str | None = None, full: bool = False) -> Scores:  # noqa: FBT001, FBT002
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         """Log-probabilities and entropies (B, T) of softmax(logits / row temperature) at the steps taken.
 
         Both carry gradients. A temperature of 0 (greedy) scores as 1. Padding holds 0. `full` adds the
@@ -107,11 +107,11 @@ class Language(_AlwaysEval):
         token, temperature = batch.step["_token"], batch.row["temperature"]
         temperature = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
         if torch.is_grad_enabled() or len(batch) <= self.score_rows:
-            return self._score(packed, token, temperature, full)
+            return self._score(packed, token, temperature, full=full)
         chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
-        return _joined([self._score(packed[part], token[part], temperature[part], full) for part in chunks])
+        return _joined([self._score(packed[part], token[part], temperature[part], full=full) for part in chunks])
 
-    def _score(self, packed: Packed, token: Tensor, temperature: Tensor, full: bool) -> Scores:  # noqa: FBT001
+    def _score(self, packed: Packed, token: Tensor, temperature: Tensor, *, full: bool) -> Scores:
         valid = packed.valid
         row, step = valid.nonzero(as_tuple=True)
         states = _states(self.backbone, packed) if len(row) else self.causal.get_input_embeddings().weight[:0]
@@ -135,7 +135,7 @@ class Language(_AlwaysEval):
 
     def make_critic(self, rng: torch.Generator) -> LanguageCritic:
         """A value model that starts as a copy of this policy's decoder and shares no parameter with it."""
-        return LanguageCritic(self.backbone, self.adapted, self.score_rows)
+        return LanguageCritic(self.backbone, self.score_rows, adapted=self.adapted)
 
 
 class LanguageCritic(_AlwaysEval):
@@ -144,7 +144,7 @@ class LanguageCritic(_AlwaysEval):
     With adapters, the copy's adapters and the head are trained; without, everything is.
     """
 
-    def __init__(self, backbone: Any, adapted: bool, score_rows: int = 256):  # noqa: FBT001
+    def __init__(self, backbone: Any, score_rows: int = 256, *, adapted: bool = False):
         super().__init__()
         self.backbone: Any = copy.deepcopy(backbone)
         for name, parameter in self.backbone.named_parameters():

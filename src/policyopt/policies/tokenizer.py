@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from policyopt.policies.checkpoint import CheckpointError, model_source
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 
 
@@ -22,10 +23,12 @@ class AlphabetError(ValueError):
 def load_tokenizer(path: str | Path, eos_token: str | None = None) -> Any:
     """The tokenizer of a model folder. CheckpointError: none there, or it has no end-of-sequence token."""
     source = model_source(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} has no tokenizer that transformers can open: {error}") from error
+    # Without files, transformers makes up an empty tokenizer of the model's type.
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(
+            f"{str(path)!r} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save the model's tokenizer there"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(source)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise CheckpointError(f"eos_token {eos_token!r} is not in the vocabulary of the tokenizer in {str(path)!r}")
