@@ -318,7 +318,9 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, act):
         grader.grade([{act!r}], [0])
         """
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    # A killed parent can not remove its temporary folder; let it lie in the test's own.
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=surroundings)
     assert parent.stdout is not None
     with parent.stdout:
         worker = int(parent.stdout.readline())
