@@ -1,0 +1,84 @@
+"""Success of a policy on held-out tasks: greedy accuracy and pass@k, with intervals over tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policyopt.evaluation.statistics import Interval, mean_interval, pass_at_k, proportion_interval
+from policyopt.ops.random import generator, new_keys
+from policyopt.types import Batch
+
+CHUNK = 2048  # rows that are generated together; a bound on memory only
+
+
+@dataclass(frozen=True)
+class Passes:
+    """greedy: share of tasks whose most likely answer is right. pass_at_k: chance that one of k samples is right.
+    unscored: answers that the verifier could not judge; they count as wrong."""
+
+    greedy: Interval
+    pass_at_1: Interval
+    pass_at_8: Interval
+    tasks: int
+    samples: int
+    unscored: int
+    answers: tuple[tuple[str, str, float], ...]  # prompt, sampled answer, score of a few
+
+    def summary(self) -> dict[str, Any]:
+        """Estimates under the names of summary.json, and their intervals."""
+        values: dict[str, Any] = {}
+        for name in ("greedy", "pass_at_1", "pass_at_8"):
+            interval = getattr(self, name)
+            values[name] = interval.estimate
+            values[f"{name}_interval"] = [interval.low, interval.high]
+        return {**values, "tasks": self.tasks, "samples": self.samples, "unscored": self.unscored}
+
+
+def passes(
+    policy: Any, world: Any, engine: Any, seed: int, samples: int, temperature: float = 1.0, success: float = 1.0
+) -> Passes:
+    """Evaluate on every task of a world. Equal arguments give equal answers, whatever happened before."""
+    scores, _ = _scores(policy, world, engine, seed, 1, 0.0)
+    greedy = (scores[:, 0] >= success).sum()
+    sampled, texts = _scores(policy, world, engine, seed, samples, temperature)
+    right = (sampled >= success).sum(1)
+    unscored = int(np.isnan(scores).sum() + np.isnan(sampled).sum())
+    shown = [(*texts[i * samples], float(sampled[i, 0])) for i in range(min(5, world.size))]
+    return Passes(
+        greedy=proportion_interval(int(greedy), world.size),
+        pass_at_1=mean_interval(pass_at_k(right, samples, 1)),
+        pass_at_8=mean_interval(pass_at_k(right, samples, 8)),
+        tasks=world.size,
+        samples=samples,
+        unscored=unscored,
+        answers=tuple(shown),
+    )
+
+
+def _scores(
+    policy: Any, world: Any, engine: Any, seed: int, samples: int, temperature: float
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Scores (tasks, samples), nan where unscored, and the (prompt, answer) texts in the same order."""
+    ids = torch.arange(world.size).repeat_interleave(samples)
+    keys = new_keys(len(ids), generator(seed, "evaluation", temperature))
+    scores, texts = [], []
+    for start in range(0, len(ids), CHUNK):
+        part = slice(start, start + CHUNK)
+        batch = _generate(policy, world, engine, ids[part], keys[part], temperature)
+        scores.append(world.grade(batch).double().cpu().numpy())
+        prompts = [world.decode(world.prompts[task]) for task in batch.row["task"].tolist()]
+        texts += list(zip(prompts, world.texts(batch), strict=True))
+    return np.concatenate(scores).reshape(world.size, samples), texts
+
+
+def _generate(policy: Any, world: Any, engine: Any, ids: Tensor, keys: Tensor, temperature: float) -> Batch:
+    device = next(policy.parameters()).device
+    batch = world.start(world.tasks(ids.to(device)))
+    heat = torch.full((len(batch),), float(temperature), device=device)
+    with torch.no_grad():
+        return engine(policy, world, batch.with_rows({"temperature": heat}), keys.to(device), temperature, 0)

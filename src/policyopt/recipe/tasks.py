@@ -1,0 +1,104 @@
+"""From a recipe's tasks to entries, verifiers and worlds."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from policyopt.recipe.schema import EvaluationSection, RecipeError, TasksSection
+from policyopt.worlds.demonstrations import demonstrate
+from policyopt.worlds.grading import Grader, Limits
+from policyopt.worlds.prompts import token_world
+from policyopt.worlds.sources import folder_entries, jsonl_entries, reasoning_gym_entries
+from policyopt.worlds.tasks import Entry
+from policyopt.worlds.tokens import TokenWorld
+from policyopt.worlds.verifiers import verifier
+
+log = logging.getLogger("policyopt")
+
+# Held-out tasks do not depend on the run's seed, so that seeds and methods are compared on the same ones.
+HELD_OUT_SEED = 20_000_003
+
+
+class Judging:
+    """Scores answers with a verifier in guarded processes; says once per kind of fault what went wrong."""
+
+    def __init__(self, grader: Grader):
+        self.grader, self.faults = grader, Counter[str]()
+
+    def __call__(self, texts: list[str], ids: list[int]) -> list[float | None]:
+        grades = self.grader.grade(texts, ids)
+        for text, grade in zip(texts, grades, strict=True):
+            if grade.fault is not None:
+                if grade.fault not in self.faults:
+                    log.warning(
+                        "an answer could not be scored and is left out of all statistics: %s; answer %r",
+                        grade.fault,
+                        text[:80],
+                    )
+                self.faults[grade.fault] += 1
+        return [grade.score for grade in grades]
+
+    def close(self) -> None:
+        self.grader.close()
+
+
+def _key(entry: Entry) -> str:
+    return entry.prompt if entry.prompt is not None else repr(entry.messages)
+
+
+def load_entries(tasks: TasksSection, size: int, seed: int) -> list[Entry]:
+    """Entries of a source; generated ones depend on the seed."""
+    if tasks.reasoning_gym is not None:
+        source: Any = tasks.reasoning_gym
+        return reasoning_gym_entries(
+            source if isinstance(source, str) else list(source), tasks.options, size, seed, tasks.prompt
+        )
+    if tasks.jsonl is not None:
+        return jsonl_entries(tasks.jsonl)
+    return folder_entries(str(tasks.folder), tasks.split)
+
+
+def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) -> list[Entry]:
+    """Tasks for evaluation only, no prompt twice. They are taken out of the training tasks (`training_entries`)."""
+    if evaluation is None:
+        return []
+    if evaluation.jsonl is not None:
+        found = jsonl_entries(evaluation.jsonl)
+    elif tasks.reasoning_gym is not None:
+        # Twice as many as needed, because prompts may repeat.
+        found = load_entries(tasks, 2 * evaluation.tasks, HELD_OUT_SEED)
+    else:
+        found = load_entries(tasks, 0, 0)
+        random.Random(HELD_OUT_SEED).shuffle(found)
+        if evaluation.tasks >= len({_key(entry) for entry in found}):
+            raise RecipeError(
+                f"evaluation.tasks={evaluation.tasks} would leave no task to train on: there are {len(found)}. Lower "
+                "it, give evaluation.jsonl, or turn evaluation off with evaluation=null"
+            )
+    distinct = list({_key(entry): entry for entry in found}.values())
+    return distinct[: evaluation.tasks]
+
+
+def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) -> list[Entry]:
+    """Tasks to train on, without those of the evaluation; with demonstrations if the recipe asks for them."""
+    excluded = {_key(entry) for entry in held_out}
+    entries = [entry for entry in load_entries(tasks, tasks.size, seed) if _key(entry) not in excluded]
+    if not entries:
+        raise RecipeError("all training tasks are held-out tasks too; use more tasks or fewer for evaluation")
+    if tasks.demonstrations is None:
+        return entries
+    return demonstrate(entries, tasks.demonstrations.reliability, tasks.demonstrations.mistake, seed)
+
+
+def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> TokenWorld:
+    """The world of some entries, with a judge if the recipe names a verifier."""
+    name = tasks.verifier or ("reasoning_gym" if tasks.reasoning_gym is not None else None)
+    judge = None
+    if name is not None:
+        rule = verifier(name, tasks.verifier_options)
+        judge = Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline)))
+    return token_world(entries, tokenizer, tasks.limit, judge, positions)
