@@ -1,0 +1,281 @@
+"""Every engine equals the reference engine, token for token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from policyopt.engines import native
+from policyopt.engines.choose import SlowerEngineWarning, engine_for
+from policyopt.engines.native import EngineError, NativeEngine
+from policyopt.engines.plain import generate
+from policyopt.engines.sampling import NotFiniteError
+from policyopt.engines.transformers import TransformersEngine
+from policyopt.ops.random import new_keys
+from policyopt.policies.checkpoint import Lora, new_language, with_lora
+from policyopt.policies.language import Language
+from policyopt.policies.tabular import Table
+from policyopt.types import Batch, Finish, StepKind, concatenate
+from policyopt.worlds.sequences import bandit
+from policyopt.worlds.tokens import TokenWorld
+
+VOCABULARY = 13
+PROMPTS = [[3], [5, 1, 7, 2, 9], [4, 4, 8], [12, 11, 10, 6, 1], [2, 0, 5, 7, 7, 3, 1], [0, 3], [0, 0, 3]]
+FAST = {"native": NativeEngine(), "transformers": TransformersEngine()}
+NATIVE_TYPES = {
+    "qwen2": {},
+    "llama": {"num_key_value_heads": 2},
+    "gemma": {"tie_word_embeddings": False},
+    "qwen3": {"num_key_value_heads": 1},
+}
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def tiny(model_type="qwen2", dtype=torch.float64, **config) -> Language:
+    policy = new_language(VOCABULARY, model_type, hidden_size=32, layers=2, heads=4, seed=5, dtype=dtype, **config)
+    shake(policy, 0.15)
+    return policy
+
+
+def shake(policy: nn.Module, size: float) -> None:
+    rng = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_((torch.randn(parameter.shape, generator=rng) * size).to(parameter.dtype))
+
+
+def world(limit=9, eos=0) -> TokenWorld:
+    return TokenWorld(PROMPTS, eos=eos, limit=limit, decode=str)
+
+
+def begin(tokens: TokenWorld, temperature: float, times=3) -> tuple[Batch, torch.Tensor]:
+    batch = tokens.start(tokens.tasks(torch.arange(len(PROMPTS))).repeat(times))
+    heat = torch.full((len(batch),), temperature)
+    return batch.with_rows({"temperature": heat}), new_keys(len(batch), torch.Generator().manual_seed(4))
+
+
+def assert_same(ours: Batch, theirs: Batch, atol: float = 1e-10) -> None:
+    assert ours.row.keys() == theirs.row.keys()
+    assert ours.step.keys() == theirs.step.keys()
+    for name in theirs.row:
+        assert torch.equal(ours.row[name], theirs.row[name]), name
+    for name, column in theirs.step.items():
+        assert ours.step[name].dtype == column.dtype, name
+        if name == "behaviour":
+            torch.testing.assert_close(ours.step[name], column, rtol=0, atol=atol)
+        else:
+            assert torch.equal(ours.step[name], column), name
+
+
+# -- equality ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+@pytest.mark.parametrize("model_type", NATIVE_TYPES)
+def test_engines_agree_token_for_token(model_type, temperature):
+    policy, tokens = tiny(model_type, **NATIVE_TYPES[model_type]), world()
+    batch, keys = begin(tokens, temperature)
+    plain = generate(policy, tokens, batch, keys, temperature, 3)
+    if temperature:
+        assert len(set(plain.lengths.tolist())) > 3  # rows end at different steps, so rows are dropped on the way
+        assert set(plain.row["finish"].tolist()) == {int(Finish.STOPPED), int(Finish.TRUNCATED)}
+    for engine in FAST.values():
+        assert_same(engine(policy, tokens, batch, keys, temperature, 3), plain)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gemma2", "gpt2"])
+def test_transformers_engine_serves_other_architectures(model_type):
+    extra = {"sliding_window": 4} if model_type == "gemma2" else {}
+    policy, tokens = (
+        tiny(model_type, dtype=torch.float32 if model_type == "gemma2" else torch.float64, **extra),
+        world(),
+    )
+    batch, keys = begin(tokens, 0.8)
+    plain = generate(policy, tokens, batch, keys, 0.8, 0)
+    assert_same(FAST["transformers"](policy, tokens, batch, keys, 0.8, 0), plain, 1e-5 if extra else 1e-10)
+
+
+@pytest.mark.parametrize("model_type", NATIVE_TYPES)
+def test_float32_log_probabilities_agree(model_type):
+    policy, tokens = tiny(model_type, dtype=torch.float32), world()
+    batch, keys = begin(tokens, 0.7)
+    plain = generate(policy, tokens, batch, keys, 0.7, 0)
+    for engine in FAST.values():
+        assert_same(engine(policy, tokens, batch, keys, 0.7, 0), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_trap_15_behaviour_is_what_score_says(name):
+    policy, tokens = tiny(), world()
+    batch = FAST[name](policy, tokens, *begin(tokens, 0.6), 0.6, 0)
+    log_ratio = (policy.score(batch).logp - batch.step["behaviour"])[batch.own]
+    assert log_ratio.abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["plain", *FAST])
+def test_trap_17_the_reported_log_probability_is_the_sampled_tokens(name):
+    """Hot rows whose sampled token is not the likeliest one report the token's own, lower, log-probability."""
+    policy, tokens = tiny(), world()
+    engine = {"plain": generate, **FAST}[name]
+    batch = engine(policy, tokens, *begin(tokens, 3.0, times=9), 3.0, 0)
+    dist = policy.score(batch, full=True).dist.logp
+    unlikely = batch.own & (dist.argmax(-1) != batch.step["_token"])
+    assert unlikely.sum() > 50
+    taken = dist.gather(-1, batch.step["_token"][..., None])[..., 0]
+    torch.testing.assert_close(batch.step["behaviour"][unlikely], taken[unlikely])
+    assert (batch.step["behaviour"] < dist.amax(-1) - 1e-6)[unlikely].all()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_trap_33_a_row_does_not_depend_on_its_neighbours(name):
+    policy, tokens = tiny(), world()
+    batch, keys = begin(tokens, 0.9, times=2)
+    together = FAST[name](policy, tokens, batch, keys, 0.9, 0)
+    for row in range(0, len(batch), 3):
+        alone = FAST[name](policy, tokens, batch[[row]], keys[[row]], 0.9, 0)
+        assert_same(alone, together[[row]].cut(alone.steps))
+        assert not together[[row]].valid[:, alone.steps :].any()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_rows_that_are_done_or_begun_are_respected(name):
+    """Some rows are done, the others continue prefixes of different lengths, one with an inserted hint."""
+    policy, tokens = tiny(), world()
+    batch, keys = begin(tokens, 0.8)
+    first = generate(policy, tokens, batch, keys, 0.8, 1)
+    begun = tokens.rewind(first, torch.minimum(first.lengths - 1, torch.arange(len(batch)) % 4))
+    kind = begun.step["kind"].clone()
+    kind[2::7, 0] = torch.where(begun.valid[2::7, 0], int(StepKind.HINT), int(StepKind.PAD)).to(kind.dtype)
+    mixed = concatenate([begun.with_steps({"kind": kind}), first[:5]])
+    keys = torch.cat([keys, keys[:5]]) + 1
+    plain = generate(policy, tokens, mixed, keys, 0.8, 2)
+    assert plain.done.all()
+    assert (plain.step["version"] == 2).any()
+    ours = FAST[name](policy, tokens, mixed, keys, 0.8, 2)
+    assert_same(ours, plain)
+    again = FAST[name](policy, tokens, ours, keys, 0.8, 5)
+    assert_same(again, ours, atol=0)
+
+
+# -- no copy, nothing stale ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_trap_44_and_45_changed_weights_are_used_at_once(name, adapted):
+    policy, tokens = tiny(), world()
+    if adapted:
+        policy = with_lora(policy, Lora(rank=3, alpha=6))
+    batch, keys = begin(tokens, 0.8)
+    before = FAST[name](policy, tokens, batch, keys, 0.8, 0)
+    shake(policy, 0.2)
+    after = FAST[name](policy, tokens, batch, keys, 0.8, 1)
+    assert_same(after, generate(policy, tokens, batch, keys, 0.8, 1))
+    assert not before.step["_token"][:, 0].equal(after.step["_token"][:, 0])
+
+
+def test_trap_20_versions_and_behaviour_stay_the_samplers():
+    policy, tokens = tiny(), world()
+    batch = FAST["native"](policy, tokens, *begin(tokens, 1.0), 1.0, 41)
+    behaviour = batch.step["behaviour"].clone()
+    assert (batch.step["version"][batch.own] == 41).all()
+    shake(policy, 0.2)
+    assert (policy.score(batch).logp - behaviour)[batch.own].abs().max() > 0.1
+    assert torch.equal(batch.step["behaviour"], behaviour)
+
+
+def test_unfused_weights_give_the_same(monkeypatch):
+    policy, tokens = tiny("llama", num_key_value_heads=2), world()
+    batch, keys = begin(tokens, 0.8)
+    fused = FAST["native"](policy, tokens, batch, keys, 0.8, 0)
+    monkeypatch.setattr(native, "Decoder", lambda *args: unfused(*args))
+    assert_same(FAST["native"](policy, tokens, batch, keys, 0.8, 0), fused)
+
+
+def unfused(backbone, length):
+    from policyopt.engines import decoder
+
+    before, decoder.FUSE_BELOW = decoder.FUSE_BELOW, 0
+    try:
+        return decoder.Decoder(backbone, length)
+    finally:
+        decoder.FUSE_BELOW = before
+
+
+def test_prompts_are_read_once_and_finished_rows_are_dropped(monkeypatch):
+    from policyopt.engines.decoder import Decoder
+
+    read, stepped = [], []
+    prefill, step = Decoder.prefill, Decoder.step
+    monkeypatch.setattr(Decoder, "prefill", lambda self, token: read.append(len(token)) or prefill(self, token))
+    monkeypatch.setattr(
+        Decoder, "step", lambda self, token, *rest: stepped.append(len(token)) or step(self, token, *rest)
+    )
+    policy, tokens = tiny(), world(limit=12)
+    batch = FAST["native"](policy, tokens, *begin(tokens, 1.0, times=20), 1.0, 0)
+    assert read == [len(PROMPTS)]
+    assert len(stepped) == batch.steps - 1
+    assert stepped[0] == 140
+    running = [int((batch.lengths > t + 1).sum()) for t in range(len(stepped))]
+    assert min(running) < 70
+    assert all(alive <= rows <= 2 * alive for alive, rows in zip(running, stepped, strict=True))
+
+
+def test_generation_stops_when_every_row_has_ended():
+    policy, tokens = tiny(), world(limit=9, eos=3)
+    head = policy.causal.get_output_embeddings()
+    head.weight = nn.Parameter(torch.zeros_like(head.weight))  # greedy takes token 0: never the end
+    batch, keys = begin(tokens, 0.0)
+    assert FAST["native"](policy, tokens, batch, keys, 0.0, 0).steps == 9
+    assert FAST["native"](policy, world(limit=9, eos=0), batch, keys, 0.0, 0).steps == 1
+
+
+# -- refusals and choice -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", FAST)
+def test_weights_that_diverged_are_an_error(name):
+    policy, tokens = tiny(), world()
+    with torch.no_grad():
+        next(policy.parameters()).fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="nan or infinite"):
+        FAST[name](policy, tokens, *begin(tokens, 1.0), 1.0, 0)
+
+
+def test_trap_16_there_is_no_truncated_sampling():
+    policy, tokens = tiny(), world()
+    for engine in FAST.values():
+        with pytest.raises(TypeError):
+            engine(policy, tokens, *begin(tokens, 1.0), 1.0, 0, top_k=2)
+
+
+def test_engines_are_chosen_by_what_they_can_do():
+    tokens = world()
+    assert isinstance(engine_for(tiny(), tokens), NativeEngine)
+    assert isinstance(engine_for(with_lora(tiny(), Lora(rank=2)), tokens, "native"), NativeEngine)
+    assert isinstance(engine_for(tiny(), tokens, "transformers"), TransformersEngine)
+    assert engine_for(tiny(), tokens, "plain") is generate
+    with pytest.warns(SlowerEngineWarning, match="not 'gpt_neox'"):
+        assert isinstance(engine_for(tiny("gpt_neox"), tokens), TransformersEngine)
+    with pytest.raises(EngineError, match=r"not 'gpt_neox'; use engine=transformers"):
+        engine_for(tiny("gpt_neox"), tokens, "native")
+    windowed = tiny("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    with pytest.warns(SlowerEngineWarning, match="sliding window"):
+        engine_for(windowed, tokens)
+    stretched = tiny("llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    with pytest.raises(EngineError, match="'dynamic' positions change"):
+        engine_for(stretched, tokens, "native")
+    with pytest.raises(EngineError, match="engine is one of"):
+        engine_for(tiny(), tokens, "vllm")
+
+
+def test_other_policies_use_the_reference_engine():
+    table, arms = Table(torch.zeros(1, 3)), bandit(torch.zeros(1, 3))
+    assert engine_for(table, arms) is generate
+    for name in FAST:
+        with pytest.raises(EngineError, match=r"Table"):
+            engine_for(table, arms, name)
+        with pytest.raises(EngineError, match=r"Table.*use engine="):
+            FAST[name](table, arms, None, None, 1.0, 0)
