@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policyopt.compose import Cell, MissingModelError, Program, Stage
+from policyopt.compose import Cell, MissingModelError, ModelSpec, Program, Stage
 from policyopt.ops.random import generator, new_keys
 from policyopt.types import Batch
 
@@ -131,12 +131,20 @@ class Run:
         self._saved_optimizers = copy.deepcopy(dict(state["optimizers"]))
 
     def _rebuild(self, program: Program, names: set[str]) -> None:
-        here = self.step
+        """Make the models that the stages so far have made, each as the last stage that made it."""
+        specs: dict[str, ModelSpec] = {}
+        kept: set[str] = set()
         for stage in program.stages:
-            if stage.start < here:
+            if stage.steps and stage.start < self.step:
                 for name, spec in stage.method.models.items():
-                    if name in names and name not in self.models:
-                        self.models[name] = spec.build(self, name)
+                    if spec.renewed or name not in kept:
+                        specs.pop(name, None)  # so that it comes after the models it may be made from
+                        specs[name] = spec
+                    if not spec.renewed:
+                        kept.add(name)
+        for name, spec in specs.items():
+            if name in names and name not in self.models:
+                self.models[name] = spec.build(self, name)
         self._calls.clear()
 
     def snapshot(self, *names: str) -> dict[str, Any]:
