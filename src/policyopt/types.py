@@ -360,7 +360,7 @@ def empty_batch(tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, tem
     return Batch(row, step)
 
 
-def _widen(column: Tensor, width: int, *, left: bool, fill: float) -> Tensor:
+def _widen(column: Tensor, width: int, *, left: bool, fill: int) -> Tensor:
     """(B, W, ...) -> (B, width, ...), padded on one side."""
     missing = width - column.shape[1]
     if missing == 0:
