@@ -5,6 +5,7 @@ L = -1/(sum_i |o_i|) sum_i sum_t min(r A, clip(r, 1 - e_low, 1 + e_high) A),  gr
 
 from dataclasses import replace
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Chain, Role, Term
 from policyopt.methods.grpo import grpo
 from policyopt.objective.surrogates import ClippedSurrogate
@@ -32,4 +33,24 @@ dapo = replace(
     constraint=(),
     roles={"old": Role(when="collected")},
     models={},
+)
+
+_WORLD = {
+    "selection.count": 4,
+    "sampling.most_draws": 1,
+    "update.epochs": 8,
+    "update.learning_rate": 0.05,
+}
+
+claim = Claim(
+    statement="Clip-higher keeps more entropy at the same success than a clip of 0.2 on both sides.",
+    source="arXiv 2503.14476, section 3.1 and figure 2",
+    experiment="entropy_at_success",
+    observable="entropy per symbol (nats) when success first reaches 0.7",
+    higher_is_better=True,
+    smallest_effect=0.05,
+    treated=Arm("dapo", _WORLD),
+    baseline=Arm("dapo", {**_WORLD, "objective.clip_high": 0.2}, label="dapo with clip_high 0.2"),
+    rounds=60,
+    scope="Clip-higher alone: one draw a round, so that both arms see as many rows. One learning rate for both arms.",
 )

@@ -6,6 +6,7 @@ policy's own samples ranked by the reward.
 
 from dataclasses import replace
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Copy, Method, Role, Term, chosen_rows
 from policyopt.feedback.preferences import BestVersusWorst
 from policyopt.objective.preference import PairLogistic
@@ -44,4 +45,20 @@ dpo_online = replace(
     sampling=Group(size=4),
     reward=Verified(),
     feedback=BestVersusWorst(),
+)
+
+_WORLD = {"selection.count": 1024, "update.schedule": "linear"}
+
+claim = Claim(
+    statement="DPO recovers pi_ref exp(r / beta) / Z from preferences; imitating the preferred answers does not.",
+    source="arXiv 2305.18290, section 4; specification 27",
+    experiment="preference_bandit",
+    observable="total-variation distance to pi_ref exp(r / beta) / Z",
+    higher_is_better=False,
+    smallest_effect=0.03,
+    threshold=0.03,
+    treated=Arm("dpo", {**_WORLD, "objective.beta": 0.5}),
+    baseline=Arm("sft", _WORLD, label="sft on the preferred answers"),
+    rounds=200,
+    tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
 )

@@ -5,6 +5,7 @@ A_i = R_i - mean R ;   L = -mean_i (1 / L_max) sum_t min(r A, clip(r, 1 - e, 1 +
 
 from dataclasses import replace
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Role, Term
 from policyopt.credit.groups import GroupCentred
 from policyopt.methods.grpo import grpo
@@ -30,4 +31,19 @@ dr_grpo = replace(
     constraint=(),
     roles={"old": Role(when="collected")},
     models={},
+)
+
+_WORLD = {"selection.count": 4, "sampling.size": 8, "update.learning_rate": 0.05}
+
+claim = Claim(
+    statement="Without division by length and spread, wrong rows stay shorter than under GRPO.",
+    source="arXiv 2503.20783, section 3.1-3.2 and figure 5 (length of incorrect responses)",
+    experiment="wrong_lengths",
+    observable="expected length of a wrong row after training (steps, of 24)",
+    higher_is_better=False,
+    smallest_effect=1.0,
+    treated=Arm("dr_grpo", {**_WORLD, "objective.constant": 24.0}),
+    baseline=Arm("grpo", {**_WORLD, "constraint.kl.weight": 0.0}, label="grpo without KL"),
+    rounds=80,
+    scope="One learning rate for both arms; nothing is tuned, as the claim is not about speed.",
 )

@@ -3,6 +3,7 @@
 A_i = (R_i - mean R) / std R ;   L = -mean_i mean_t min(r A, clip(r, 1 - e, 1 + e) A) + beta KL(pi || pi_ref)
 """
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Copy, Method, Role, Term
 from policyopt.constraint.divergence import KLToReference
 from policyopt.credit.groups import GroupStandardised
@@ -36,4 +37,18 @@ grpo = Method(
     update=GradientSteps({"policy": AdamW()}),
     roles={"old": Role(when="collected"), "reference": Role("reference", when="collected")},
     models={"reference": Copy()},
+)
+
+claim = Claim(
+    statement="Standardising rewards within groups learns more at equal samples than reinforce with one moving average "
+    "when tasks differ in the scale of their rewards.",
+    source="arXiv 2402.03300, section 4.1 (group-relative advantages)",
+    experiment="mixed_scales",
+    observable="expected share of right symbols after training",
+    higher_is_better=True,
+    smallest_effect=0.05,
+    treated=Arm("grpo", {"selection.count": 8, "sampling.size": 8}),
+    baseline=Arm("reinforce", {"selection.count": 8, "sampling.size": 8}),
+    rounds=60,
+    tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
 )

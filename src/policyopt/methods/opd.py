@@ -7,6 +7,7 @@ arXiv 2306.08543; survey formula of sampled-token reverse KL).
 
 from dataclasses import replace
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Given, Method, Role, Term
 from policyopt.objective.supervised import FullReverseKL, SampledReverseKL
 from policyopt.sampling.samplers import Group
@@ -46,4 +47,20 @@ opd_sampled = replace(
     about=replace(opd.about, key="opd_sampled"),
     objective=(Term("distillation", SampledReverseKL(), SequenceMean()),),
     roles={"old": Role(when="collected"), "teacher": Role("teacher", when="collected")},
+)
+
+_WORLD = {"selection.count": 4}
+
+claim = Claim(
+    statement="A student taught on its own states errs less there than one taught, with the same loss and as many "
+    "rows, on its teacher's states.",
+    source="arXiv 2306.13649, section 3 (train-inference mismatch); specification 207",
+    experiment="exposure",
+    observable="KL(student || teacher) per step at the student's own states (nats)",
+    higher_is_better=False,
+    smallest_effect=0.02,
+    treated=Arm("opd", _WORLD),
+    baseline=Arm("opd", _WORLD, {"author": "teacher"}, label="the same loss on the teacher's rows"),
+    rounds=60,
+    tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
 )

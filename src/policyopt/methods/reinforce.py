@@ -5,6 +5,7 @@
 One update on fresh rows, summed over a row's steps, with a moving-average baseline. No ratio, no clipping, no group.
 """
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Method, Term
 from policyopt.credit.returns import ReturnToGo, UpdateBaseline
 from policyopt.objective.surrogates import PolicyGradient
@@ -34,4 +35,17 @@ reinforce = Method(
     objective=(Term("policy", PolicyGradient(), SequenceSum()),),
     update=GradientSteps({"policy": AdamW()}),
     after=(UpdateBaseline(),),
+)
+
+claim = Claim(
+    statement="A moving-average baseline reaches a higher success at equal samples when rewards are far from 0.",
+    source="Williams 1992, section 4 (reinforcement baseline); policy gradients with a large constant in the reward",
+    experiment="offset_rewards",
+    observable="expected share of right symbols after training",
+    higher_is_better=True,
+    smallest_effect=0.05,
+    treated=Arm("reinforce", {"selection.count": 6}),
+    baseline=Arm("reinforce", {"selection.count": 6, "after": ()}, label="reinforce without a baseline"),
+    rounds=60,
+    tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
 )

@@ -3,6 +3,7 @@
 L = -(1 / sum_i |o_i|) sum_i sum_t log pi(o_it)
 """
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Method, Term
 from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.sampling.samplers import Recorded
@@ -25,4 +26,17 @@ sft = Method(
     sampling=Recorded(),
     objective=(Term("likelihood", NegativeLogLikelihood(), TokenMean()),),
     update=GradientSteps({"policy": AdamW(learning_rate=1e-5)}),
+)
+
+claim = Claim(
+    statement="Where success is rare, imitating faulty demonstrations beats reinforce on as many rows of its own.",
+    source="Common practice (cold start before reinforcement learning)",
+    experiment="rare_success",
+    observable="probability of an entirely right string after training",
+    higher_is_better=True,
+    smallest_effect=0.1,
+    treated=Arm("sft"),
+    baseline=Arm("reinforce", {"selection.count": 16}),
+    rounds=60,
+    tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
 )

@@ -1,0 +1,111 @@
+"""Worlds of the experiments, around `SequenceWorld`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from policyopt.types import Batch, Categorical, Scores, Tasks
+from policyopt.worlds.sequences import SequenceWorld
+
+
+@dataclass(frozen=True)
+class Automaton:
+    """A SequenceWorld whose states follow from what was written: state' = follow(state, symbol).
+
+    A table over `states` can then act on the past, where a SequenceWorld's own states know the position only.
+    """
+
+    inner: SequenceWorld
+    states: int
+    first: Callable[[Tensor], Tensor]  # task (B,) -> state (B,)
+    follow: Callable[[Tensor, Tensor], Tensor]  # state (B,), symbol (B,) -> state (B,)
+
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
+    def tasks(self, ids: Tensor) -> Tasks:
+        return self.inner.tasks(ids)
+
+    def start(self, tasks: Tasks) -> Batch:
+        return self.inner.start(tasks).with_rows({"_state": self.first(tasks.id)})
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        before, history = batch.row["_state"], batch.step["_state"]
+        added = self.inner.append(batch, step, logp, live, version)
+        after = torch.where(live, self.follow(before, step), before)
+        return added.with_steps({"_state": torch.cat([history, before[:, None]], 1)}).with_rows({"_state": after})
+
+    def grade(self, batch: Batch) -> Tensor:
+        return self.inner.grade(batch)
+
+
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """Recorded pairs as tasks: `recorded_pairs` gives both sides of each, `recorded` its chosen side twice, so that
+    an arm that imitates reads as many rows as an arm that compares."""
+
+    inner: SequenceWorld
+
+    @property
+    def size(self) -> int:
+        assert self.inner.pairs is not None
+        return len(self.inner.pairs)
+
+    def tasks(self, ids: Tensor) -> Tasks:
+        return Tasks(ids)
+
+    def recorded_pairs(self, tasks: Tasks) -> Batch:
+        return self.inner.recorded_pairs(tasks)
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        assert self.inner.pairs is not None
+        assert self.inner.pair_tasks is not None
+        twice = tasks.repeat(2)
+        chosen = replace(twice, id=self.inner.pair_tasks[twice.id])
+        return self.inner.complete(chosen, self.inner.pairs[twice.id, 0])
+
+
+class BoundedTable(nn.Module):
+    """A table that can not be sharper than logits of -bound ... bound: bound * tanh(x / bound) of its parameters."""
+
+    kind = "tabular"
+
+    def __init__(self, logits: Tensor, bound: float):
+        super().__init__()
+        self.free, self.bound = nn.Parameter(logits.clone()), bound
+
+    @property
+    def logits(self) -> Tensor:
+        return self.bound * torch.tanh(self.free / self.bound)
+
+    def next(self, batch: Batch) -> Categorical:
+        return Categorical.of(self.logits[batch.row["_state"]])
+
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
+        dist = Categorical.of(self.logits[batch.step["_state"]], batch.row["temperature"][:, None, None])
+        return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
+
+
+def strings_with_target(size: int, choices: int, limit: int, rng: torch.Generator) -> Tensor:
+    """(size, limit) a random target string per task."""
+    return torch.randint(choices, (size, limit), generator=rng)
+
+
+def share_right(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Reward: the share of positions that hold the target's symbol."""
+    return lambda strings, task: (strings == target[task]).double().mean(1).float()
+
+
+def all_right(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Reward: 1 if every position holds the target's symbol, else 0."""
+    return lambda strings, task: (strings == target[task]).all(1).float()
+
+
+def target_probability(table: Tensor, target: Tensor) -> Tensor:
+    """(size, limit) probability of the target's symbol at every position, from a table (size * limit, choices)."""
+    return table.gather(1, target.reshape(-1, 1)).view(target.shape)
