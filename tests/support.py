@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -217,9 +218,9 @@ def full_step(
 
 def on_ranks(count: int, work: Callable[[int, Callable[[Tensor], Tensor]], Any]) -> list[Any]:
     """Run `work(rank, total)` on simulated ranks, side by side; `total` sums a tensor over them."""
-    barrier, parts, results = threading.Barrier(count, timeout=20), {}, {}
+    barrier, parts = threading.Barrier(count, timeout=20), {}
 
-    def one(rank: int) -> None:
+    def one(rank: int) -> Any:
         def total(x: Tensor) -> Tensor:
             parts[rank] = x
             barrier.wait()
@@ -227,21 +228,17 @@ def on_ranks(count: int, work: Callable[[int, Callable[[Tensor], Tensor]], Any])
             barrier.wait()
             return summed
 
+        finished = False
         try:
-            results[rank] = work(rank, total)
-        except BaseException as error:
-            results[rank] = error
-            barrier.abort()
+            result = work(rank, total)
+            finished = True
+        finally:
+            if not finished:
+                barrier.abort()  # the others must not wait for a rank that failed
+        return result
 
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results.values():
-        if isinstance(result, BaseException):
-            raise result
-    return [results[rank] for rank in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
 
 
 def close(found: Tensor | float, expected: Any, atol: float = 1e-12, what: str = "") -> None:
@@ -266,7 +263,3 @@ def masked_entries(batch: Batch, seen: Tensor) -> Tensor:
 def with_row(batch: Batch, **columns: Sequence[Any]) -> Batch:
     """Row columns replaced, in the dtype they had."""
     return batch.with_rows({n: torch.tensor(c, dtype=batch.row[n].dtype) for n, c in columns.items()})
-
-
-def without_roles(made: Method) -> Method:
-    return replace(made, roles={})

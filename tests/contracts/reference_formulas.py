@@ -216,10 +216,8 @@ def generalised_advantage(rewards, values, mask, truncated, gamma, lam):
     trace = 0.0
     for number in reversed(range(len(places))):
         t = places[number]
-        if number + 1 < len(places):
-            following = values[places[number + 1]]
-        else:
-            following = values[t + 1] if truncated else 0.0
+        after = values[t + 1] if truncated else 0.0
+        following = values[places[number + 1]] if number + 1 < len(places) else after
         trace = held[t] + gamma * following - values[t] + gamma * lam * trace
         made[t] = trace
     return made

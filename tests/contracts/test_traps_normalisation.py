@@ -20,7 +20,8 @@ from policyopt.ops.masked import whiten
 from policyopt.reward.parts import Verified
 from policyopt.run import StageContext
 from policyopt.selection.tasks import EveryRow, InformativeGroups
-from policyopt.types import Batch, StepKind
+from policyopt.train import _judge
+from policyopt.types import Batch
 from policyopt.update.averaging import RowMean, SequenceMean, SequenceSum, TokenMean
 from policyopt.update.gradient import GradientSteps, _micro_loss, couples_of, plan, split
 from policyopt.update.optimizers import SGD
@@ -317,8 +318,6 @@ def test_trap_12_an_unscored_row_leaves_statistics_and_losses() -> None:
         found = advantages(credit, judged)
         close(found[torch.tensor(rows)], expected, what=str(credit))
         assert float(found[2]) == 0.0
-    from policyopt.train import _judge
-
     world = Grades(grades)
     made = method(Term("one", NegativeLogLikelihood(), SequenceMean()), reward=Verified())
     ctx = context(made, grids(), world)
@@ -387,4 +386,3 @@ def test_a_mask_may_be_narrower_than_the_batch() -> None:
     _, gradient = full_step(context(method(term), grids()), batch)
     close(gradient[:4, 0], [-0.25, -0.5, -0.75, -1.0])
     assert float(gradient[:, 1:].abs().max()) == 0.0
-    assert int(StepKind.OWN) == 1
