@@ -146,7 +146,7 @@ def test_parts_declare_what_they_read():
             if parts.refusal(kind) or not issubclass(kind, parts.Part) or parts.signature(kind) == parts.AVERAGE:
                 continue
             part = kind()
-            inputs = parts._probe(part)
+            inputs = parts.probe(part)
             ctx = VectorContext(inputs)
             batch = batch_of(inputs, part.reads)
             part(SeenBatch(ctx, batch) if parts.signature(kind) == parts.LOSS else ctx, batch)
