@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,11 @@ CHUNK = 2048  # rows that are generated together; a bound on memory only
 
 @dataclass(frozen=True)
 class Passes:
-    """greedy: share of tasks whose most likely answer is right. pass_at_k: chance that one of k samples is right.
-    unscored: answers that the verifier could not judge; they count as wrong."""
+    """greedy: share of tasks whose most likely answer is right. pass_at: by k, the chance that one of k samples is
+    right. unscored: answers that the verifier could not judge; they count as wrong."""
 
     greedy: Interval
-    pass_at_1: Interval
-    pass_at_8: Interval
+    pass_at: Mapping[int, Interval]
     tasks: int
     samples: int
     unscored: int
@@ -32,8 +32,8 @@ class Passes:
     def summary(self) -> dict[str, Any]:
         """Estimates under the names of summary.json, and their intervals."""
         values: dict[str, Any] = {}
-        for name in ("greedy", "pass_at_1", "pass_at_8"):
-            interval = getattr(self, name)
+        named = {"greedy": self.greedy, **{f"pass_at_{k}": interval for k, interval in self.pass_at.items()}}
+        for name, interval in named.items():
             values[name] = interval.estimate
             values[f"{name}_interval"] = [interval.low, interval.high]
         return {**values, "tasks": self.tasks, "samples": self.samples, "unscored": self.unscored}
@@ -42,7 +42,8 @@ class Passes:
 def passes(
     policy: Any, world: Any, engine: Any, seed: int, samples: int, temperature: float = 1.0, success: float = 1.0
 ) -> Passes:
-    """Evaluate on every task of a world. Equal arguments give equal answers, whatever happened before."""
+    """Evaluate on every task of a world: pass@1, pass@8 and pass@samples. Equal arguments give equal answers, whatever
+    happened before."""
     scores, _ = _scores(policy, world, engine, seed, 1, 0.0)
     greedy = (scores[:, 0] >= success).sum()
     sampled, texts = _scores(policy, world, engine, seed, samples, temperature)
@@ -51,8 +52,7 @@ def passes(
     shown = [(*texts[i * samples], float(sampled[i, 0])) for i in range(min(5, world.size))]
     return Passes(
         greedy=proportion_interval(int(greedy), world.size),
-        pass_at_1=mean_interval(pass_at_k(right, samples, 1)),
-        pass_at_8=mean_interval(pass_at_k(right, samples, 8)),
+        pass_at={k: mean_interval(pass_at_k(right, samples, k)) for k in sorted({1, 8, samples})},
         tasks=world.size,
         samples=samples,
         unscored=unscored,

@@ -143,8 +143,8 @@ def _method(recipe: Recipe, stage: StageSection, world_name: str, world: TokenWo
         raise RecipeError(f"method {method.key!r} does not run on language policies, only on {method.about.policies}")
     if not isinstance(method.reward, Nothing) and world.judge is None:
         raise RecipeError(
-            f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, numeric, "
-            "math_verify, regex or module:function"
+            f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
+            "numeric, math_verify, regex or module:function"
         )
     needs = {"recorded": world.recorded_answers, "recorded_pairs": world.pairs}
     name = type(method.sampling).__name__

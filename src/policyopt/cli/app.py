@@ -1,0 +1,177 @@
+"""Commands and their errors. Heavy imports happen inside commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="policyopt",
+    help="Train policies with published policy-optimization methods, check the methods, compare what they reach.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+methods = typer.Typer(help="List, show and compare the published methods.", no_args_is_help=True)
+app.add_typer(methods, name="methods")
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+INTERRUPTED = 130
+WRONG_INPUT = 2
+
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example [bold]seed=1 objective.clip_high=0.28[/bold]."),
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Path of a recipe (YAML).")],
+    changes: Changes = None,
+    folder: Annotated[str | None, typer.Option(help="Run folder; an existing run is never overwritten.")] = None,
+) -> None:
+    """Train a policy as a recipe says: evaluate, checkpoint, save the model, sum up."""
+    from policyopt.recipe.schema import load_recipe
+    from policyopt.recipe.training import Training
+    from policyopt.runtime.progress import log_to, progress
+
+    log_to(console)
+    given = [*(changes or []), *([f"folder={folder}"] if folder else [])]
+    loaded = load_recipe(recipe, given)
+    console.print(f"Building the run {loaded.name!r} ...")
+    with Training.start(loaded, progress(console)) as training:
+        _finish(training)
+
+
+@app.command()
+def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None:
+    """Go on with a run that was stopped, from its newest good checkpoint, as if it had not stopped."""
+    from policyopt.recipe.training import Training
+    from policyopt.runtime.progress import log_to, progress
+
+    log_to(console)
+    with Training.resume(run, progress(console)) as training:
+        _finish(training)
+
+
+def _finish(training: Any) -> None:
+    console.print(f"Run folder {training.folder.path}", soft_wrap=True)
+    for _ in training.rounds():
+        pass
+    if training.interrupted:
+        console.print(f"Stopped after a finished round; nothing is lost. Go on with: {training.folder.resume}")
+        raise typer.Exit(INTERRUPTED)
+    training.finish().show(console)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Model folder, or hub:owner/name.")],
+    task: Annotated[str, typer.Option(help="A recipe, whose tasks are used, or a reasoning-gym data set.")],
+    tasks: Annotated[int, typer.Option(help="Held-out tasks.", min=1)] = 200,
+    samples: Annotated[int, typer.Option(help="Samples a task.", min=8)] = 16,
+    limit: Annotated[int | None, typer.Option(help="Tokens of an answer at most.", min=1)] = None,
+    prompt: Annotated[str | None, typer.Option(help="Template, for example '{word} ='.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Greedy accuracy and pass@k of a saved model on held-out tasks, with 95 % intervals."""
+    from policyopt.recipe.evaluate import evaluate_folder
+
+    result = evaluate_folder(model, task, tasks, samples, limit, prompt)
+    if as_json:
+        print(json.dumps(result.summary(), indent=2))
+        return
+    console.print(f"{result.tasks} held-out tasks, {result.samples} samples a task; 95 % intervals")
+    console.print(f"  greedy accuracy  {result.greedy}")
+    for k, interval in result.pass_at.items():
+        console.print(f"  {f'pass@{k}':16s} {interval}")
+    if result.unscored:
+        console.print(f"  {result.unscored} answers could not be scored and count as wrong")
+
+
+@app.command()
+def verify(
+    key: Annotated[str | None, typer.Argument(help="Method; leave out with --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All methods.")] = False,
+    seeds: Annotated[int | None, typer.Option(help="Seeds; at least 5. Default: the claim's.")] = None,
+) -> None:
+    """Run the experiment behind a method's claim and write its card. The verdict is computed."""
+    from policyopt.report.verification import verify_and_report
+
+    if (key is None) != every:
+        raise typer.BadParameter("give either a method or --all")
+    verify_and_report(None if every else key, seeds, console)
+
+
+@app.command()
+def conformance(
+    file: Annotated[str | None, typer.Argument(help="Vectors (JSON); without it, our own.")] = None,
+    parts: Annotated[bool, typer.Option("--list", help="Print every part with its options and inputs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check parts against published input/output vectors; exit code 1 if a case fails."""
+    from policyopt.evaluation.conformance import conformance_main
+
+    code = conformance_main(file, list_parts=parts, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
+@methods.command(name="list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """All published methods: what they change, how well they are checked, whether their claim was shown."""
+    from policyopt.report.listing import list_methods, table
+
+    found = list_methods()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        console.print(table(found))
+
+
+@methods.command()
+def show(key: Annotated[str, typer.Argument(help="Method key, or the path of a method's file.")]) -> None:
+    """What a method computes: formulas, averages, roles, and every option with its default."""
+    from policyopt.methods import load
+    from policyopt.options import options
+    from policyopt.report.objective import describe
+
+    method = load(key)
+    console.print(describe(method), markup=False, soft_wrap=True)
+    console.print("\nOptions (change them as KEY=VALUE):")
+    for option in options(method):
+        console.print(f"  {option.key} = {option.value}", markup=False, soft_wrap=True)
+
+
+@methods.command()
+def diff(first: str, second: str) -> None:
+    """How the compositions of two methods differ."""
+    from policyopt.report.listing import difference
+
+    console.print(difference(first, second), markup=False, soft_wrap=True)
+
+
+def _ours(error: BaseException) -> bool:
+    """Errors that policyopt raises on purpose say what to do; a traceback would only hide it."""
+    return type(error).__module__.startswith("policyopt.")
+
+
+def main() -> None:
+    """Entry point. Expected errors are one line on stderr and exit code 2; others keep their traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not _ours(error):
+            raise
+        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            errors.print(note, markup=False, soft_wrap=True)
+        sys.exit(WRONG_INPUT)
