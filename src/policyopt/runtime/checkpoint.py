@@ -221,6 +221,7 @@ class CheckpointStore:
                 state = load(self.path(step))
             except DamagedCheckpointError as error:
                 logger.warning("skipping a checkpoint: %s", error)
+                self._good.discard(step)
                 continue
             self._good.add(step)
             return step, state

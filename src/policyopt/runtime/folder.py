@@ -150,7 +150,7 @@ class Record:
         self.timing.cut(start)
         self.samples.cut(start)
         self._tensorboard = folder.tensorboard
-        self._events = SummaryWriter(str(folder.tensorboard), purge_step=start if start else None)
+        self._events = SummaryWriter(str(folder.tensorboard), purge_step=start)
 
     def round(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """What one round measured."""
