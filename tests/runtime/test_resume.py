@@ -271,14 +271,22 @@ def test_an_interrupt_lets_the_round_end(number: int, whole: Session, tmp_path: 
 
 
 def test_the_second_interrupt_stops_at_once_and_handlers_return() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with Interrupt() as stop:
-        assert not stop.requested
-        signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: received.append(number)) for number in numbers]
+    try:
+        with Interrupt() as stop:
+            assert not stop.requested
             signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+            assert stop.requested
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+        for number in numbers:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert received == list(numbers), "the program's own handlers are back"
 
 
 def test_interrupts_in_another_thread_change_nothing() -> None:
@@ -336,7 +344,8 @@ def test_stage_hooks_run_once_across_restarts(whole: Session, tmp_path: Path) ->
         hooks = Hooks(stage_start=hook, samples=cases.samples)
         return Session(cases.new_run("ppo"), cases.program("ppo"), cases.folder(tmp_path, "ppo"), 3, hooks=hooks)
 
-    for stop in (2, 4, 5, cases.ROUNDS):  # before any checkpoint, at the stage's end, within the stage
+    # Before any checkpoint, at the stage's end, within the stage, to the end.
+    for stop in (2, 4, 5, cases.ROUNDS):
         current = one()
         for _ in current.rounds():
             if current.run.step == stop:
@@ -345,7 +354,18 @@ def test_stage_hooks_run_once_across_restarts(whole: Session, tmp_path: Path) ->
     assert current.folder.once("stage-0", dict) == {"at": 0, "entropy": 0.0}
     assert current.folder.once("stage-1", dict) == {"at": cases.FIRST, "entropy": 1.0}
     list(one().rounds())
+    assert called == [0, 1]
     assert _files(current) == _files(whole)
+
+
+def test_hooks_that_draw_do_not_shift_the_training(whole: Session, tmp_path: Path) -> None:
+    def hook(index: int, run: Run) -> Mapping[str, Any]:
+        return {"first": [run.rng(purpose).initial_seed() for purpose in ("sample/policy", "minibatches")]}
+
+    plain = cases.session(tmp_path, "ppo")
+    hooked = Session(plain.run, plain.program, plain.folder, 100, hooks=Hooks(hook, cases.samples))
+    assert len(list(hooked.rounds())) == cases.ROUNDS
+    assert _files(hooked) == _files(whole)
 
 
 def test_a_hook_that_was_stopped_is_called_again(tmp_path: Path) -> None:
