@@ -20,7 +20,7 @@ class ClaimError(ValueError):
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of the comparison: a method (key or key:variant) with overrides.
+    """One side of the comparison: a method (key or key:variant; "" is the claim's own) with overrides.
 
     overrides: options by path (see `policyopt.options`), or whole fields of `Method` ({"after": ()}).
     given: keyword arguments of the experiment that only this arm gets (who writes the rows, for instance).
@@ -33,7 +33,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        return self.label or self.method
+        return self.label or self.method or "the method"
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,9 @@ def claim_of(key: str) -> Claim:
     return found
 
 
-def build(arm: Arm) -> Method:
-    """The method of an arm, with its overrides."""
-    method = load(arm.method)
+def build(arm: Arm, key: str = "") -> Method:
+    """The method of an arm, with its overrides; an arm that names none is the method `key` itself."""
+    method = load(arm.method or key)
     fields = {f.name for f in dataclasses.fields(Method)}
     whole = {key: value for key, value in arm.overrides.items() if key in fields}
     return override(replace(method, **whole), {k: v for k, v in arm.overrides.items() if k not in fields})
@@ -103,12 +103,12 @@ def verify(
     total = 2 * (asked.seeds + (len(tune.candidates) * tune.seeds if tune else 0))
     tell = _counter(total, progress)
     runs = experiment_of(asked)
-    treated, label = _arm(asked, asked.treated, runs, tell)
-    baseline, _ = _arm(asked, asked.baseline, runs, tell)
+    treated, label = _arm(asked, asked.treated, build(asked.treated, key), runs, tell)
+    baseline, _ = _arm(asked, asked.baseline, build(asked.baseline, key), runs, tell)
     _check_budget(key, treated, baseline)
     difference = paired_difference(treated.values, baseline.values)
     return Verification(
-        key=key,
+        key=load(key).key,
         criterion=asked.criterion(),
         seeds=tuple(range(asked.seeds)),
         treated=treated,
@@ -145,9 +145,9 @@ def _counter(total: int, progress: Progress | None) -> Callable[[str], None]:
     return tell
 
 
-def _arm(claim: Claim, arm: Arm, run: Experiment, tell: Callable[[str], None]) -> tuple[ArmResult, str]:
+def _arm(claim: Claim, arm: Arm, method: Method, run: Experiment, tell: Callable[[str], None]) -> tuple[ArmResult, str]:
     """Tune an arm, then run it on the seeds of the verdict."""
-    method, tune = build(arm), claim.tuning
+    tune = claim.tuning
     tried: dict[float, float] = {}
     for value in tune.candidates if tune else ():
         scores = []

@@ -61,4 +61,5 @@ claim = Claim(
     baseline=Arm("sft", _WORLD, label="sft on the preferred answers"),
     rounds=200,
     tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
+    scope="The learning rates were raised once after a development seed, for both arms, before the run.",
 )

@@ -1,0 +1,168 @@
+"""Published methods as data: what they are made of, how well they are checked, how two of them differ."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import policyopt
+from policyopt.compose import AXES, Chain, Method, Nothing, Part, Term
+from policyopt.evaluation.verify import stored_verdict
+from policyopt.methods import keys, load
+from policyopt.options import options, snake
+from policyopt.reward.parts import Verified
+from policyopt.sampling.samplers import Group
+from policyopt.selection.tasks import Epochs, EveryRow, Selection
+from policyopt.update.gradient import GradientSteps
+
+VECTORS = Path(__file__).parent / "vectors"
+REPOSITORY = Path(policyopt.__file__).parents[2]
+"""Root of the checkout that the package runs from; of an installed package, a folder without our tests."""
+
+
+UNUSED = "-"
+
+
+def text(part: Any) -> str:
+    """A part with its options on one line; functions by name."""
+    if isinstance(part, Chain):
+        return " then ".join(text(item) for item in part.parts)
+    if inspect.isfunction(part):
+        return part.__name__
+    if isinstance(part, tuple):
+        return f"({', '.join(text(item) for item in part)})"
+    if isinstance(part, dict):
+        return "{" + ", ".join(f"{key}: {text(value)}" for key, value in part.items()) + "}"
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = ((f.name, getattr(part, f.name)) for f in dataclasses.fields(part) if f.repr)
+        return f"{type(part).__name__}({', '.join(f'{name}={text(value)}' for name, value in fields)})"
+    return f"{part:g}" if isinstance(part, float) else str(part)
+
+
+def composition(method: Method) -> dict[str, str]:
+    """Every slot of a method and what fills it: one entry per axis, term field, update option, role and model."""
+    slots = {axis: text(getattr(method, axis)) for axis in ("sampling", "reward", "feedback", "credit")}
+    slots |= {f"selection.{f.name}": text(getattr(method.selection, f.name)) for f in _fields(method.selection)}
+    for axis in ("objective", "constraint"):
+        for term in getattr(method, axis):
+            slots |= _term(f"{axis}.{term.name}", term)
+    slots["update"] = type(method.update).__name__
+    slots |= {f"update.{f.name}": text(getattr(method.update, f.name)) for f in _fields(method.update)}
+    slots |= {f"role {name}": text(role) for name, role in method.roles.items()}
+    slots |= {f"model {name}": text(model) for name, model in method.models.items()}
+    for when in ("before", "after"):
+        slots |= {f"{when} every round": ", ".join(text(hook) for hook in getattr(method, when)) or UNUSED}
+    return slots
+
+
+def _fields(part: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+
+
+def _term(where: str, term: Term) -> dict[str, str]:
+    slots = {
+        where: text(term.loss),
+        f"{where}.average": text(term.average),
+        f"{where}.mask": text(term.mask),
+        f"{where}.weight": text(term.weight),
+        f"{where}.trains": term.trains,
+    }
+    if term.couples:
+        slots[f"{where}.couples"] = ", ".join(term.couples)
+    if term.limit is not None:
+        slots[f"{where}.limit"] = text(term.limit)
+    return slots
+
+
+def diff(first: str | Method, second: str | Method) -> list[tuple[str, str, str]]:
+    """(slot, in the first, in the second) wherever two compositions differ; "-" where a slot is not used. Of a term
+    that only one has, its loss alone is named."""
+    one, two = (composition(load(m) if isinstance(m, str) else m) for m in (first, second))
+    terms = {slot for slot in {*one, *two} if slot.startswith(("objective.", "constraint.")) and slot.count(".") == 1}
+    lonely = tuple(f"{term}." for term in terms if term not in one or term not in two)
+    slots = [slot for slot in dict.fromkeys((*one, *two)) if not slot.startswith(lonely)]
+    rows = [(slot, one.get(slot, UNUSED), two.get(slot, UNUSED)) for slot in slots]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def axes_of(method: Method) -> list[str]:
+    """Axes on which a method is not the plain loop: tasks in order of epochs and every row kept; independent
+    attempts; the world's own grade; one pass of gradient steps over the rows."""
+    plain = {
+        "selection": isinstance(method.selection, Selection)
+        and (method.selection.tasks, method.selection.rows) == (Epochs(), EveryRow()),
+        "sampling": isinstance(method.sampling, Group),
+        "reward": isinstance(method.reward, Nothing) or method.reward == Verified(),
+        "feedback": isinstance(method.feedback, Nothing),
+        "credit": isinstance(method.credit, Nothing),
+        "objective": not method.objective,
+        "constraint": not method.constraint,
+        "update": isinstance(method.update, GradientSteps)
+        and (method.update.epochs, method.update.minibatches) == (1, 1),
+    }
+    return [axis for axis in AXES if not plain[axis]]
+
+
+def parts_of(method: Method) -> set[tuple[str, str]]:
+    """(axis, name) of every part of a method, as conformance vectors name them."""
+    found = {(option.path[0], snake(type(option.value).__name__)) for option in _part_options(method)}
+    for axis in ("selection", "sampling", "reward", "feedback", "credit", "update"):
+        top = getattr(method, axis)
+        found |= {(axis, snake(type(part).__name__)) for part in (top.parts if isinstance(top, Chain) else (top,))}
+    # An averaging part lives in the folder of `update`, wherever a term uses it.
+    return found | {("update", snake(type(term.average).__name__)) for term in method.terms}
+
+
+def _part_options(method: Method) -> list[Any]:
+    return [option for option in options(method) if isinstance(option.value, Part)]
+
+
+@functools.cache
+def _vector_parts() -> tuple[tuple[str, str], ...]:
+    """(axis, part) of every conformance case that ships with the package."""
+    files = sorted(VECTORS.glob("*.json"))
+    cases = [case for file in files for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
+    return tuple((case["axis"], case["part"]) for case in cases)
+
+
+def conformance(key: str) -> int:
+    """Tests that pin a method down: cases of the conformance vectors of its parts and, in a checkout, the test
+    functions of its own test file."""
+    used = parts_of(load(key))
+    count = sum(1 for part in _vector_parts() if part in used)
+    own = REPOSITORY / "tests" / "methods" / f"test_{key}.py"
+    if own.is_file():
+        tree = ast.parse(own.read_text(encoding="utf-8"))
+        count += sum(isinstance(n, ast.FunctionDef) and n.name.startswith("test_") for n in ast.walk(tree))
+    return count
+
+
+def summary(key: str) -> dict[str, Any]:
+    """One published method as an object of `policyopt methods list --json`."""
+    method = load(key)
+    return {
+        "key": key,
+        "title": method.about.title,
+        "seed": method.about.seed,
+        "axes": axes_of(method),
+        "policies": list(method.about.policies),
+        "conformance": conformance(key),
+        "verdict": str(stored_verdict(key)),
+    }
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """Every published method; see `summary`."""
+    return [summary(key) for key in keys()]
+
+
+def show(key: str) -> dict[str, Any]:
+    """Everything known of one method: its summary, what was published, its composition."""
+    method = load(key)
+    about = {f.name: getattr(method.about, f.name) for f in dataclasses.fields(method.about)}
+    return {**summary(key), "about": about, "composition": composition(method)}

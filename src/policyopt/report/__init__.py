@@ -1,0 +1,1 @@
+"""What people read: the printed objective, cards of methods, listings. Everything is a function of records."""

@@ -1,0 +1,66 @@
+"""Methods side by side: a table of all, a comparison of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from policyopt.compose import About
+from policyopt.evaluation.methods import diff, list_methods
+from policyopt.methods import load
+
+__all__ = ["difference", "list_methods", "markdown", "table"]
+
+COLOURS = {"shown": "green", "contradicted": "red", "not shown": "yellow", "unverified": "dim"}
+
+
+def table(methods: Sequence[dict[str, Any]]) -> Table:
+    """What `list_methods` gives, for a terminal."""
+    shown = Table()
+    shown.add_column("method", no_wrap=True)
+    shown.add_column("title", overflow="fold")
+    shown.add_column("changes")
+    shown.add_column("runs on")
+    shown.add_column("checks", justify="right")
+    shown.add_column("claim", no_wrap=True)
+    for method in methods:
+        verdict = method["verdict"]
+        shown.add_row(
+            method["key"],
+            method["title"],
+            ", ".join(method["axes"]),
+            ", ".join(method["policies"]),
+            str(method["conformance"]),
+            f"[{COLOURS[verdict]}]{verdict}[/]",
+        )
+    return shown
+
+
+def markdown(methods: Sequence[dict[str, Any]]) -> str:
+    """The same as a page that links to the cards."""
+    lines = [
+        "# Methods",
+        "",
+        "One card per published method. *Changes*: where it leaves the plain loop. *Claim*: the verdict that",
+        "`policyopt verify KEY` computed.",
+        "",
+        "| method | title | changes | claim |",
+        "|---|---|---|---|",
+    ]
+    for method in methods:
+        key, axes = method["key"], ", ".join(method["axes"])
+        lines.append(f"| [{key}]({key}.md) | {method['title']} | {axes} | {method['verdict']} |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(first: str, second: str) -> str:
+    """How the compositions of two methods differ, slot by slot."""
+    rows = diff(first, second)
+    if not rows:
+        return f"{first} and {second} have the same composition"
+    names: tuple[About, About] = (load(first).about, load(second).about)
+    width = max(len(about.key) for about in names)
+    blocks = [f"{slot}\n  {names[0].key:<{width}}  {one}\n  {names[1].key:<{width}}  {two}" for slot, one, two in rows]
+    return "\n".join(blocks)
