@@ -44,6 +44,7 @@ def train(
     from policyopt.runtime.progress import log_to, progress
 
     log_to(console)
+    _quiet()
     given = [*(changes or []), *([f"folder={folder}"] if folder else [])]
     loaded = load_recipe(recipe, given)
     console.print(f"Building the run {loaded.name!r} ...")
@@ -58,6 +59,7 @@ def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None
     from policyopt.runtime.progress import log_to, progress
 
     log_to(console)
+    _quiet()
     with Training.resume(run, progress(console)) as training:
         _finish(training)
 
@@ -85,6 +87,7 @@ def evaluate(
     """Greedy accuracy and pass@k of a saved model on held-out tasks, with 95 % intervals."""
     from policyopt.recipe.evaluate import evaluate_folder
 
+    _quiet()
     result = evaluate_folder(model, task, tasks, samples, limit, prompt)
     if as_json:
         print(json.dumps(result.summary(), indent=2))
@@ -120,7 +123,7 @@ def conformance(
     """Check parts against published input/output vectors; exit code 1 if a case fails."""
     from policyopt.evaluation.conformance import conformance_main
 
-    code = conformance_main(file, list_parts=parts, as_json=as_json)
+    code = conformance_main(file, list_only=parts, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -157,6 +160,13 @@ def diff(first: str, second: str) -> None:
     from policyopt.report.listing import difference
 
     console.print(difference(first, second), markup=False, soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Our own display shows the progress; transformers' bars would tear it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _ours(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from policyopt.policies.checkpoint import CheckpointError, model_source
@@ -42,16 +42,22 @@ def load_tokenizer(path: str | Path, eos_token: str | None = None) -> Any:
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """One token per character, after <pad>, <eos> and <unk>; decoding an encoded text gives it back exactly."""
+    """One token per ASCII character (one per UTF-8 byte of others), after <pad>, <eos> and <unk>; decoding an encoded
+    text gives it back exactly.
+
+    Bytes, because transformers opens the tokenizer of a Qwen2 model as byte-level whatever the folder says: this one
+    reads its alphabet alike either way. (A character outside the alphabet is <unk> here and may be dropped there.)
+    """
     if not alphabet:
         raise AlphabetError("a character tokenizer needs at least one character, the alphabet is empty")
-    tokens = [PAD, EOS, UNKNOWN, *sorted(set(alphabet))]
-    # Byte-pair encoding without merges: every character stays alone, spaces and newlines too.
+    tokens = [PAD, EOS, UNKNOWN, *sorted(_symbols(alphabet))]
+    # Byte-pair encoding without merges: every byte stays alone, spaces and newlines too.
     model = models.BPE(
         vocab={token: index for index, token in enumerate(tokens)}, merges=[], unk_token=UNKNOWN, fuse_unk=False
     )
     tokenizer = Tokenizer(model)
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.pre_tokenizer = _BYTES
+    tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -61,13 +67,21 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     )
 
 
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def _symbols(text: str) -> set[str]:
+    """The printable stand-ins of a text's bytes, which are the tokens."""
+    return {symbol for piece, _ in _BYTES.pre_tokenize_str(text) for symbol in piece}
+
+
 def unknown_characters(tokenizer: Any, texts: Iterable[str]) -> Counter[str]:
     """How often each character occurs that the tokenizer does not know."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     known = tokenizer.get_vocab()
-    return Counter({character: count for character, count in counts.items() if character not in known})
+    return Counter({character: count for character, count in counts.items() if not _symbols(character) <= known.keys()})
 
 
 def check_alphabet(tokenizer: Any, texts: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from policyopt.compose import Method, Nothing, Program, Stage, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.methods import load
 from policyopt.options import override
-from policyopt.policies.checkpoint import Lora, load_language, new_language, with_lora
+from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, with_lora
 from policyopt.policies.language import Language
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.recipe.schema import PolicySection, Recipe, RecipeError, StageSection, TasksSection
@@ -114,6 +114,7 @@ def make_policy(section: PolicySection, entries: Sequence[Entry], seed: int) -> 
             intermediate_size=new.intermediate_size or 4 * new.hidden_size,
             max_position_embeddings=new.positions,
         )
+    check_pair(policy, tokenizer)
     if section.lora is not None:
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
     return policy, tokenizer

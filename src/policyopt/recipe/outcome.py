@@ -16,8 +16,13 @@ from policyopt.runtime.folder import RunFolder, write_json
 
 def measures(values: Mapping[str, Any]) -> dict[str, str]:
     """Names of the measures in an evaluation, and what people call them."""
-    found = [name.removesuffix("_interval") for name in values if name.endswith("_interval")]
+    found = sorted((name.removesuffix("_interval") for name in values if name.endswith("_interval")), key=_order)
     return {name: "greedy accuracy" if name == "greedy" else name.replace("pass_at_", "pass@") for name in found}
+
+
+def _order(name: str) -> int:
+    """Greedy accuracy first, then pass@k by k."""
+    return int(name.removeprefix("pass_at_")) if name.startswith("pass_at_") else 0
 
 
 @dataclass(frozen=True)
