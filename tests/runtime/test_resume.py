@@ -1,6 +1,8 @@
 """N rounds straight equal k rounds, a restart from disk and N - k rounds, bit for bit, for every method."""
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from policyopt.compose import Copy, Critic, Program, Stage
 from policyopt.run import Run
+from policyopt.runtime import atomic
+from policyopt.runtime.atomic import DiskFullError
 from policyopt.runtime.checkpoint import load, save
 from policyopt.runtime.interrupt import Interrupt
 from policyopt.runtime.journal import read
@@ -326,6 +330,29 @@ def test_a_failed_round_loses_nothing(whole: Session, tmp_path: Path, monkeypatc
     second = cases.session(tmp_path, "ppo")
     assert second.resume() == 7
     assert len(list(second.rounds())) == cases.ROUNDS - 7
+    assert same(second.run.state(), whole.run.state())
+    assert _files(second) == _files(whole)
+
+
+def test_a_full_disk_loses_only_rounds_that_run_again(
+    whole: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first = cases.session(tmp_path, "ppo")
+    going = first.rounds()
+    for _ in range(5):
+        next(going)
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "flush_to_disk", refuse)
+        with pytest.raises(
+            DiskFullError, match=rf"round 6 .*intact.*policyopt resume {re.escape(str(first.folder.path))}"
+        ):
+            list(going)
+    second = cases.session(tmp_path, "ppo")
+    assert second.resume() == 4
+    assert len(list(second.rounds())) == cases.ROUNDS - 4
     assert same(second.run.state(), whole.run.state())
     assert _files(second) == _files(whole)
 
