@@ -108,6 +108,10 @@ def test_rows_of_different_lengths_go_on_without_a_gap():
     assert more.step["_token"].tolist() == [[1, 4, 7, 8], [2, 7, 0, 0], [3, 6, EOS, 0]]
     assert more.row["finish"].tolist() == [int(Finish.TRUNCATED), int(Finish.RUNNING), int(Finish.STOPPED)]
     assert more.valid.sum(1).tolist() == [4, 2, 3]
+    # What stands in a row that takes no step is not looked at, be it EOS.
+    waiting = tokens.append(batch, torch.tensor([EOS, 7, EOS]), -torch.ones(3), torch.tensor([False, True, True]), 1)
+    assert waiting.row["finish"].tolist() == [int(Finish.RUNNING), int(Finish.RUNNING), int(Finish.STOPPED)]
+    assert waiting.lengths.tolist() == [3, 2, 3]
 
 
 def test_a_hole_between_live_steps_is_refused():
@@ -162,6 +166,9 @@ def test_recorded_answers_end_and_are_trained_but_were_sampled_by_nobody():
     assert batch.row["finish"].tolist() == [int(Finish.STOPPED)] * 3
     assert batch.row["group"].tolist() == [50, 51, 52]
     assert batch.row["task"].tolist() == [2, 0, 1]
+    # Only the end is left out of the text: an EOS in the middle was written by whoever answered.
+    inside = world(recorded_answers=[[7, EOS, 3], [1], [2]])
+    assert inside.texts(inside.recorded(inside.tasks(torch.tensor([0])))) == ["7 9 3"]
     with pytest.raises(WorldError, match="no recorded answers"):
         world().recorded(world().tasks(torch.arange(2)))
 
