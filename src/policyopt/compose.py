@@ -165,6 +165,15 @@ class Averaging(Part, ABC):
 Coefficient = float | Callable[[Seen, Batch], Tensor]
 
 
+PerStep = float | Callable[[Batch], Tensor]
+"""A coefficient of a part: one number, or a function of the batch that broadcasts against its steps (or rows)."""
+
+
+def coefficient(value: PerStep, batch: Batch) -> float | Tensor:
+    """Clip ranges and the like may differ by step, task or training time: schedules are data."""
+    return value(batch) if callable(value) else value
+
+
 def trained_steps(seen: Seen, batch: Batch) -> Tensor:
     return batch.trained
 

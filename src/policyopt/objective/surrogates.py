@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, PerStep, Seen, coefficient
 from policyopt.ops.masked import masked_mean, masked_sum, select
 from policyopt.types import Batch, Scores
 
@@ -43,16 +44,18 @@ def clipped_surrogate(
     return -torch.minimum(ratio * advantage, clipped * advantage)
 
 
-def out_of_range(ratio: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Tensor:
+def out_of_range(ratio: Tensor, advantage: Tensor, clip_low: float | Tensor, clip_high: float | Tensor) -> Tensor:
     """1 where clipping removes the gradient; counted from the ratio before it is clipped."""
     above = (advantage > 0) & (ratio > 1 + clip_high)
     below = (advantage < 0) & (ratio < 1 - clip_low)
     return (above | below).to(ratio.dtype)
 
 
-def check_clip(clip_low: float, clip_high: float) -> None:
-    if not (0 < clip_low <= 1 and clip_high > 0):
-        raise CompositionError(f"need 0 < clip_low <= 1 and clip_high > 0, got {clip_low} and {clip_high}")
+def check_clip(clip_low: PerStep, clip_high: PerStep) -> None:
+    if not callable(clip_low) and not 0 < clip_low <= 1:
+        raise CompositionError(f"clip_low must be above 0 and at most 1, not {clip_low}")
+    if not callable(clip_high) and not clip_high > 0:
+        raise CompositionError(f"clip_high must be above 0, not {clip_high}")
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class ClippedSurrogate(Loss):
     dual_clip: c > 1 bounds the loss of steps with A < 0 by -c A (arXiv 1912.09729, eq. 5); None: no bound.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
+    clip_low: PerStep = 0.2
+    clip_high: PerStep = 0.2
     dual_clip: float | None = None
 
     formula = "-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(log pi - log pi_old)"
@@ -98,7 +101,8 @@ class ClippedSurrogate(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         ratio, advantage = log_ratio(seen, batch).exp(), batch.step["advantage"]
-        loss = clipped_surrogate(ratio, advantage, self.clip_low, self.clip_high)
+        low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
+        loss = clipped_surrogate(ratio, advantage, low, high)
         if self.dual_clip is None:
             return loss
         return torch.where(advantage < 0, torch.minimum(loss, -self.dual_clip * advantage), loss)
@@ -106,7 +110,8 @@ class ClippedSurrogate(Loss):
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         change = log_ratio(seen, batch)
         ratio, advantage = change.exp(), batch.step["advantage"]
-        clipped = out_of_range(ratio, advantage, self.clip_low, self.clip_high)
+        low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
+        clipped = out_of_range(ratio, advantage, low, high)
         if self.dual_clip is not None:
             # The dual clip removes the gradient as well.
             clipped = torch.maximum(clipped, ((advantage < 0) & (ratio > self.dual_clip)).to(ratio.dtype))
@@ -119,71 +124,62 @@ def row_advantage(batch: Batch) -> Float[Tensor, " B"]:
 
 
 @dataclass(frozen=True)
-class GeometricSequenceSurrogate(Loss):
+class SequenceSurrogate(Loss, ABC):
+    """The clipped surrogate with one ratio per row: a row is kept or clipped as a whole."""
+
+    clip_low: PerStep = 0.2
+    clip_high: PerStep = 0.2
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip_low, self.clip_high)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("advantage",)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old",)
+
+    @abstractmethod
+    def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
+        """The probability ratio of every row."""
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
+        return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), low, high)
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
+        ratio = self.ratio(seen, batch)
+        return {"ratio": ratio, "clipped": out_of_range(ratio, row_advantage(batch), low, high)}
+
+
+@dataclass(frozen=True)
+class GeometricSequenceSurrogate(SequenceSurrogate):
     """GSPO (arXiv 2507.18071, eq. 5 and 7): the ratio of a row is the geometric mean of its steps' ratios.
 
     Clip ranges are two to three orders smaller than for steps. A row without trained steps gives 0.
     """
 
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
+    clip_low: PerStep = 3e-4
+    clip_high: PerStep = 4e-4
 
     formula = "-min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), s = exp(mean_t (log pi - log pi_old))"
-
-    def __post_init__(self) -> None:
-        check_clip(self.clip_low, self.clip_high)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
 
     def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
         return masked_mean(log_ratio(seen, batch), batch.trained).exp()
 
-    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), self.clip_low, self.clip_high)
-
-    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
-        ratio = self.ratio(seen, batch)
-        clipped = out_of_range(ratio, row_advantage(batch), self.clip_low, self.clip_high)
-        return {"ratio": ratio, "clipped": clipped}
-
 
 @dataclass(frozen=True)
-class ProductSequenceSurrogate(Loss):
+class ProductSequenceSurrogate(SequenceSurrogate):
     """RLOO's surrogate: a row is one action, its ratio the product of its steps' ratios, clipped as in PPO.
     On the first pass over fresh rows its gradient is that of REINFORCE on the whole row."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-
     formula = "-min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), w = exp(sum_t (log pi - log pi_old))"
-
-    def __post_init__(self) -> None:
-        check_clip(self.clip_low, self.clip_high)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
 
     def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
         return masked_sum(log_ratio(seen, batch), batch.trained).exp()
-
-    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), self.clip_low, self.clip_high)
-
-    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
-        ratio = self.ratio(seen, batch)
-        clipped = out_of_range(ratio, row_advantage(batch), self.clip_low, self.clip_high)
-        return {"ratio": ratio, "clipped": clipped}
 
 
 @dataclass(frozen=True)
