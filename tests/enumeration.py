@@ -14,7 +14,7 @@ from policyopt.compose import Method, Part, Program, Stage
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.train import rounds
-from policyopt.types import Batch, Round, Scores
+from policyopt.types import Batch, Round, Scores, Tasks
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import SGD
 from policyopt.worlds.sequences import SequenceWorld
@@ -141,3 +141,9 @@ def exact_policy_gradient(policy: Table, world: SequenceWorld, reward: Tensor | 
     worth = world.grade(rows) if reward is None else reward
     value = (row_logp(policy, rows).exp() * worth).sum()
     return torch.autograd.grad(value, policy.logits)[0]
+
+
+def choices_of(world: SequenceWorld, count: int) -> Batch:
+    """One finished row per choice of a one-step world."""
+    rows = world.complete(Tasks(torch.zeros(count, dtype=torch.int64)), torch.arange(count)[:, None])
+    return rows.with_steps({"advantage": torch.zeros(count, 1)})

@@ -41,7 +41,7 @@ class Grid(nn.Module):
                 setattr(self, name, nn.Parameter(given.clone()))
         self.calls = 0
 
-    def score(self, batch: Batch, context: str | None = None, full: bool = False) -> Scores:
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         self.calls += 1
         rows, width = batch.row["_row"], batch.steps
         if hasattr(self, "logp"):
