@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policyopt.compose import Context, Part
+from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.groups import group_count, group_mean, group_range, group_std, others_mean
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch
@@ -32,6 +32,12 @@ class GroupStandardised(Part):
     ddof: int = 1
 
     formula = "A_b = (R_b - mean_g R) / (std_g R + epsilon)"
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0 or self.ddof not in (0, 1):
+            raise CompositionError(
+                f"need epsilon >= 0 and ddof 0 (divide by n) or 1 (by n - 1), got {self.epsilon} and {self.ddof}"
+            )
 
     @property
     def writes(self) -> tuple[str, ...]:

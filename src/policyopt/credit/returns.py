@@ -27,6 +27,10 @@ class ReturnToGo(Part):
 
     formula = "A_bt = sum_{k>=t} gamma^(k-t) r_bk - baseline"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma <= 1:
+            raise CompositionError(f"gamma must be in 0..1, got {self.gamma}")
+
     @property
     def writes(self) -> tuple[str, ...]:
         return ("advantage", "return")

@@ -192,6 +192,10 @@ class TruncatedImportance:
 
     cap: float = 2.0
 
+    def __post_init__(self) -> None:
+        if self.cap <= 0:
+            raise CompositionError(f"the cap of importance weights must be above 0, not {self.cap}; inf is none")
+
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         with torch.no_grad():
             difference = exact(seen["old"], "old") - batch.step["behaviour"]

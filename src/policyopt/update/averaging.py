@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from policyopt.compose import Averaging
+from policyopt.compose import Averaging, CompositionError
 from policyopt.types import Batch
 
 Total = Callable[[Tensor], Tensor]
@@ -55,6 +55,10 @@ class SequenceSum(Averaging):
     constant: float = 1.0
 
     formula = "mean_b (sum_t m_bt x_bt) / constant"
+
+    def __post_init__(self) -> None:
+        if self.constant <= 0:
+            raise CompositionError(f"the constant divisor must be above 0, not {self.constant}")
 
     def __call__(self, mask: Tensor, batch: Batch, total: Total) -> Tensor:
         weights = _float(mask)

@@ -138,8 +138,13 @@ class GradientSteps(Part):
     honours_limits = False
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.minibatches, self.micro_rows or 1) < 1:
-            raise CompositionError("epochs, minibatches and micro_rows must be at least 1")
+        if min(self.epochs, self.minibatches, 1 if self.micro_rows is None else self.micro_rows) < 1:
+            raise CompositionError(
+                f"epochs, minibatches and micro_rows must be at least 1, got {self.epochs}, {self.minibatches} and "
+                f"{self.micro_rows}; micro_rows=None takes all rows at once"
+            )
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise CompositionError(f"clip_norm must be above 0, not {self.clip_norm}; None turns it off")
 
     def __call__(self, ctx: Any, batch: Batch) -> None:
         couples = couples_of(ctx.stage.terms)
