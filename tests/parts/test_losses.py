@@ -20,13 +20,14 @@ from policyopt.objective.surrogates import (
     ClippedSurrogate,
     GeometricSequenceSurrogate,
     ProductSequenceSurrogate,
+    TruncatedImportance,
     clipped_surrogate,
     exact,
 )
 from policyopt.objective.value import SquaredValueError
 from policyopt.ops.divergence import jensen_shannon, k1, k2, k3
 from policyopt.types import Categorical, Scores
-from policyopt.update.averaging import RowMean, TokenMean
+from policyopt.update.averaging import RowMean, SequenceSum, TokenMean
 from support import close, context, full_step, grids, method, numbers, ragged
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -147,6 +148,8 @@ def test_losses_of_distributions_ask_for_them(loss: Loss) -> None:
         lambda: PairLogistic(label_smoothing=0.5),
         lambda: GeneralisedJensenShannon(beta=1.0),
         lambda: SquaredValueError(clip=0.0),
+        lambda: TruncatedImportance(cap=0.0),
+        lambda: SequenceSum(constant=0.0),
     ],
 )
 def test_options_out_of_range_are_refused(make) -> None:
