@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from policyopt.engines import native
 from policyopt.engines.choose import SlowerEngineWarning, engine_for
 from policyopt.engines.native import EngineError, NativeEngine
 from policyopt.engines.plain import generate
@@ -186,24 +185,6 @@ def test_trap_20_versions_and_behaviour_stay_the_samplers():
     shake(policy, 0.2)
     assert (policy.score(batch).logp - behaviour)[batch.own].abs().max() > 0.1
     assert torch.equal(batch.step["behaviour"], behaviour)
-
-
-def test_unfused_weights_give_the_same(monkeypatch):
-    policy, tokens = tiny("llama", num_key_value_heads=2), world()
-    batch, keys = begin(tokens, 0.8)
-    fused = FAST["native"](policy, tokens, batch, keys, 0.8, 0)
-    monkeypatch.setattr(native, "Decoder", lambda *args: unfused(*args))
-    assert_same(FAST["native"](policy, tokens, batch, keys, 0.8, 0), fused)
-
-
-def unfused(backbone, length):
-    from policyopt.engines import decoder
-
-    before, decoder.FUSE_BELOW = decoder.FUSE_BELOW, 0
-    try:
-        return decoder.Decoder(backbone, length)
-    finally:
-        decoder.FUSE_BELOW = before
 
 
 def test_prompts_are_read_once_and_finished_rows_are_dropped(monkeypatch):
