@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from policyopt.policies.checkpoint import new_language
 from policyopt.policies.tokenizer import character_tokenizer
 from policyopt.types import NO_TOKEN, Batch, Finish, Source, StepKind
-from policyopt.worlds.prompts import encode_prompt, render_prompts, token_world
+from policyopt.worlds.prompts import encode_prompts, render_prompts, token_world
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import Pair, TokenWorld, WorldError
 
@@ -209,11 +209,11 @@ def test_trap_32_one_bos_and_no_eos_in_a_prompt(bos, add_eos):
     tokenizer = tokenizer_with(bos=bos, add_eos=add_eos)
     bare = tokenizer("cd= 1", add_special_tokens=False).input_ids
     front = [0] if bos else []
-    assert encode_prompt("cd= 1", tokenizer) == front + bare
+    assert encode_prompts(["cd= 1"], tokenizer) == [front + bare]
     if bos:
-        assert encode_prompt("<s>cd= 1", tokenizer) == front + bare
+        assert encode_prompts(["<s>cd= 1"], tokenizer) == [front + bare]
     # An end that the task itself wrote is kept.
-    assert encode_prompt("c</s>", tokenizer)[-1] == 1
+    assert encode_prompts(["c</s>"], tokenizer)[0][-1] == 1
 
 
 def test_trap_32_a_chat_has_one_bos_and_ends_where_the_assistant_begins():

@@ -165,9 +165,15 @@ def _check_reopened(folder: Path, tokenizer: Any, model_type: str) -> None:
 
 
 def _tell_ends(model: Any, tokenizer: Any) -> None:
-    """Other tools' `generate` must know where an answer ends; only the generation settings are touched."""
-    settings = model.generation_config
+    """Other tools' `generate` must know where an answer ends; only the generation settings are touched.
+
+    Answers were trained to end with the tokenizer's EOS, which need not be among those the model came with.
+    """
+    settings, end = model.generation_config, tokenizer.eos_token_id
     if settings.eos_token_id is None:
-        settings.eos_token_id = tokenizer.eos_token_id
+        settings.eos_token_id = end
+    known = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    if end not in known:
+        settings.eos_token_id = [end, *known]
     if settings.pad_token_id is None:
-        settings.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        settings.pad_token_id = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from policyopt.compose import Method, Nothing, Program, Stage, frozen
+from policyopt.compose import Given, Method, Nothing, Program, Stage, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, with_lora
 from policyopt.policies.language import Language
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
-from policyopt.recipe.schema import PolicySection, Recipe, RecipeError, StageSection, TasksSection
-from policyopt.recipe.tasks import Judging, held_out_entries, make_world, training_entries
+from policyopt.recipe.schema import PolicySection, Recipe, RecipeError, StageSection, TasksSection, problems
+from policyopt.recipe.tasks import close_world, held_out_entries, make_world, training_entries
 from policyopt.run import Run
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import TokenWorld
@@ -33,12 +35,10 @@ class Built:
     tokenizer: Any
     engine: Any
     held_out: TokenWorld | None
+    opened: ExitStack
 
     def close(self) -> None:
-        for world in (*self.run.worlds.values(), self.held_out):
-            judge = None if world is None else world.judge
-            if isinstance(judge, Judging):
-                judge.close()
+        self.opened.close()
 
     def __enter__(self) -> Built:
         return self
@@ -63,29 +63,44 @@ def choose_device(name: str) -> torch.device:
 def build(recipe: Recipe) -> Built:
     """Everything a run needs; all that can be wrong with a recipe is found here, before any training."""
     device = choose_device(recipe.policy.device)
-    sections = [_stage_tasks(recipe.tasks, stage) for stage in recipe.stages]
+    sections = [_stage_tasks(recipe.tasks, index, stage) for index, stage in enumerate(recipe.stages)]
+    methods = [_method(stage) for stage in recipe.stages]
+    _check_effects(recipe, methods)
     held_out = held_out_entries(recipe.tasks, recipe.evaluation)
-    entries = {repr(s): training_entries(s, held_out, recipe.seed) for s in sections}
-    policy, tokenizer = make_policy(
-        recipe.policy, [*held_out, *(e for found in entries.values() for e in found)], recipe.seed
-    )
-    policy = policy.to(device)
-    made = {
-        key: make_world(_named(sections, key), found, tokenizer, policy.positions) for key, found in entries.items()
+    different = {repr(section): section for section in sections}
+    entries = {
+        key: training_entries(section, _excluded(recipe, section, held_out), recipe.seed)
+        for key, section in different.items()
     }
-    names = {key: "world" if index == 0 else f"tasks {index}" for index, key in enumerate(made)}
-    stages = tuple(
-        Stage(_method(recipe, stage, names[repr(section)], made[repr(section)]), stage.steps)
-        for stage, section in zip(recipe.stages, sections, strict=True)
-    )
-    _check_demonstrations(recipe, stages)
-    models = {"policy": policy, **_models(recipe, policy, stages, device)}
-    worlds = {names[key]: world for key, world in made.items()}
-    engine = engine_for(policy, worlds["world"], recipe.policy.engine)
-    run = Run(models, worlds["world"], engine, recipe.seed, worlds)
-    judged = held_out and made[repr(sections[-1])].judge is not None
-    evaluated = make_world(recipe.tasks, held_out, tokenizer, policy.positions) if judged else None
-    return Built(recipe, run, Program(stages), policy, tokenizer, engine, evaluated)
+    everything = [*held_out, *(entry for found in entries.values() for entry in found)]
+    policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed)
+    models = {"policy": policy.to(device), **_models(recipe, policy, tokenizer, methods)}
+    positions = min((m.positions for m in models.values() if m.positions is not None), default=None)
+    with ExitStack() as opened:
+
+        def world_of(section: TasksSection, found: Sequence[Entry]) -> TokenWorld:
+            world = make_world(section, found, tokenizer, positions)
+            opened.callback(close_world, world)
+            return world
+
+        made = {key: world_of(section, entries[key]) for key, section in different.items()}
+        names = {key: "world" if index == 0 else f"tasks {index}" for index, key in enumerate(made)}
+        stages = []
+        for method, stage, section in zip(methods, recipe.stages, sections, strict=True):
+            _check_data(method, made[repr(section)])
+            stages.append(Stage(replace(method, world=names[repr(section)]), stage.steps))
+        worlds = {names[key]: world for key, world in made.items()}
+        engine = engine_for(policy, worlds["world"], recipe.policy.engine)
+        run = Run(models, worlds["world"], engine, recipe.seed, worlds)
+        evaluated = world_of(recipe.tasks, held_out) if held_out else None
+        return Built(recipe, run, Program(tuple(stages)), policy, tokenizer, engine, evaluated, opened.pop_all())
+
+
+def _excluded(recipe: Recipe, section: TasksSection, held_out: Sequence[Entry]) -> Sequence[Entry]:
+    """Held-out tasks, also as a stage writes them that writes its prompts otherwise."""
+    if not held_out or section == recipe.tasks or section.reasoning_gym is None:
+        return held_out
+    return [*held_out, *held_out_entries(section, recipe.evaluation)]
 
 
 def make_policy(section: PolicySection, entries: Sequence[Entry], seed: int) -> tuple[Language, Any]:
@@ -120,7 +135,7 @@ def make_policy(section: PolicySection, entries: Sequence[Entry], seed: int) -> 
     return policy, tokenizer
 
 
-def _stage_tasks(tasks: TasksSection, stage: StageSection) -> TasksSection:
+def _stage_tasks(tasks: TasksSection, index: int, stage: StageSection) -> TasksSection:
     """The recipe's tasks with the stage's changes."""
     if not stage.tasks:
         return tasks
@@ -130,65 +145,69 @@ def _stage_tasks(tasks: TasksSection, stage: StageSection) -> TasksSection:
         merged[name] = {**merged[name], **value} if both else value
     try:
         return TasksSection.model_validate(merged)
-    except ValueError as error:
-        raise RecipeError(f"stage {stage.method!r}, tasks: {error}") from error
+    except ValidationError as error:
+        raise RecipeError(problems(error, ("stages", str(index), "tasks"))) from error
 
 
-def _named(sections: Sequence[TasksSection], key: str) -> TasksSection:
-    return next(section for section in sections if repr(section) == key)
-
-
-def _method(recipe: Recipe, stage: StageSection, world_name: str, world: TokenWorld) -> Method:
-    method = replace(override(load(stage.method), stage.options), world=world_name)
+def _method(stage: StageSection) -> Method:
+    method = override(load(stage.method), stage.options)
     if "language" not in method.about.policies:
         raise RecipeError(f"method {method.key!r} does not run on language policies, only on {method.about.policies}")
+    return method
+
+
+def _check_data(method: Method, world: TokenWorld) -> None:
+    """The tasks must have what the method learns from."""
     if not isinstance(method.reward, Nothing) and world.judge is None:
         raise RecipeError(
             f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
             "numeric, math_verify, regex or module:function"
         )
-    needs = {"recorded": world.recorded_answers, "recorded_pairs": world.pairs}
     name = type(method.sampling).__name__
-    if name == "Recorded" and needs["recorded"] is None:
+    if name == "Recorded" and world.recorded_answers is None:
         raise RecipeError(
             f"method {method.key!r} imitates recorded answers, but the tasks have none; give tasks.demonstrations, or "
             "data with a 'demonstration' per record"
         )
-    if name == "RecordedPairs" and needs["recorded_pairs"] is None:
+    if name == "RecordedPairs" and world.pairs is None:
         raise RecipeError(
             f"method {method.key!r} learns from preference pairs, but the tasks have none; use data of "
             "{prompt, chosen, rejected}, or method dpo:dpo_online with a verifier"
         )
-    return method
 
 
-def _check_demonstrations(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    used = any(type(stage.method.sampling).__name__ == "Recorded" for stage in stages)
+def _check_effects(recipe: Recipe, methods: Sequence[Method]) -> None:
+    """What no stage uses is a mistake."""
+    used = any(type(method.sampling).__name__ == "Recorded" for method in methods)
     if recipe.tasks.demonstrations is not None and not used:
         raise RecipeError(
             "tasks.demonstrations has no effect: no stage imitates recorded answers; remove it or add a stage with "
             "method sft"
         )
-
-
-def _models(recipe: Recipe, policy: Language, stages: Sequence[Stage], device: torch.device) -> dict[str, Language]:
-    """The models the user supplies. All must share the policy's vocabulary."""
-    wanted = {name for stage in stages for name in stage.method.models}
+    wanted = {name for method in methods for name in method.models}
     idle = sorted(set(recipe.models) - wanted)
     if idle:
         raise RecipeError(f"models {idle} have no effect: the methods of this recipe use {sorted(wanted)}; remove them")
+    for method in methods:
+        for name, spec in method.models.items():
+            if isinstance(spec, Given) and name not in recipe.models:
+                spec.build(None, name)  # raises the error that says what to give
+
+
+def _models(recipe: Recipe, policy: Language, tokenizer: Any, methods: Sequence[Method]) -> dict[str, Language]:
+    """The models the user supplies. All must share the policy's vocabulary."""
     found = {}
+    device = next(policy.parameters()).device
     for name, path in recipe.models.items():
         model = frozen(load_language(path, getattr(torch, recipe.policy.dtype)).to(device))
         assert isinstance(model, Language)
-        if model.vocabulary != policy.vocabulary:
+        words = load_tokenizer(path)
+        if model.vocabulary != policy.vocabulary or words.get_vocab() != tokenizer.get_vocab():
             raise RecipeError(
-                f"models.{name} has {model.vocabulary} tokens and the policy {policy.vocabulary}: they must share one "
-                "tokenizer, or their log-probabilities can not be compared"
+                f"models.{name} has {model.vocabulary} tokens and the policy {policy.vocabulary}"
+                + (", of the same number but not the same text" if model.vocabulary == policy.vocabulary else "")
+                + ": they must share one tokenizer, or their log-probabilities can not be compared. Give a model of "
+                "the policy's family"
             )
         found[name] = model
-    missing = [(name, spec) for stage in stages for name, spec in stage.method.models.items() if hasattr(spec, "what")]
-    for name, spec in missing:
-        if name not in found:
-            spec.build(None, name)  # raises the error that says what to give
     return found

@@ -11,7 +11,7 @@ from policyopt.policies.checkpoint import load_language
 from policyopt.policies.tokenizer import load_tokenizer
 from policyopt.recipe.build import choose_device
 from policyopt.recipe.schema import EvaluationSection, RecipeError, TasksSection, load_recipe
-from policyopt.recipe.tasks import Judging, held_out_entries, make_world
+from policyopt.recipe.tasks import close_world, held_out_entries, make_world, verifier_name
 from policyopt.recipe.training import EVALUATION_SEED
 
 
@@ -36,14 +36,13 @@ def evaluate_folder(
             evaluation = EvaluationSection.model_validate({**recipe.evaluation.model_dump(), **chosen})
     else:
         section = TasksSection.model_validate({"reasoning_gym": task, **changes})
+    if verifier_name(section) is None:
+        raise RecipeError("evaluation needs a verifier; set tasks.verifier in the recipe")
     device = choose_device("auto")
     policy, tokenizer = load_language(model).to(device), load_tokenizer(model)
     world = make_world(section, held_out_entries(section, evaluation), tokenizer, policy.positions)
-    if world.judge is None:
-        raise RecipeError("evaluation needs a verifier; set tasks.verifier in the recipe")
     try:
         engine = engine_for(policy, world)
         return passes(policy, world, engine, EVALUATION_SEED, samples, evaluation.temperature, evaluation.success)
     finally:
-        if isinstance(world.judge, Judging):
-            world.judge.close()
+        close_world(world)

@@ -13,11 +13,13 @@ from rich.table import Table
 
 from policyopt.runtime.folder import RunFolder, write_json
 
+LABELS = {"greedy": "greedy accuracy", "preference_accuracy": "preference accuracy"}
+
 
 def measures(values: Mapping[str, Any]) -> dict[str, str]:
     """Names of the measures in an evaluation, and what people call them."""
     found = sorted((name.removesuffix("_interval") for name in values if name.endswith("_interval")), key=_order)
-    return {name: "greedy accuracy" if name == "greedy" else name.replace("pass_at_", "pass@") for name in found}
+    return {name: LABELS.get(name, name.replace("pass_at_", "pass@")) for name in found}
 
 
 def _order(name: str) -> int:
@@ -63,12 +65,17 @@ class Outcome:
 
 def comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     """Before and after with 95 % intervals."""
-    table = Table(title=f"{after['tasks']} held-out tasks, {after['samples']} samples a task; 95 % intervals")
+    pairs = f"{after['pairs']} held-out pairs" if "pairs" in after else None
+    table = Table(title=f"{pairs or _tasks(after)}; 95 % intervals")
     for column in ("", "before", "after"):
         table.add_column(column)
     for name, label in measures(after).items():
         table.add_row(label, *(_with_interval(values, name) for values in (before, after)))
     return table
+
+
+def _tasks(values: Mapping[str, Any]) -> str:
+    return f"{values['tasks']} held-out tasks, {values['samples']} samples a task"
 
 
 def _with_interval(values: Mapping[str, Any], name: str) -> str:

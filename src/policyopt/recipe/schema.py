@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from policyopt.compose import CompositionError
 from policyopt.options import ROOTS
 
+GENERATED = 10_000  # tasks of a generator, if the recipe does not say
+
 
 class RecipeError(CompositionError):
     """A recipe that can not be run as it is written."""
@@ -80,7 +82,7 @@ class TasksSection(Section):
     split: str | None = None  # of a folder with several
     options: dict[str, Any] = {}  # of the reasoning-gym generator
     prompt: str | None = None  # template over {question} and metadata fields
-    size: int = Field(10_000, ge=1)  # generated tasks
+    size: int = Field(GENERATED, ge=1)  # generated tasks
     limit: int = Field(256, ge=1)  # own tokens of an answer at most
     verifier: str | None = None  # None: reasoning_gym for its tasks, else no reward
     verifier_options: dict[str, Any] = {}
@@ -96,7 +98,8 @@ class TasksSection(Section):
             "options": self.options and given != ["reasoning_gym"],
             "prompt": self.prompt is not None and given != ["reasoning_gym"],
             "demonstrations": self.demonstrations is not None and given != ["reasoning_gym"],
-            "size": "size" in self.model_fields_set and given != ["reasoning_gym"],
+            # A resolved recipe has the default written out.
+            "size": self.size != GENERATED and given != ["reasoning_gym"],
             "split": self.split is not None and given != ["folder"],
             "verifier_options": self.verifier_options and self.verifier is None and given != ["reasoning_gym"],
         }
@@ -170,7 +173,12 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("; ".join(_problem(problem) for problem in error.errors())) from error
+        raise RecipeError(problems(error)) from error
+
+
+def problems(error: ValidationError, place: Sequence[str] = ()) -> str:
+    """All that is wrong in a section, which stands at `place` in the recipe."""
+    return "; ".join(_problem({**problem, "loc": (*place, *problem["loc"])}) for problem in error.errors())
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:
@@ -213,11 +221,13 @@ def _put(data: dict[str, Any], names: Sequence[str], value: Any, key: str) -> No
     data[names[-1]] = value
 
 
-def _problem(problem: Any) -> str:
+def _problem(problem: Mapping[str, Any]) -> str:
     """One line for one mistake, with the nearest right key where a key is wrong."""
     place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # our own, which says what it saw
+        return f"{place or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}"
     if problem["type"] != "extra_forbidden":
-        return f"{place or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r:.80}"
+        return f"{place or 'recipe'}: {problem['msg']}, got {problem['input']!r:.80}"
     section = _section(problem["loc"][:-1])
     known = list(section.model_fields)
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1, cutoff=0.5)

@@ -63,24 +63,38 @@ def load_entries(tasks: TasksSection, size: int, seed: int) -> list[Entry]:
 
 
 def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) -> list[Entry]:
-    """Tasks for evaluation only, no prompt twice. They are taken out of the training tasks (`training_entries`)."""
+    """Tasks for evaluation only, no prompt twice. They are taken out of the training tasks (`training_entries`).
+
+    None, with a warning, if nothing could be measured on them.
+    """
     if evaluation is None:
         return []
-    if evaluation.jsonl is not None:
-        found = jsonl_entries(evaluation.jsonl)
-    elif tasks.reasoning_gym is not None:
-        # Twice as many as needed, because prompts may repeat.
-        found = load_entries(tasks, 2 * evaluation.tasks, HELD_OUT_SEED)
-    else:
-        found = load_entries(tasks, 0, 0)
-        random.Random(HELD_OUT_SEED).shuffle(found)
-        if evaluation.tasks >= len({_key(entry) for entry in found}):
-            raise RecipeError(
-                f"evaluation.tasks={evaluation.tasks} would leave no task to train on: there are {len(found)}. Lower "
-                "it, give evaluation.jsonl, or turn evaluation off with evaluation=null"
-            )
+    found = _candidates(tasks, evaluation)
+    if verifier_name(tasks) is None and not all(entry.chosen is not None for entry in found):
+        log.warning(
+            "no evaluation: the tasks have neither a verifier nor preference pairs; set tasks.verifier, or say "
+            "evaluation=null"
+        )
+        return []
     distinct = list({_key(entry): entry for entry in found}.values())
+    if evaluation.jsonl is None and tasks.reasoning_gym is None and evaluation.tasks >= len(distinct):
+        raise RecipeError(
+            f"evaluation.tasks={evaluation.tasks} would leave no task to train on: there are {len(distinct)} "
+            "different ones. Lower it, give evaluation.jsonl, or turn evaluation off with evaluation=null"
+        )
     return distinct[: evaluation.tasks]
+
+
+def _candidates(tasks: TasksSection, evaluation: EvaluationSection) -> list[Entry]:
+    """What the held-out tasks are chosen from, in their order."""
+    if evaluation.jsonl is not None:
+        return jsonl_entries(evaluation.jsonl)
+    if tasks.reasoning_gym is not None:
+        # Twice as many as needed, because prompts may repeat.
+        return load_entries(tasks, 2 * evaluation.tasks, HELD_OUT_SEED)
+    found = load_entries(tasks, 0, 0)
+    random.Random(HELD_OUT_SEED).shuffle(found)
+    return found
 
 
 def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) -> list[Entry]:
@@ -94,9 +108,20 @@ def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) 
     return demonstrate(entries, tasks.demonstrations.reliability, tasks.demonstrations.mistake, seed)
 
 
+def close_world(world: TokenWorld) -> None:
+    """End the processes of its judge, if it has one."""
+    if isinstance(world.judge, Judging):
+        world.judge.close()
+
+
+def verifier_name(tasks: TasksSection) -> str | None:
+    """The verifier of some tasks; None if they have no reward."""
+    return tasks.verifier or ("reasoning_gym" if tasks.reasoning_gym is not None else None)
+
+
 def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> TokenWorld:
     """The world of some entries, with a judge if the recipe names a verifier."""
-    name = tasks.verifier or ("reasoning_gym" if tasks.reasoning_gym is not None else None)
+    name = verifier_name(tasks)
     judge = None
     if name is not None:
         rule = verifier(name, tasks.verifier_options)

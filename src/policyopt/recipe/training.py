@@ -8,6 +8,7 @@ from typing import Any
 
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
+from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
 from policyopt.policies.checkpoint import save_language
 from policyopt.recipe.build import Built, build
@@ -99,6 +100,8 @@ class Training:
         held_out, section = self.built.held_out, self.built.recipe.evaluation
         if held_out is None or section is None:
             return {}
+        if held_out.judge is None:
+            return {"measured": agreement(self.built.policy, held_out).summary(), "answers": ()}
         result = passes(
             self.built.policy,
             held_out,

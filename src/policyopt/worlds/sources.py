@@ -52,7 +52,7 @@ def reasoning_gym_entries(
     weights = [share.weight for share in shares]
     entries = []
     for index in range(size):
-        which = random.Random(f"{seed}:{index}").choices(range(len(shares)), weights)[0]
+        which = 0 if len(shares) == 1 else random.Random(f"{seed}:{index}").choices(range(len(shares)), weights)[0]
         generator, source_options = built[which]
         item = generator[drawn[which]]
         metadata = {
