@@ -250,6 +250,12 @@ def test_trap_25_every_option_of_every_part_has_a_knob_here() -> None:
         assert not missing, f"{part.__name__}: add {sorted(missing)} to KNOBS in test_dead_knobs.py"
 
 
+def test_parts_are_frozen() -> None:
+    """A part holds no state: its options can not be changed once it is made."""
+    for part in parts_of_the_library():
+        assert part.__dataclass_params__.frozen, part.__name__
+
+
 def test_trap_25_no_knob_is_dead() -> None:
     for knob in KNOBS:
         before = knob.see(knob.part)

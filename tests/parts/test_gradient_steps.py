@@ -139,6 +139,7 @@ def test_schedules_by_hand() -> None:
     close(torch.tensor([Linear(2, 0.5).factor(s, 10) for s in (0, 1, 2, 6)]), [0.5, 1.0, 1.0, 0.75])
     close(torch.tensor([Cosine().factor(s, 10) for s in (0, 5, 10)]), [1.0, 0.5, 0.0])
     close(torch.tensor([Cosine(0, 0.2).factor(s, 10) for s in (5, 10)]), [0.6, 0.2])
+    close(torch.tensor([Cosine(2).factor(s, 10) for s in (0, 1, 2, 6, 10)]), [0.5, 1.0, 1.0, 0.5, 0.0])
     assert AdamW(0.3, schedule=Linear()).at(5, 10) == pytest.approx(0.15)
 
 
