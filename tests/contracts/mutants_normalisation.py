@@ -11,11 +11,11 @@ from mutants import (
     mutant,
 )
 
-from policyopt import train
 from policyopt.credit.groups import GroupStandardised, LeaveOneOut, standardised
 from policyopt.ops import groups, masked
 from policyopt.reward.parts import Verified
 from policyopt.selection.tasks import InformativeGroups
+from policyopt.train import _judge
 from policyopt.types import Batch
 from policyopt.update import gradient
 from policyopt.update.averaging import RowMean, SequenceMean, SequenceSum, TokenMean
@@ -33,6 +33,7 @@ ORIGINAL_MICRO = gradient._micro_loss
 @mutant(
     f"{NORMALISATION}::test_trap_01_token_mean_is_over_the_whole_step",
     f"{NORMALISATION}::test_trap_07_every_term_scales_alone",
+    "test_gradient_steps::test_statistics_of_the_whole_step_reach_every_micro_batch",
     traps=(1, 7, 28),
 )
 def mean_per_micro_batch(patch: Patch) -> None:
@@ -263,7 +264,7 @@ def group_sums_multiply_by_the_mask(patch: Patch) -> None:
 
 @mutant(f"{GROUPS}::test_trap_12_an_unscored_row_leaves_statistics_and_losses", traps=(12,))
 def unscored_row_is_trained_on(patch: Patch) -> None:
-    patch.function(train._judge, lambda ctx: lambda batch: ctx.stage.reward(ctx, batch))
+    patch.function(_judge, lambda ctx: lambda batch: ctx.stage.reward(ctx, batch))
 
 
 @mutant(f"{GROUPS}::test_trap_13_policies_for_groups_of_equal_rewards", traps=(13,))

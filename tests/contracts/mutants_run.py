@@ -1,8 +1,11 @@
 """Planted bugs of references, random streams and metrics (traps 38, 46 and 49)."""
 
+import dataclasses
+
 import torch
 from mutants import (
     LOOPS,
+    RATIOS,
     RUN,
     Patch,
     mutant,
@@ -10,6 +13,7 @@ from mutants import (
 
 from policyopt import compose
 from policyopt.objective import surrogates
+from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops import random
 from policyopt.policies.tabular import Table
 from policyopt.run import Meter
@@ -157,3 +161,23 @@ def reward_metric_counts_unscored_rows(patch: Patch) -> None:
         mean(self, name, values, torch.ones_like(mask))
 
     patch.method(Meter, "mean", wrong)
+
+
+@mutant("test_losses::test_clipped_fraction_counts_only_steps_without_gradient", traps=(49,))
+def steps_without_advantage_count_as_clipped(patch: Patch) -> None:
+    def wrong(ratio, advantage, low, high):
+        return ((ratio > 1 + high) | (ratio < 1 - low)).to(ratio.dtype)
+
+    patch.function(surrogates.out_of_range, wrong)
+
+
+@mutant(f"{RATIOS}::test_trap_22_clip_table_and_dual_clip", traps=(49,))
+def dual_clip_not_counted_as_clipped(patch: Patch) -> None:
+    watch = ClippedSurrogate.watch
+    patch.method(ClippedSurrogate, "watch", lambda self, s, b: watch(dataclasses.replace(self, dual_clip=None), s, b))
+
+
+@mutant(f"{RUN}::test_trap_46_streams_are_the_published_hash", traps=(46,))
+def hash_with_another_shift(patch: Patch) -> None:
+    original = random._shifted
+    patch.function(original, lambda x, bits: original(x, 28 if bits == 27 else bits))

@@ -95,6 +95,23 @@ def test_trap_46_streams_are_functions_of_their_key() -> None:
     assert derive("x", 1) == derive("x", 1) != derive("x", 2)
 
 
+def split_mix(x: int) -> int:
+    """SplitMix64's finaliser over Python's integers (Steele, Lea and Flood 2014)."""
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def test_trap_46_streams_are_the_published_hash() -> None:
+    """So a recorded run can be drawn again anywhere."""
+    golden = 0x9E3779B97F4A7C15
+    for key, position in ((0, 0), (12345678901234567, 9), (2**62 - 1, 1000)):
+        start = split_mix(split_mix((key + golden) % 2**64) + position * golden & (2**64 - 1))
+        expected = [(split_mix((start + n * golden) % 2**64) >> 11) * 2.0**-53 for n in (1, 2, 3)]
+        found = uniforms(torch.tensor([key]), position, 3)[0].tolist()
+        assert found == expected, (key, position)
+
+
 def test_trap_46_uniforms_are_uniform_and_independent() -> None:
     """Over keys, over positions and over columns: mean, variance, octile counts and lag correlations within five
     standard errors. Keys as the run makes them, and the worst case of neighbouring integers."""

@@ -198,3 +198,30 @@ def test_weights_that_are_functions_see_the_whole_step() -> None:
     close(slope, gradient)
     plain, _ = full_step(context(method(replace(term, weight=1.0)), grids()), rich())
     close(value, 4 * plain)
+
+
+class Planning(Loss):
+    """A loss with statistics of the whole step: the largest |log pi| (a row column) and centred A (a step column)."""
+
+    def plan(self, seen, batch):
+        kept = batch.step["advantage"][batch.trained]
+        largest = seen["policy"].logp[batch.trained].abs().max()
+        return {
+            "largest": largest.expand(len(batch)),
+            "centred": batch.step["advantage"] - kept.mean(),
+        }
+
+    def __call__(self, seen, batch):
+        return -batch.step["centred"] * seen["policy"].logp / batch.row["largest"][:, None]
+
+
+def test_statistics_of_the_whole_step_reach_every_micro_batch() -> None:
+    models, batch = grids(), rich()
+    ctx = context(method(Term("a", Planning(), TokenMean())), models)
+    logp, advantage = models["policy"].logp.detach()[:4, :13], batch.step["advantage"]
+    own = batch.trained
+    scale = logp[own].abs().max() * own.sum()
+    expected = torch.where(own, -(advantage - advantage[own].mean()) / scale, 0.0)
+    for micro in (None, 1, 3):
+        _, gradient = full_step(ctx, batch, micro)
+        close(gradient[:4, :13], expected, what=f"micro_rows {micro}")

@@ -23,6 +23,7 @@ from policyopt.objective.surrogates import (
     TruncatedImportance,
     clipped_surrogate,
     exact,
+    out_of_range,
 )
 from policyopt.objective.value import SquaredValueError
 from policyopt.ops.divergence import jensen_shannon, k1, k2, k3
@@ -70,6 +71,13 @@ def test_clipped_surrogate_by_hand() -> None:
     ratio = torch.tensor([0.5, 1.0, 1.5, 0.5, 1.0, 1.5])
     advantage = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
     close(clipped_surrogate(ratio, advantage, 0.2, 0.3), [-1.0, -2.0, -2.6, 1.6, 2.0, 3.0])
+
+
+def test_clipped_fraction_counts_only_steps_without_gradient() -> None:
+    """Not at the bounds themselves, and not where there is no advantage."""
+    ratio = torch.tensor([1.25, 1.26, 0.75, 0.74, 1.26, 0.74, 9.0, 0.1])
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 0.0, 0.0])
+    assert out_of_range(ratio, advantage, 0.25, 0.25).tolist() == [0, 1, 0, 1, 0, 0, 0, 0]
 
 
 def test_pair_logistic_by_hand() -> None:
