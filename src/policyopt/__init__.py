@@ -8,6 +8,8 @@ for metrics in policyopt.train("recipes/demo.yaml", ["seed=1"]):
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -29,7 +31,6 @@ _WHERE = {
     "Term": "compose",
     "load": "methods",
     "override": "options",
-    "train": "recipe.training",
 }
 
 __all__ = ["Batch", "Method", "Program", "Scores", "Stage", "Tasks", "Term", "load", "override", "train"]
@@ -40,3 +41,19 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'policyopt' has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(f"policyopt.{_WHERE[name]}"), name)
+
+
+class _Package(ModuleType):
+    """`policyopt.train` is the function, also after `policyopt/train.py` (the loop) was imported: the import system
+    binds every submodule to its package, and that one would hide the function of the same name."""
+
+    @property
+    def train(self) -> Any:
+        return importlib.import_module("policyopt.recipe.training").train
+
+    @train.setter
+    def train(self, module: ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

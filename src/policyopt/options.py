@@ -135,8 +135,14 @@ def find(method: Method, key: str) -> Option:
     raise OptionError(
         f"{key!r} has no effect for method {method.key!r}: none of its parts has that option. "
         + (f"Did you mean {near[0]!r}? " if near else "")
-        + (f"Its {names[0]} has {of_axis}" if of_axis else f"Options begin with one of {list(ROOTS)}")
+        + _has(names[0], of_axis)
     )
+
+
+def _has(axis: str, keys: list[str]) -> str:
+    if keys:
+        return f"Its {axis} has {keys}"
+    return f"Its {axis} has no options; remove the key" if axis in ROOTS else f"Options begin with one of {list(ROOTS)}"
 
 
 def override(method: Method, changes: Mapping[str, Any]) -> Method:

@@ -55,9 +55,16 @@ def train(
 @app.command()
 def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None:
     """Go on with a run that was stopped, from its newest good checkpoint, as if it had not stopped."""
+    from policyopt.recipe.outcome import Outcome
     from policyopt.recipe.training import Training
+    from policyopt.runtime.folder import RunFolder
     from policyopt.runtime.progress import log_to, progress
 
+    folder = RunFolder.open(run)
+    if folder.summary.is_file():
+        console.print(f"{folder.path} is finished; this is what came of it:", soft_wrap=True)
+        Outcome.read(folder).show(console)
+        return
     log_to(console)
     _quiet()
     with Training.resume(run, progress(console)) as training:
@@ -66,12 +73,19 @@ def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None
 
 def _finish(training: Any) -> None:
     console.print(f"Run folder {training.folder.path}", soft_wrap=True)
-    for _ in training.rounds():
-        pass
-    if training.interrupted:
-        console.print(f"Stopped after a finished round; nothing is lost. Go on with: {training.folder.resume}")
-        raise typer.Exit(INTERRUPTED)
-    training.finish().show(console)
+    go_on = f"Go on with: {training.folder.resume}"
+    try:
+        for _ in training.rounds():
+            pass
+        if training.interrupted:
+            console.print(f"Stopped after a finished round; nothing is lost. {go_on}", soft_wrap=True)
+            raise typer.Exit(INTERRUPTED)
+        outcome = training.finish()
+    except KeyboardInterrupt:
+        # A second Ctrl-C, or one while the trained policy is evaluated.
+        console.print(f"Stopped at once; everything up to the last checkpoint is kept. {go_on}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    outcome.show(console)
 
 
 @app.command(name="eval")
@@ -177,7 +191,7 @@ def _ours(error: BaseException) -> bool:
 def main() -> None:
     """Entry point. Expected errors are one line on stderr and exit code 2; others keep their traceback."""
     try:
-        app()
+        app(prog_name="policyopt")
     except Exception as error:
         if not _ours(error):
             raise

@@ -71,8 +71,8 @@ def sample(
         logits = stream.following(chosen)
     if not bool(logp[live].isfinite().all()):
         raise NotFiniteError(
-            "a sampled token has no finite log-probability: the model's logits are nan or infinite; its weights "
-            "have diverged, or its precision does not suit its attention kernel"
+            "a sampled token has no finite log-probability: the model's logits are nan or infinite. Its weights have "
+            "diverged: train again with a lower learning rate; or its precision does not suit its attention kernel"
         )
     return world.extend(batch, token, logp, live, version)
 

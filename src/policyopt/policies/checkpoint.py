@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 import tempfile
 import warnings
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from policyopt.policies.language import Language
 
@@ -67,6 +70,10 @@ def new_language(
         "bos_token_id": None,
         "eos_token_id": None,
     }
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        near = difflib.get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "take llama, qwen2, qwen3, gemma or gpt_neox"
+        raise CheckpointError(f"transformers has no causal language model of type {model_type!r}; {hint}")
     if model_type == "gpt_neox":
         del fields["num_key_value_heads"], fields["head_dim"]
     made = AutoConfig.for_model(model_type, **{**fields, **config})
@@ -78,7 +85,18 @@ def new_language(
 
 def load_language(path: str | Path, dtype: torch.dtype = torch.float32, lora: Lora | None = None) -> Language:
     """The policy of a model folder, or of a repository as "hub:owner/name". CheckpointError: not a model."""
-    model = AutoModelForCausalLM.from_pretrained(model_source(path), dtype=dtype)
+    source = model_source(path)
+    try:
+        opened: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{str(path)!r} can not be opened as a causal language model: {error}") from error
+    model, info = opened
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise CheckpointError(
+            f"{str(path)!r} lacks {len(missing)} of its weights, {missing[:3]} among them; transformers would make "
+            "them up at random: save the whole model there"
+        )
     policy = Language(model)
     return policy if lora is None else with_lora(policy, lora)
 
@@ -122,7 +140,13 @@ def with_lora(policy: Language, lora: Lora) -> Language:
         # A matter between peft and transformers that their users can not change.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(lora.seed)
-        adapted = get_peft_model(policy.causal, config)
+        try:
+            adapted = get_peft_model(policy.causal, config)
+        except ValueError as error:
+            names = sorted(
+                {name.rpartition(".")[2] for name, m in policy.causal.named_modules() if hasattr(m, "weight")}
+            )
+            raise CheckpointError(f"lora.target_modules={targets!r}: {error} The model has {names}") from error
     return Language(adapted, policy.score_rows, policy.head_tokens)
 
 

@@ -28,7 +28,10 @@ def load_tokenizer(path: str | Path, eos_token: str | None = None) -> Any:
         raise CheckpointError(
             f"{str(path)!r} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save the model's tokenizer there"
         )
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer in {str(path)!r} can not be opened: {error}") from error
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise CheckpointError(f"eos_token {eos_token!r} is not in the vocabulary of the tokenizer in {str(path)!r}")

@@ -30,14 +30,22 @@ def _order(name: str) -> int:
 @dataclass(frozen=True)
 class Outcome:
     """before, after: evaluations as in summary.json, None where there was no evaluation. answers: prompt, sampled
-    answer, score of a few held-out tasks. seconds: training alone."""
+    answer, score (None: not scored) of a few held-out tasks. seconds: training alone."""
 
     folder: RunFolder
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
-    answers: tuple[tuple[str, str, float], ...]
+    answers: tuple[tuple[str, str, float | None], ...]
     seconds: float
     seed: int
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Outcome:
+        """What a finished run left."""
+        kept = json.loads(folder.summary.read_text(encoding="utf-8"))
+        after = json.loads((folder.results / "after.json").read_text(encoding="utf-8"))
+        answers = tuple(tuple(answer) for answer in after.get("answers", ()))
+        return cls(folder, kept["before"], kept["after"], answers, kept["seconds"], kept["seed"])
 
     def write(self) -> None:
         """summary.json and plot.png."""
@@ -49,10 +57,12 @@ class Outcome:
         """The table, the sampled answers and where everything is."""
         if self.before is not None and self.after is not None:
             console.print(comparison(self.before, self.after))
+            if self.after.get("unscored"):
+                console.print(f"{self.after['unscored']} answers could not be scored and count as wrong")
         if self.answers:
             console.print("Sampled answers to held-out tasks:")
         for prompt, answer, score in self.answers:
-            mark = "right" if score >= 1 else "wrong"
+            mark = "unscored" if score is None else "right" if score >= 1 else "wrong"
             console.print(f"  {mark}  {prompt} {answer}", markup=False, highlight=False)
         console.print(f"Trained in {self.seconds:.1f} s (seed {self.seed})")
         for label, path in (

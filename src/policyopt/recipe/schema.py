@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,19 +31,28 @@ class NewModel(Section):
     """A decoder made from nothing, of an architecture that transformers knows."""
 
     model_type: str = "qwen2"
-    hidden_size: int = Field(128, ge=1)
-    layers: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
+    hidden_size: int = Field(default=128, ge=1)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
     intermediate_size: int | None = None  # None: 4 * hidden_size
-    positions: int = Field(512, ge=8)
+    positions: int = Field(default=512, ge=8)
     alphabet: str | None = None  # of its character tokenizer; None: the characters of the tasks
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> NewModel:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * heads = {2 * self.heads} (positions turn pairs of numbers of a "
+                f"head), got {self.hidden_size}"
+            )
+        return self
 
 
 class LoraOptions(Section):
     """Train low-rank adapters instead of all weights."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, gt=0)
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
@@ -52,7 +62,7 @@ class PolicySection(Section):
     model: str | None = None
     new: NewModel | None = None
     lora: LoraOptions | None = None
-    dtype: str = Field("float32", pattern="^(float32|float64|bfloat16)$")
+    dtype: str = Field(default="float32", pattern="^(float32|float64|bfloat16)$")
     eos_token: str | None = None
     device: str = "auto"  # auto: CUDA, then Apple, then CPU
     engine: str = "auto"
@@ -69,7 +79,7 @@ class PolicySection(Section):
 class Demonstrations(Section):
     """Recorded answers for supervised stages: right with probability `reliability`, else spoilt by `mistake`."""
 
-    reliability: float = Field(1.0, ge=0, le=1)
+    reliability: float = Field(default=1.0, ge=0, le=1)
     mistake: str = "swap_first_two"
 
 
@@ -82,11 +92,11 @@ class TasksSection(Section):
     split: str | None = None  # of a folder with several
     options: dict[str, Any] = {}  # of the reasoning-gym generator
     prompt: str | None = None  # template over {question} and metadata fields
-    size: int = Field(GENERATED, ge=1)  # generated tasks
-    limit: int = Field(256, ge=1)  # own tokens of an answer at most
+    size: int = Field(default=GENERATED, ge=1)  # generated tasks
+    limit: int = Field(default=256, ge=1)  # own tokens of an answer at most
     verifier: str | None = None  # None: reasoning_gym for its tasks, else no reward
     verifier_options: dict[str, Any] = {}
-    deadline: float = Field(5.0, gt=0)  # seconds a verifier may take for one answer
+    deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
     demonstrations: Demonstrations | None = None
 
     @model_validator(mode="after")
@@ -112,9 +122,9 @@ class TasksSection(Section):
 class EvaluationSection(Section):
     """Held-out tasks: greedy accuracy and pass@k, before the last stage and after it."""
 
-    tasks: int = Field(500, ge=1)
-    samples: int = Field(16, ge=1)
-    temperature: float = Field(1.0, gt=0)
+    tasks: int = Field(default=500, ge=1)
+    samples: int = Field(default=16, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
     success: float = 1.0  # an answer is right if its score is at least this
     jsonl: str | None = None  # held-out tasks of their own; None: split off the training tasks
 
@@ -143,8 +153,8 @@ class Recipe(Section):
     stages: tuple[StageSection, ...] = Field(min_length=1)
     evaluation: EvaluationSection | None = EvaluationSection()
     models: dict[str, str] = {}  # further models by role, for example teacher: FOLDER
-    seed: int = Field(0, ge=0)
-    checkpoint_every: int = Field(50, ge=1)
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=50, ge=1)
     folder: str | None = None  # None: runs/NAME
 
     def yaml(self) -> str:
@@ -159,17 +169,20 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"there is no recipe {str(source)!r}; give the path of a YAML file")
     try:
         data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{source} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{source} must be a mapping with keys like {list(Recipe.model_fields)}")
+    return make_recipe(data, changes)
+
+
+def make_recipe(data: Mapping[str, Any], changes: Sequence[str] = ()) -> Recipe:
+    """A checked recipe with `key=value` changes applied; the error says every problem at once."""
+    data = copy.deepcopy(dict(data))
     for change in changes:
         apply_change(data, change)
-    return make_recipe(data)
-
-
-def make_recipe(data: Mapping[str, Any]) -> Recipe:
-    """A checked recipe; the error says every problem at once."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -191,18 +204,28 @@ def apply_change(data: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of {change!r} is not valid YAML: {error}") from error
-    stages = data.get("stages") or [{}]
-    names = key.split(".")
+    stages, names = _stages(data), key.split(".")
     if names[0] in ROOTS:
-        stages[-1].setdefault("options", {})[key] = value
+        _set_option(stages[-1], key, value)
     elif key in ("method", "steps"):
         stages[-1][key] = value
     elif names[0] == "stages" and len(names) > 2 and names[1].isdigit() and names[2] in ROOTS:
-        _stage(stages, names[1], key).setdefault("options", {})[".".join(names[2:])] = value
+        _set_option(_stage(stages, names[1], key), ".".join(names[2:]), value)
     elif names[0] == "stages" and len(names) > 2 and names[1].isdigit():
         _put(_stage(stages, names[1], key), names[2:], value, key)
     else:
         _put(data, names, value, key)
+
+
+def _stages(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    stages = data.get("stages") or [{}]
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise RecipeError(f"stages must be a list of {{method, steps, options}}, got {stages!r:.80}")
+    return stages
+
+
+def _set_option(stage: dict[str, Any], key: str, value: Any) -> None:
+    stage["options"] = {**(stage.get("options") or {}), key: value}
 
 
 def _stage(stages: list[dict[str, Any]], number: str, key: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from policyopt.recipe.schema import EvaluationSection, RecipeError, TasksSection
@@ -122,8 +123,9 @@ def verifier_name(tasks: TasksSection) -> str | None:
 def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> TokenWorld:
     """The world of some entries, with a judge if the recipe names a verifier."""
     name = verifier_name(tasks)
-    judge = None
-    if name is not None:
-        rule = verifier(name, tasks.verifier_options)
-        judge = Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline)))
-    return token_world(entries, tokenizer, tasks.limit, judge, positions)
+    rule = None if name is None else verifier(name, tasks.verifier_options)
+    world = token_world(entries, tokenizer, tasks.limit, None, positions)
+    if rule is None:
+        return world
+    # Last, because a grader must be closed.
+    return replace(world, judge=Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline))))

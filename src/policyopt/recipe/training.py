@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,13 @@ class Training:
     @classmethod
     def start(cls, recipe: Recipe, display: Display | None = None) -> Training:
         """A new run in a folder of its own (an existing one is never touched)."""
-        built = build(recipe)
-        printed = "\n\n".join(describe(stage.method) for stage in built.program.stages)
-        folder = RunFolder.create(recipe.folder or f"runs/{recipe.name}", recipe.yaml(), printed)
-        return cls(built, folder, display)
+        with ExitStack() as opened:
+            built = opened.enter_context(build(recipe))
+            printed = "\n\n".join(describe(stage.method) for stage in built.program.stages)
+            folder = RunFolder.create(recipe.folder or f"runs/{recipe.name}", recipe.yaml(), printed)
+            training = cls(built, folder, display)
+            opened.pop_all()  # the training closes what was built
+            return training
 
     @classmethod
     def resume(cls, path: str | Path, display: Display | None = None) -> Training:
@@ -111,7 +116,8 @@ class Training:
             section.temperature,
             section.success,
         )
-        return {"measured": result.summary(), "answers": result.answers}
+        answers = [(p, a, None if math.isnan(score) else score) for p, a, score in result.answers]
+        return {"measured": result.summary(), "answers": answers}
 
     def _samples(self, done: Round) -> Iterable[Mapping[str, Any]]:
         """A few rows as text, now and then."""
@@ -150,7 +156,7 @@ def train(
             raise RecipeError("changes apply to recipes as paths or mappings; a Recipe object is final")
         recipe = what
     elif isinstance(what, Mapping):
-        recipe = make_recipe(what)
+        recipe = make_recipe(what, changes)
     else:
         recipe = load_recipe(what, changes)
     with Training.start(recipe) as training:

@@ -37,9 +37,12 @@ class RunFolder:
         wanted = Path(path)
         if not wanted.name:
             raise RunFolderError(f"a run folder needs a name of its own, not {str(path)!r}; give runs/NAME")
-        wanted.parent.mkdir(parents=True, exist_ok=True)
         names = itertools.chain([wanted], (wanted.with_name(f"{wanted.name}-{n}") for n in itertools.count(2)))
-        folder = cls(next(name for name in names if _claim(name)))
+        try:
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            folder = cls(next(name for name in names if _claim(name)))
+        except OSError as error:
+            raise RunFolderError(f"the run folder {path} can not be made: {error}; choose another") from error
         folder.checkpoints.mkdir()
         write_atomic(folder.objective, objective)
         write_atomic(folder.recipe, recipe)  # last: a folder with a recipe is a run

@@ -114,6 +114,8 @@ def summary(metrics: Mapping[str, float], timing: Mapping[str, float]) -> str:
         name = next((name for name in names if name in metrics), None)
         if name is not None and not (label == "loss" and "reward" in metrics):
             shown.append(f"{label} {metrics[name]:.3g}")
+    if metrics.get("unscored"):
+        shown.append(f"unscored {metrics['unscored']:.0%}")
     return "  ".join([*shown, f"{timing['steps_per_second']:,.0f} steps/s"])
 
 

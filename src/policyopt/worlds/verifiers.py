@@ -14,6 +14,7 @@ import functools
 import importlib
 import math
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
@@ -176,4 +177,19 @@ def verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
     for option in given.keys() - allowed:
         hint = nearest(option, allowed) if allowed else "it has none"
         raise VerifierError(f"verifier {name!r} has no option {option!r}; {hint}")
-    return kind(**given)
+    return kind(**_typed(name, kind, given))
+
+
+def _typed(name: str, kind: type[Verifier], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in the types their fields have."""
+    # Imported here: grading workers do not need it.
+    from pydantic import TypeAdapter, ValidationError
+
+    hints, found = typing.get_type_hints(kind), {}
+    for option, value in given.items():
+        try:
+            found[option] = TypeAdapter(hints[option]).validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise VerifierError(f"option {option!r} of verifier {name!r} can not be {value!r}: {reason}") from error
+    return found
