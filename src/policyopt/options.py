@@ -58,8 +58,9 @@ def part_classes(axis: str) -> Mapping[str, type[Part]]:
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for value in vars(module).values():
-            own = inspect.isclass(value) and issubclass(value, Part) and value.__module__ == module.__name__
-            if own and not inspect.isabstract(value):
+            if not (inspect.isclass(value) and issubclass(value, Part)) or inspect.isabstract(value):
+                continue
+            if value.__module__ == module.__name__:
                 found[snake(value.__name__)] = value
     return found
 
@@ -183,7 +184,7 @@ def _convert(option: Option, value: Any) -> Any:
 def _part(option: Option, value: Any) -> Part:
     """Another part for a slot: its name, or {part: name, option: value ...}."""
     given = {"part": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
-    name = given.pop("part", None)
+    name: Any = given.pop("part", None)
     classes = part_classes(option.path[0])
     if name not in classes:
         near = difflib.get_close_matches(str(name), list(classes), 1)

@@ -5,12 +5,15 @@ import errno
 import json
 
 import pytest
+import safetensors
 import tiny
 import torch
 import yaml
 from transformers import AutoTokenizer
 
+from policyopt.policies.checkpoint import save_language
 from policyopt.policies.tokenizer import character_tokenizer
+from policyopt.recipe import training
 from policyopt.runtime import atomic
 
 
@@ -323,3 +326,41 @@ def test_a_full_disk_keeps_the_run_resumable(made, tmp_path, command, monkeypatc
     assert again.code == 0, again.err
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(errno.ENOSPC, "No space left on device"), safetensors.SafetensorError("No space left on device")],
+    ids=["system", "safetensors"],
+)
+def test_a_full_disk_while_the_model_is_saved(fault, made, tmp_path, command, monkeypatch):
+    def full(*arguments):
+        raise fault
+
+    monkeypatch.setattr(training, "save_language", full)
+    called = command("train", made)
+    assert called.code == 2
+    assert "Traceback" not in called.err
+    assert "No space left on device" in called.err
+    assert f"policyopt resume {tmp_path / 'run'}" in called.err
+    assert not (tmp_path / "run" / "summary.json").exists()
+    monkeypatch.setattr(training, "save_language", save_language)
+    assert command("resume", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_full_disk_while_results_are_written(made, tmp_path, command, monkeypatch):
+    real = atomic.flush_to_disk
+
+    def full(file):
+        if "summary" in str(file.name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(atomic, "flush_to_disk", full)
+    called = command("train", made)
+    assert called.code == 2
+    assert f"no space left to write {tmp_path / 'run' / 'summary.json'}" in called.err
+    monkeypatch.setattr(atomic, "flush_to_disk", real)
+    assert command("resume", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "summary.json").is_file()

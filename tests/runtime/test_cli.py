@@ -38,10 +38,10 @@ def command(monkeypatch, capsys):
 
 
 def process(*arguments, **options):
-    """`policyopt ARGUMENTS` in a process of its own."""
+    """`policyopt ARGUMENTS` in a process of its own, which like a console script does not import from its folder."""
     code = "from policyopt.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -321,6 +321,33 @@ def test_kill_9_in_either_stage_and_between_goes_on_bit_for_bit(staged, tmp_path
         again = command("resume", run)
         assert again.code == 0, again.err
         assert files(run) == expected
+
+
+@pytest.mark.parametrize("method", ["ppo", "dpo:dpo_online"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}], ids=["full", "lora"])
+def test_a_stopped_run_goes_on_with_adapters_critics_and_references(method, lora, tmp_path, command):
+    tasks = {"jsonl": str(tiny.jsonl(tmp_path / "tasks.jsonl", tiny.sums())), "verifier": "rules:length"}
+    policy = {"model": str(tiny.folder(tmp_path / "given")), **({"lora": lora} if lora else {})}
+    stages = [tiny.stage(method, 5)]
+    changes = {"stages": stages, "checkpoint_every": 2, "evaluation": {"tasks": 2, "samples": 8}}
+    made = tiny.recipe(tmp_path / "r.yaml", policy, tasks, **changes)
+    straight = command("train", made, f"folder={tmp_path / 'straight'}")
+    assert straight.code == 0, straight.err
+    with Training.start(load_recipe(made)) as training:
+        for _ in zip(range(3), training.rounds(), strict=False):
+            pass  # left in the middle: round 3 is recorded, but in no checkpoint
+    again = command("resume", tmp_path / "run")
+    assert again.code == 0, again.err
+    assert "resumed at round 2 of 5" in again.out
+    assert files(tmp_path / "run") == files(tmp_path / "straight")
+
+
+def test_a_verifier_beside_the_user_is_found(made, tmp_path):
+    (tmp_path / "mine.py").write_text("def score(text, entry):\n    return len(text) % 2\n")
+    running = process("train", made, "tasks.verifier=mine:score", "steps=1", "evaluation=null", cwd=tmp_path)
+    out = running.communicate(timeout=120)[0]
+    assert running.returncode == 0, out
+    assert tiny.lines(tmp_path / "run" / "metrics.jsonl")[0]["unscored"] == 0
 
 
 def test_a_second_ctrl_c_stops_at_once_and_says_how_to_go_on(made, tmp_path, command, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -28,7 +29,7 @@ WRONG_INPUT = 2
 
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example [bold]seed=1 objective.clip_high=0.28[/bold]."),
+    typer.Argument(metavar="KEY=VALUE", help="Changes, for example [bold]seed=1 objective.clip_high=0.28[/bold]."),
 ]
 
 
@@ -190,6 +191,9 @@ def _ours(error: BaseException) -> bool:
 
 def main() -> None:
     """Entry point. Expected errors are one line on stderr and exit code 2; others keep their traceback."""
+    # A verifier module:function may lie where the command is given; a console script does not look there.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         app(prog_name="policyopt")
     except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from policyopt.runtime.atomic import disk_full_named
 from policyopt.runtime.folder import RunFolder, write_json
 
 LABELS = {"greedy": "greedy accuracy", "preference_accuracy": "preference accuracy"}
@@ -48,10 +49,11 @@ class Outcome:
         return cls(folder, kept["before"], kept["after"], answers, kept["seconds"], kept["seed"])
 
     def write(self) -> None:
-        """summary.json and plot.png."""
+        """plot.png, then summary.json, which marks the run as finished."""
         measured = {"before": self.before, "after": self.after, "seconds": self.seconds, "seed": self.seed}
+        with disk_full_named(self.folder.plot):
+            plot(self.folder, self.before, self.after)
         write_json(self.folder.summary, measured)
-        plot(self.folder, self.before, self.after)
 
     def show(self, console: Console) -> None:
         """The table, the sampled answers and where everything is."""

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.pairs import agreement
@@ -18,7 +20,7 @@ from policyopt.recipe.outcome import Outcome, training_seconds
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
 from policyopt.report.objective import describe
 from policyopt.run import Run
-from policyopt.runtime.folder import RunFolder
+from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
 from policyopt.train import rounds
@@ -77,7 +79,7 @@ class Training:
     def finish(self) -> Outcome:
         """After the last round: evaluate, save the model, write the summary."""
         before, after = self._before(), self._evaluate("after")
-        save_language(self.built.policy, self.folder.model, self.built.tokenizer)
+        self._save_model()
         outcome = Outcome(
             self.folder,
             None if before is None else before["measured"],
@@ -88,6 +90,15 @@ class Training:
         )
         outcome.write()
         return outcome
+
+    def _save_model(self) -> None:
+        try:
+            save_language(self.built.policy, self.folder.model, self.built.tokenizer)
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(
+                f"the model can not be saved in {self.folder.model}: {error}. It is safe in the last checkpoint: free "
+                f"some space or choose another disk, then {self.folder.resume}"
+            ) from error
 
     def _before(self) -> Mapping[str, Any] | None:
         last = len(self.built.program.stages) - 1
