@@ -1,4 +1,4 @@
-"""The records every part reads and writes. Imports nothing of ours.
+"""The records every part reads and writes. Imports nothing of ours but distributions.
 
 Axis letters, here and everywhere: B rows (trajectories), T steps, N tasks, V choices, D dimensions of an
 action, P positions of a prompt. A *row* is one trajectory; a *step* is a token, an action or a denoising step.
@@ -6,15 +6,18 @@ action, P positions of a prompt. A *row* is one trajectory; a *step* is a token,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from policyopt.distributions import Categorical as Categorical
+from policyopt.distributions import Distribution as Distribution
+from policyopt.distributions import Gaussian as Gaussian
 
 
 class StepKind(IntEnum):
@@ -42,118 +45,6 @@ class Finish(IntEnum):
     RUNNING = 0
     STOPPED = 1  # the policy or the environment ended it
     TRUNCATED = 2  # a limit ended it
-
-
-@runtime_checkable
-class Distribution(Protocol):
-    """A distribution over one step, for any leading axes; `width` uniform numbers draw one sample."""
-
-    @property
-    def width(self) -> int: ...
-    def log_prob(self, step: Tensor) -> Tensor: ...
-    def entropy(self) -> Tensor: ...
-    def kl(self, other: Any) -> Tensor: ...
-    def sample(self, uniform: Tensor) -> Tensor: ...
-    def mode(self) -> Tensor: ...
-    def tempered(self, temperature: Tensor) -> Distribution: ...
-    def detach(self) -> Distribution: ...
-    def __getitem__(self, index: Any) -> Distribution: ...
-
-
-def _expected(logp: Tensor, value: Tensor) -> Tensor:
-    """sum_v p(v) value(v) over the last axis. A choice of probability 0 contributes 0, in value and in gradient:
-    0 * -inf is nan, and so is its derivative unless the value is selected before it is multiplied."""
-    p = logp.exp()
-    return (p * torch.where(p > 0, value, 0.0)).sum(-1)
-
-
-@dataclass(frozen=True)
-class Categorical:
-    """A distribution over V choices; `logp` (..., V) is normalised."""
-
-    logp: Float[Tensor, "*lead V"]
-
-    @staticmethod
-    def of(logits: Tensor, temperature: Tensor | float = 1.0) -> Categorical:
-        """Normalised in at least float32, whatever the model's precision (low-precision heads lose ratios)."""
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        return Categorical((logits / temperature).log_softmax(-1))
-
-    @property
-    def width(self) -> int:
-        return 1
-
-    def log_prob(self, step: Tensor) -> Tensor:
-        return self.logp.gather(-1, step[..., None])[..., 0]
-
-    def entropy(self) -> Tensor:
-        return -_expected(self.logp, self.logp)
-
-    def kl(self, other: Categorical) -> Tensor:
-        """KL(self || other), exact, >= 0."""
-        return _expected(self.logp, self.logp - other.logp)
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        """Inverse of the cumulative distribution; uniform (..., 1) in [0, 1)."""
-        cumulative = self.logp.double().exp().cumsum(-1)
-        # Scaled by the total, so that rounding can not push a draw past the last possible choice.
-        index = torch.searchsorted(cumulative, uniform.double() * cumulative[..., -1:], right=True)
-        return index[..., 0].clamp(max=self.logp.shape[-1] - 1)
-
-    def mode(self) -> Tensor:
-        return self.logp.argmax(-1)
-
-    def tempered(self, temperature: Tensor) -> Categorical:
-        return Categorical((self.logp / temperature[..., None]).log_softmax(-1))
-
-    def detach(self) -> Categorical:
-        return Categorical(self.logp.detach())
-
-    def __getitem__(self, index: Any) -> Categorical:
-        return Categorical(self.logp[index])
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A diagonal normal distribution over D dimensions; densities are summed over D, never averaged."""
-
-    mean: Float[Tensor, "*lead D"]
-    std: Float[Tensor, "*lead D"]
-
-    @property
-    def width(self) -> int:
-        return self.mean.shape[-1]
-
-    def log_prob(self, step: Tensor) -> Tensor:
-        z = (step - self.mean) / self.std
-        return (-0.5 * z**2 - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    def entropy(self) -> Tensor:
-        return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
-
-    def kl(self, other: Gaussian) -> Tensor:
-        """KL(self || other), exact, >= 0."""
-        squares = (self.std**2 + (self.mean - other.mean) ** 2) / (2 * other.std**2)
-        return ((other.std / self.std).log() + squares - 0.5).sum(-1)
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        """uniform (..., D) in [0, 1), through the normal quantile function."""
-        # Clamped because the quantile of 0 is minus infinity.
-        tiny = torch.finfo(torch.float64).eps
-        normal = torch.special.ndtri(uniform.double().clamp(tiny, 1 - tiny))
-        return self.mean + self.std * normal.to(self.mean.dtype)
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def tempered(self, temperature: Tensor) -> Gaussian:
-        return replace(self, std=self.std * temperature[..., None].sqrt())
-
-    def detach(self) -> Gaussian:
-        return Gaussian(self.mean.detach(), self.std.detach())
-
-    def __getitem__(self, index: Any) -> Gaussian:
-        return Gaussian(self.mean[index], self.std[index])
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def test_a_nan_or_another_shape_is_no_agreement(run):
         ({"axis": "objectve"}, "did you mean 'objective'"),
         ({"part": "clipped_surogate"}, "did you mean 'clipped_surrogate'"),
         ({"options": {"clip_hihg": 0.2}}, "did you mean 'clip_high'"),
-        ({"options": {"clip_low": 2.0}}, "need 0 < clip_low <= 1"),
+        ({"options": {"clip_low": 2.0}}, "clip_low must be above 0 and at most 1"),
         ({"reduction": "token_maen"}, "did you mean 'token_mean'"),
         ({"reduction": "adam_w"}, "is no average"),
         ({"reduction": MISSING}, "needs a reduction"),

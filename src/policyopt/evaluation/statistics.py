@@ -59,9 +59,7 @@ class Interval:
         if not self.low <= self.high:
             raise ValueError(f"an interval needs low <= high, got {self.low}, {self.high}; recompute it")
         if self.seeds < 0:
-            raise ValueError(
-                f"seeds must be at least 0, got {self.seeds}; omit it for an interval over tasks"
-            )
+            raise ValueError(f"seeds must be at least 0, got {self.seeds}; omit it for an interval over tasks")
 
     def __str__(self) -> str:
         """`0.953 [0.941, 0.964]`: three decimals, more where two digits of the width need them."""
@@ -170,9 +168,7 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(centre, centre - half, centre + half, level, sample.size)
 
 
-def paired_difference(
-    treated: ArrayLike, baseline: ArrayLike, level: float = 0.95, seed: int = 0
-) -> Interval:
+def paired_difference(treated: ArrayLike, baseline: ArrayLike, level: float = 0.95, seed: int = 0) -> Interval:
     """Student t interval on the mean of treated - baseline, paired by seed (see `seed_interval`).
 
     Args:
@@ -216,9 +212,7 @@ def verdict(interval: Interval, smallest_effect: float, *, higher_is_better: boo
     return _judge(interval, smallest_effect, 0.0, higher_is_better=higher_is_better)
 
 
-def absolute_verdict(
-    values: ArrayLike, threshold: float, *, higher_is_better: bool, level: float = 0.95
-) -> Verdict:
+def absolute_verdict(values: ArrayLike, threshold: float, *, higher_is_better: bool, level: float = 0.95) -> Verdict:
     """What values (S,) say about "the mean is at least `threshold`", or at most it where lower is better.
 
     With [l, h] = `seed_interval(values, level)`, where higher is better: shown iff l >= threshold,
@@ -237,9 +231,7 @@ def absolute_verdict(
     return _judge(seed_interval(sample, level), bar, bar, higher_is_better=higher_is_better)
 
 
-def _judge(
-    interval: Interval, shown_from: float, contradicted_below: float, *, higher_is_better: bool
-) -> Verdict:
+def _judge(interval: Interval, shown_from: float, contradicted_below: float, *, higher_is_better: bool) -> Verdict:
     """The rule both verdicts share, bars in signed units (negated where lower is better)."""
     _check_seeds(interval.seeds)
     low, high = (interval.low, interval.high) if higher_is_better else (-interval.high, -interval.low)

@@ -1,0 +1,135 @@
+"""Parts: frozen options that declare what they read and write; losses and averages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from policyopt.compose.protocols import Context, Seen
+from policyopt.ops.pairs import pair_rows
+from policyopt.types import Batch
+
+
+class Part:
+    """Base of all parts: frozen dataclasses of options that declare what they read and write.
+
+    reads, writes: row or step columns beyond the universal ones. roles: named log-probabilities it reads.
+    formula: the equation, for the printed objective.
+    """
+
+    formula: ClassVar[str] = ""
+    penalises: ClassVar[str] = ""  # the model whose distance it charges for; charged once in a method
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Models whose value head it reads."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Chain(Part):
+    """Parts of one axis one after another."""
+
+    parts: tuple[Any, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        written: set[str] = set()
+        needed = []
+        for part in self.parts:
+            needed += [column for column in part.reads if column not in written]
+            written |= set(part.writes)
+        return tuple(needed)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return tuple(column for part in self.parts for column in part.writes)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(role for part in self.parts for role in part.roles)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        for part in self.parts:
+            batch = part(ctx, batch)
+        return batch
+
+
+@dataclass(frozen=True)
+class Nothing(Part):
+    """The axis is not used: the batch passes unchanged."""
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        return batch
+
+
+NOTHING = Nothing()
+
+
+class Loss(Part, ABC):
+    """One summand of the loss, unreduced: (B, T) for steps, (B,) for rows (pairs sit on their chosen row)."""
+
+    @abstractmethod
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor: ...
+
+    def plan(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        """Columns computed without gradient over the whole optimiser step: batch statistics belong here."""
+        return {}
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        """Diagnostics in the loss's shape; they are averaged over the units the term counts."""
+        return {}
+
+
+class Averaging(Part, ABC):
+    """Owns the scale: weights over the *whole* optimiser step, so that micro-batches and ranks only sum."""
+
+    @abstractmethod
+    def __call__(self, mask: Tensor, batch: Batch, total: Callable[[Tensor], Tensor]) -> Tensor: ...
+
+
+Coefficient = float | Callable[[Seen, Batch], Tensor]
+
+
+PerStep = float | Callable[[Batch], Tensor]
+"""A coefficient of a part: one number, or a function of the batch that broadcasts against its steps (or rows)."""
+
+
+def coefficient(value: PerStep, batch: Batch) -> float | Tensor:
+    """Clip ranges and the like may differ by step, task or training time: schedules are data."""
+    return value(batch) if callable(value) else value
+
+
+def trained_steps(seen: Seen, batch: Batch) -> Tensor:
+    return batch.trained
+
+
+def trained_rows(seen: Seen, batch: Batch) -> Tensor:
+    """Rows with at least one trained step."""
+    return batch.trained.any(1)
+
+
+def chosen_rows(seen: Seen, batch: Batch) -> Tensor:
+    """A pair's value lives on its chosen row; the pair counts if both sides are trained."""
+    chosen, rejected = pair_rows(batch).T
+    trained = batch.trained.any(1)
+    counted = torch.zeros_like(trained)
+    counted[chosen] = trained[chosen] & trained[rejected]
+    return counted

@@ -1,0 +1,103 @@
+"""What parts are given and what they may ask of policies, critics and worlds. Protocols, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from policyopt.types import Batch, Scores, Tasks
+
+if TYPE_CHECKING:
+    from policyopt.compose.method import Method
+
+
+class CompositionError(ValueError):
+    """Parts that do not fit together. Says the rule, what was seen and the remedy."""
+
+
+class MissingModelError(CompositionError):
+    """A method needs a model that the run was not given."""
+
+
+class Context(Protocol):
+    """The run as the current stage sees it; the only way from a part to models, worlds and state."""
+
+    @property
+    def world(self) -> Any: ...
+    @property
+    def models(self) -> Mapping[str, nn.Module]: ...  # "policy" is the stage's policy
+    @property
+    def step(self) -> int: ...  # rounds since the run began
+    @property
+    def stage_step(self) -> int: ...  # rounds since the stage began
+    @property
+    def stage_total(self) -> int: ...
+    @property
+    def drawn(self) -> int: ...  # tasks drawn since the stage began: the data position
+    @property
+    def updates(self) -> int: ...  # optimiser steps since the run began
+    @property
+    def seed(self) -> int: ...
+    @property
+    def stage(self) -> Method: ...
+    @property
+    def meter(self) -> Any: ...
+
+    def rng(self, purpose: str) -> torch.Generator: ...
+    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0) -> Batch: ...
+    def total(self, x: Tensor) -> Tensor: ...
+    def __getitem__(self, cell: Cell) -> Any: ...
+    def __setitem__(self, cell: Cell, value: Any) -> None: ...
+
+
+class Seen(Protocol):
+    """Everything the run's models say of a batch, by role; lazy, cached, shared by all terms."""
+
+    def __getitem__(self, role: str) -> Scores: ...
+    def value(self, critic: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A named piece of state. Its value lives in the run and is checkpointed; parts hold none. Only update,
+    before and after write cells."""
+
+    name: str
+    initial: Callable[[], Any]
+
+
+class Policy(Protocol):
+    """Anything that takes steps and can score them. An `nn.Module`."""
+
+    kind: str  # "language" | "control" | "denoising" | "tabular"
+
+    def next(self, batch: Batch) -> Any:
+        """The distribution of the next step of every row (untempered)."""
+        ...
+
+    def score(self, batch: Batch, context: str | None, *, full: bool) -> Scores:
+        """Log-probabilities (B, T) of the steps taken, under the rows' temperature; dist only if `full`."""
+        ...
+
+
+class ValueModel(Protocol):
+    """A critic."""
+
+    def value(self, batch: Batch) -> Tensor:
+        """(B, T + 1): the value before each step, and after the last one (padding holds arbitrary values)."""
+        ...
+
+
+class World(Protocol):
+    """Where steps happen. What a part needs beyond this (recorded, rewind, prefer ...) it names in its errors."""
+
+    @property
+    def size(self) -> int: ...
+    def tasks(self, ids: Tensor) -> Tasks: ...
+    def start(self, tasks: Tasks) -> Batch: ...
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch: ...
+    def grade(self, batch: Batch) -> Tensor: ...
