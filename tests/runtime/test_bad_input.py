@@ -9,6 +9,7 @@ import safetensors
 import tiny
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from policyopt.policies.checkpoint import save_language
@@ -157,6 +158,10 @@ def test_pairs_for_a_method_without_pairs_everywhere(made, tmp_path, command):
 # -- models --------------------------------------------------------------------------------------------------------
 def test_folders_that_are_no_models(made, tmp_path, command):
     broken = tiny.folder(tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    refused(command("train", made, f"policy.model={broken}"), tmp_path, "lacks 1 of its weights", "up_proj")
     (broken / "model.safetensors").write_bytes(b"nothing")
     refused(command("train", made, f"policy.model={broken}"), tmp_path, "broken", "can not be opened")
     (broken / "model.safetensors").unlink()

@@ -29,7 +29,8 @@ from policyopt.worlds.prompts import token_world
 from policyopt.worlds.sources import jsonl_entries
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "COLUMNS": "100"}
+PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "COLUMNS": "100"}
 
 
 @pytest.fixture

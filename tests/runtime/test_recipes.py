@@ -223,6 +223,22 @@ def test_the_resolved_recipe_builds_the_same_run(given, tmp_path, command):
             assert world.recorded_answers == other.run.worlds[name].recorded_answers
 
 
+def test_held_out_tasks_stay_out_of_a_stage_that_writes_its_prompts_otherwise(given, tmp_path):
+    tasks = {"reasoning_gym": "spell_backward", "options": {"max_word_len": 3}, "prompt": "{word} =", "size": 300}
+    stages = [{**tiny.stage("grpo", 1), "tasks": {"prompt": "backward {word}:"}}, tiny.stage("grpo", 1)]
+    made = tiny.recipe(tmp_path / "r.yaml", {"model": given["policy"]}, tasks, stages=stages)
+    with build(load_recipe(made, ["evaluation.tasks=60"])) as built:
+        held, *seen = (
+            {entry.metadata["word"] for entry in world.judge.grader.entries}
+            for world in (built.held_out, *built.run.worlds.values())
+        )
+        assert len(held) == 60
+        assert len(seen) == 2
+        for words in seen:
+            assert len(words) > 20
+            assert not words & held
+
+
 def test_a_stage_task_that_is_wrong_names_the_stage(given, tmp_path):
     stages = [{**tiny.stage("grpo", 1), "tasks": {"limitt": 3}}]
     tasks = {"jsonl": str(tiny.jsonl(tmp_path / "tasks.jsonl", tiny.sums())), **REWARD}
