@@ -1,6 +1,6 @@
 """CISPO: clipped importance sampling policy optimization (MiniMax-M1, arXiv 2506.13585, eq. 4 and 5).
 
-    L = -1/(sum_i |o_i|) sum_i sum_t sg(clip(r_it, 1 - e_low, 1 + e_high)) A_it log pi_it
+L = -1/(sum_i |o_i|) sum_i sum_t sg(clip(r_it, 1 - e_low, 1 + e_high)) A_it log pi_it
 """
 
 from dataclasses import dataclass, replace

@@ -60,9 +60,12 @@ def part_classes(axis: str) -> Mapping[str, type[Part]]:
         for value in vars(module).values():
             if not (inspect.isclass(value) and issubclass(value, Part)) or inspect.isabstract(value):
                 continue
-            if value.__module__ == module.__name__:
-                found[snake(value.__name__)] = value
-    return found
+            if value.__module__ != module.__name__:
+                continue
+            name = snake(value.__name__)
+            if found.setdefault(name, value) is not value:
+                raise CompositionError(f"two parts of {axis} are called {name!r}: {found[name]}, {value}; rename one")
+    return dict(sorted(found.items()))
 
 
 def _component(item: Any) -> str:

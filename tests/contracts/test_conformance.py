@@ -10,6 +10,7 @@ import torch
 from policyopt.evaluation import parts
 from policyopt.evaluation.conformance import SHIPPED, VectorFileError, conformance_main, run_file
 from policyopt.evaluation.vector_batch import VectorContext, batch_of
+from policyopt.options import part_classes, snake
 from policyopt.seen import SeenBatch
 
 FEWEST_CASES_A_PART = 3
@@ -142,8 +143,8 @@ def test_cases_of_a_part_pin_every_option():
 
 def test_parts_declare_what_they_read():
     for axis in parts.AXES:
-        for name, kind in parts.classes(axis).items():
-            if parts.refusal(kind) or not issubclass(kind, parts.Part) or parts.signature(kind) == parts.AVERAGE:
+        for name, kind in part_classes(axis).items():
+            if parts.refusal(kind) or parts.signature(kind) == parts.AVERAGE:
                 continue
             part = kind()
             inputs = parts.probe(part)
@@ -245,7 +246,7 @@ def test_a_file_without_cases_is_an_error_of_its_own(tmp_path, capsys, text):
 
 def test_common_names_mean_parts(run):
     for axis, names in parts.ALIASES.items():
-        known = parts.classes(axis)
+        known = part_classes(axis)
         assert set(names.values()) <= known.keys()
         assert not names.keys() & known.keys()
     assert run(changed(part="ppo_clip"))[0].passed
@@ -298,4 +299,4 @@ def test_results_as_json(run, tmp_path, capsys):
 def test_names_in_snake_case():
     names = ["ClippedSurrogate", "KLToReference", "K1Loss", "ExactKL", "SGD", "AdamW"]
     wanted = ["clipped_surrogate", "kl_to_reference", "k1_loss", "exact_kl", "sgd", "adam_w"]
-    assert [parts.snake_case(name) for name in names] == wanted
+    assert [snake(name) for name in names] == wanted

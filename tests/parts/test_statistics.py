@@ -147,9 +147,7 @@ def test_wilson_hand_worked() -> None:
     assert interval.seeds == 0
 
 
-@given(
-    st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999)
-)
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
 def test_wilson_bounds_solve_the_score_equation(drawn: tuple[int, int], level: float) -> None:
     successes, trials = drawn
     interval = proportion_interval(successes, trials, level)
@@ -167,9 +165,7 @@ def test_wilson_bounds_solve_the_score_equation(drawn: tuple[int, int], level: f
 def test_wilson_covers_at_its_level(trials: int, chance: float) -> None:
     intervals = [proportion_interval(successes, trials) for successes in range(trials + 1)]
     drawn = np.random.default_rng(3).binomial(trials, chance, size=20_000)
-    covered = np.mean(
-        [intervals[successes].low <= chance <= intervals[successes].high for successes in drawn]
-    )
+    covered = np.mean([intervals[successes].low <= chance <= intervals[successes].high for successes in drawn])
     assert 0.93 < covered < 0.975  # discrete: its exact coverage swings around 0.95
 
 
@@ -224,9 +220,7 @@ def test_mean_interval_over_many_tasks_is_near_the_normal_one() -> None:
     values = np.random.default_rng(0).normal(2.0, 3.0, size=3000)
     interval = mean_interval(values, resamples=4000)
     half = 1.959964 * values.std(ddof=1) / math.sqrt(3000)
-    assert (interval.low, interval.high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.01
-    )
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
     assert interval.seeds == 0
 
 
@@ -379,9 +373,7 @@ def test_verdict_from_runs() -> None:
     baseline = np.array([0.1, 0.3, 0.2, 0.5, 0.4])
     gains = np.array([0.19, 0.21, 0.2, 0.22, 0.18])  # s^2 = 0.00025, standard error 0.00707, half 0.0196
     interval = paired_difference(baseline + gains, baseline)
-    assert interval.low == pytest.approx(
-        0.2 - student_quantile_four(0.975) * math.sqrt(0.00025 / 5), rel=1e-9
-    )
+    assert interval.low == pytest.approx(0.2 - student_quantile_four(0.975) * math.sqrt(0.00025 / 5), rel=1e-9)
     assert verdict(interval, 0.18, higher_is_better=True) is Verdict.SHOWN
     assert verdict(interval, 0.19, higher_is_better=True) is Verdict.NOT_SHOWN
     assert verdict(interval, 0.18, higher_is_better=False) is Verdict.CONTRADICTED

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
 import math
-import pkgutil
 import re
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
-from policyopt.compose import AXES, Part
+from policyopt.compose import AXES
 from policyopt.evaluation.vector_batch import VectorContext, batch_of
 from policyopt.evaluation.vector_inputs import (
     OPTIONAL,
@@ -25,6 +22,7 @@ from policyopt.evaluation.vector_inputs import (
     known_inputs,
     nearest,
 )
+from policyopt.options import part_classes, snake
 from policyopt.seen import SeenBatch
 
 LOSS, ROWS, AVERAGE = ("seen", "batch"), ("ctx", "batch"), ("mask", "batch", "total")
@@ -108,49 +106,17 @@ class PartInfo:
     refused: str
 
 
-def snake_case(name: str) -> str:
-    """KLToReference -> kl_to_reference."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _modules(package: ModuleType) -> Iterator[ModuleType]:
-    yield package
-    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        yield importlib.import_module(info.name)
-
-
 def signature(part: type) -> tuple[str, ...]:
     """Names of the arguments that a part is called with."""
     call = inspect.getattr_static(part, "__call__", None)
     return tuple(inspect.signature(call).parameters)[1:] if inspect.isfunction(call) else ()
 
 
-def _is_part(found: Any, module: ModuleType) -> bool:
-    if not (inspect.isclass(found) and found.__module__ == module.__name__ and dataclasses.is_dataclass(found)):
-        return False
-    # A coefficient of a term is called like a loss and need not be a Part.
-    return not inspect.isabstract(found) and (issubclass(found, Part) or signature(found) == LOSS)
-
-
-@functools.cache
-def classes(axis: str) -> dict[str, type]:
-    """Concrete parts of an axis by name."""
-    found: dict[str, type] = {}
-    for module in _modules(importlib.import_module(f"policyopt.{axis}")):
-        for value in vars(module).values():
-            if not _is_part(value, module):
-                continue
-            name = snake_case(value.__name__)
-            if found.setdefault(name, value) is not value:
-                raise VectorError(f"two parts of {axis} are called {name!r}: {found[name]} and {value}; rename one")
-    return dict(sorted(found.items()))
-
-
 def find(axis: str, name: str) -> type:
     """The class of a part, by its own name or a common one."""
     if axis not in AXES:
         raise VectorError(nearest("axis", axis, AXES))
-    known = classes(axis)
+    known = part_classes(axis)
     target = ALIASES.get(axis, {}).get(name, name)
     if target not in known:
         raise VectorError(nearest(f"part of {axis}", name, (*known, *ALIASES.get(axis, {}))))
@@ -164,6 +130,8 @@ def options(part: type) -> tuple[Option, ...]:
         if field.default_factory is not dataclasses.MISSING:
             default = repr(field.default_factory())
         kind = field.type if isinstance(field.type, str) else field.type.__name__
+        # A function of the batch can not be written in JSON; the number can.
+        kind = "float" if kind == "PerStep" else kind
         shown.append(Option(field.name, kind, default))
     return tuple(shown)
 
@@ -174,13 +142,13 @@ def make(part: type, given: dict[str, Any]) -> Any:
     values = {}
     for name, value in given.items():
         if name not in known:
-            raise VectorError(nearest(f"option of {snake_case(part.__name__)}", name, known))
+            raise VectorError(nearest(f"option of {snake(part.__name__)}", name, known))
         if value in ("inf", "-inf") and "float" in known[name].type:
             value = float(value)
         values[name] = tuple(value) if isinstance(value, list) else value
     missing = [o.name for o in known.values() if not o.default and o.name not in values]
     if missing:
-        raise VectorError(f"{snake_case(part.__name__)} needs the options {missing}")
+        raise VectorError(f"{snake(part.__name__)} needs the options {missing}")
     return part(**values)
 
 
@@ -235,7 +203,7 @@ def first_sentence(text: str) -> str:
 
 
 def describe(axis: str, part: type) -> PartInfo:
-    name = snake_case(part.__name__)
+    name = snake(part.__name__)
     refused = refusal(part)
     inputs, needs = ((), refused) if refused else _reads(part)
     optional = (*OPTIONAL, "rewards") if "grades" in inputs else OPTIONAL
@@ -254,7 +222,7 @@ def describe(axis: str, part: type) -> PartInfo:
 
 @functools.cache
 def _all() -> tuple[PartInfo, ...]:
-    return tuple(describe(axis, part) for axis in AXES for part in classes(axis).values())
+    return tuple(describe(axis, part) for axis in AXES for part in part_classes(axis).values())
 
 
 def list_parts() -> list[PartInfo]:

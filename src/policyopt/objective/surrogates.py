@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, PerStep, Seen, coefficient
+from policyopt.compose import CompositionError, Loss, Part, PerStep, Seen, coefficient
 from policyopt.ops.masked import masked_mean, masked_sum, select
 from policyopt.types import Batch, Scores
 
@@ -183,7 +183,7 @@ class ProductSequenceSurrogate(SequenceSurrogate):
 
 
 @dataclass(frozen=True)
-class TruncatedImportance:
+class TruncatedImportance(Part):
     """A term weight: min(pi_old / pi_behaviour, cap) per step, without gradient.
 
     Corrects for rows sampled by an older policy or by an engine whose numbers differ from the trainer's; the
@@ -191,6 +191,12 @@ class TruncatedImportance:
     """
 
     cap: float = 2.0
+
+    formula = "min(pi_old / pi_behaviour, cap)"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("old",)
 
     def __post_init__(self) -> None:
         if self.cap <= 0:
