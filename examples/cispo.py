@@ -23,13 +23,8 @@ class ClippedWeight(Loss):
 
     formula = "-sg(clip(r, 1 - clip_low, 1 + clip_high)) A log pi"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
+    reads = ("advantage",)
+    roles = ("old",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         weight = log_ratio(seen, batch).exp().clamp(1 - self.clip_low, 1 + self.clip_high).detach()

@@ -18,29 +18,18 @@ from policyopt.types import Batch
 class Part:
     """Base of all parts: frozen dataclasses of options that declare what they read and write.
 
-    reads, writes: row or step columns beyond the universal ones. roles: named log-probabilities it reads.
+    reads, writes: row or step columns beyond the universal ones. roles: named log-probabilities it reads. A part for
+    which they depend on its options makes them properties.
     formula: the equation, for the printed objective.
     """
 
     formula: ClassVar[str] = ""
     penalises: ClassVar[str] = ""  # the model whose distance it charges for; charged once in a method
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        """Models whose value head it reads."""
-        return ()
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
+    roles: ClassVar[tuple[str, ...]] = ()
+    critics: ClassVar[tuple[str, ...]] = ()  # models whose value head it reads
 
 
 @dataclass(frozen=True)

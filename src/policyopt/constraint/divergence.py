@@ -34,9 +34,7 @@ class KLToReference(Loss):
     penalises: ClassVar[str] = "reference"
     formula = "w sg(log pi - log pi_ref), w = exp(log pi - log pi_old)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old", "reference")
+    roles = ("old", "reference")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         # Selected first: the product with a masked nan would carry it into the gradient.
@@ -79,9 +77,7 @@ class K1Loss(Loss):
     penalises: ClassVar[str] = "reference"
     formula = "log pi - log pi_ref   (expected gradient 0 on-policy)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("reference",)
+    roles = ("reference",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return k1(difference(seen, batch))
@@ -94,9 +90,7 @@ class K2Loss(Loss):
     penalises: ClassVar[str] = "reference"
     formula = "(log pi - log pi_ref)^2 / 2   (right gradient on-policy only)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("reference",)
+    roles = ("reference",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return k2(difference(seen, batch))
@@ -110,9 +104,7 @@ class K3Loss(Loss):
     penalises: ClassVar[str] = "reference"
     formula = "exp(d) - d - 1, d = log pi_ref - log pi   (gradient of the forward KL)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("reference",)
+    roles = ("reference",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return k3(difference(seen, batch))

@@ -39,9 +39,7 @@ class GroupStandardised(Part):
                 f"need epsilon >= 0 and ddof 0 (divide by n) or 1 (by n - 1), got {self.epsilon} and {self.ddof}"
             )
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("advantage",)
+    writes = ("advantage",)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         advantage = standardised(total_reward(batch), batch.row["group"], batch.row["scored"], self.epsilon, self.ddof)
@@ -54,9 +52,7 @@ class GroupCentred(Part):
 
     formula = "A_b = R_b - mean_g R"
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("advantage",)
+    writes = ("advantage",)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
@@ -70,9 +66,7 @@ class LeaveOneOut(Part):
 
     formula = "A_b = R_b - mean of R over the other rows of g"
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("advantage",)
+    writes = ("advantage",)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]

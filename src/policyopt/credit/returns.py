@@ -31,9 +31,7 @@ class ReturnToGo(Part):
         if not 0 <= self.gamma <= 1:
             raise CompositionError(f"gamma must be in 0..1, got {self.gamma}")
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("advantage", "return")
+    writes = ("advantage", "return")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         (rewards,), back = pack_own(batch, fold_rewards(batch, batch.step["reward"]))
@@ -80,9 +78,7 @@ class GeneralisedAdvantage(Part):
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
             raise CompositionError(f"gamma and lam must be in 0..1, got {self.gamma} and {self.lam}")
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("advantage", "return", "value")
+    writes = ("advantage", "return", "value")
 
     @property
     def critics(self) -> tuple[str, ...]:

@@ -19,9 +19,7 @@ class BestVersusWorst(Part):
     first row wins, so the pairing is deterministic.
     """
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("pair", "rank")
+    writes = ("pair", "rank")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, group, scored = total_reward(batch), batch.row["group"], batch.row["scored"]

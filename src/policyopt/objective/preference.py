@@ -42,13 +42,8 @@ class PairLogistic(Loss):
                 f"need beta > 0 and 0 <= label_smoothing < 0.5, got {self.beta} and {self.label_smoothing}"
             )
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("pair", "rank")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("reference",)
+    reads = ("pair", "rank")
+    roles = ("reference",)
 
     def difference(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor]:
         """rho(chosen) - rho(rejected) per pair, and the chosen rows."""

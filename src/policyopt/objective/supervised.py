@@ -38,9 +38,7 @@ class FullReverseKL(Loss):
 
     formula = "sum_v pi(v) (log pi(v) - log pi_teacher(v))"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("teacher",)
+    roles = ("teacher",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
@@ -61,9 +59,7 @@ class GeneralisedJensenShannon(Loss):
         if not 0 < self.beta < 1:
             raise CompositionError(f"beta must be inside 0..1, not {self.beta}; use FullReverseKL for the limit")
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("teacher",)
+    roles = ("teacher",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
@@ -83,9 +79,7 @@ class SampledReverseKL(Loss):
 
     formula = "-r_bt sg(log pi_teacher - log pi), r = exp(log pi - log pi_old)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old", "teacher")
+    roles = ("old", "teacher")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         logp = seen["policy"].logp

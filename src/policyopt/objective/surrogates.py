@@ -64,9 +64,7 @@ class PolicyGradient(Loss):
 
     formula = "-A_bt log pi_bt"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
+    reads = ("advantage",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         logp = select(batch.trained, seen["policy"].logp)
@@ -91,13 +89,8 @@ class ClippedSurrogate(Loss):
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise CompositionError(f"dual_clip must be above 1, not {self.dual_clip}")
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
+    reads = ("advantage",)
+    roles = ("old",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         ratio, advantage = log_ratio(seen, batch).exp(), batch.step["advantage"]
@@ -133,13 +126,8 @@ class SequenceSurrogate(Loss, ABC):
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("advantage",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
+    reads = ("advantage",)
+    roles = ("old",)
 
     @abstractmethod
     def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
@@ -194,9 +182,7 @@ class TruncatedImportance(Part):
 
     formula = "min(pi_old / pi_behaviour, cap)"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("old",)
+    roles = ("old",)
 
     def __post_init__(self) -> None:
         if self.cap <= 0:

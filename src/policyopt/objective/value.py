@@ -28,9 +28,7 @@ class SquaredValueError(Loss):
         if self.clip is not None and self.clip <= 0:
             raise CompositionError(f"the value clip must be above 0, not {self.clip}; None turns it off")
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("return", "value")
+    reads = ("return", "value")
 
     @property
     def critics(self) -> tuple[str, ...]:

@@ -80,9 +80,7 @@ class ReferencePenalty(Part):
     penalises: ClassVar[str] = "reference"
     formula = "r_bt -= beta (log pi_behaviour(bt) - log pi_ref(bt))"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("reference",)
+    roles = ("reference",)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():

@@ -87,9 +87,7 @@ class Recorded(Part):
 class RecordedPairs(Part):
     """Preference pairs of a data set: two rows each, with columns `pair` and `rank`."""
 
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return ("pair", "rank")
+    writes = ("pair", "rank")
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         return judge(ctx.world.recorded_pairs(draw()))

@@ -61,9 +61,7 @@ class FinishedRows(Part):
 class PairedRows(Part):
     """Only rows that are a side of a preference pair."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ("pair", "rank")
+    reads = ("pair", "rank")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         return batch[batch.row["rank"] >= 0]
