@@ -11,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """The most exact floating type of a device: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @runtime_checkable
 class Distribution(Protocol):
     """A distribution over one step, for any leading axes; `width` uniform numbers draw one sample."""
@@ -62,9 +67,10 @@ class Categorical:
 
     def sample(self, uniform: Tensor) -> Tensor:
         """Inverse of the cumulative distribution; uniform (..., 1) in [0, 1)."""
-        cumulative = self.logp.double().exp().cumsum(-1)
+        wide = widest(self.logp.device)
+        cumulative = self.logp.to(wide).exp().cumsum(-1)
         # Scaled by the total, so that rounding can not push a draw past the last possible choice.
-        index = torch.searchsorted(cumulative, uniform.double() * cumulative[..., -1:], right=True)
+        index = torch.searchsorted(cumulative, uniform.to(wide) * cumulative[..., -1:], right=True)
         return index[..., 0].clamp(max=self.logp.shape[-1] - 1)
 
     def mode(self) -> Tensor:
@@ -106,8 +112,9 @@ class Gaussian:
     def sample(self, uniform: Tensor) -> Tensor:
         """uniform (..., D) in [0, 1), through the normal quantile function."""
         # Clamped because the quantile of 0 is minus infinity.
-        tiny = torch.finfo(torch.float64).eps
-        normal = torch.special.ndtri(uniform.double().clamp(tiny, 1 - tiny))
+        wide = widest(self.mean.device)
+        tiny = torch.finfo(wide).eps
+        normal = torch.special.ndtri(uniform.to(wide).clamp(tiny, 1 - tiny))
         return self.mean + self.std * normal.to(self.mean.dtype)
 
     def mode(self) -> Tensor:

@@ -36,7 +36,7 @@ class Meter:
     def mean(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Record the mean of masked values."""
         chosen = values[mask]
-        self.add(name, chosen.double().sum(), chosen.numel())
+        self.add(name, chosen.detach().cpu().double().sum(), chosen.numel())
 
     def result(self) -> dict[str, float]:
         """Means by name. A metric that nothing counted towards (an empty mask) is left out, not reported as 0."""

@@ -64,13 +64,14 @@ def _measure(ctx: StageContext, judged: Batch, kept: Batch) -> None:
     scored, rows = judged.row["scored"], torch.ones_like(judged.row["scored"])
     if not isinstance(ctx.stage.reward, Nothing):
         ctx.meter.mean("reward", total_reward(judged), scored)
-    ctx.meter.mean("length", judged.lengths.double(), rows)
-    ctx.meter.mean("truncated", (judged.row["finish"] == Finish.TRUNCATED).double(), rows)
-    ctx.meter.mean("unscored", (~scored).double(), rows)
+    ctx.meter.mean("length", judged.lengths.float(), rows)
+    ctx.meter.mean("truncated", (judged.row["finish"] == Finish.TRUNCATED).float(), rows)
+    ctx.meter.mean("unscored", (~scored).float(), rows)
     ctx.meter.add("kept_rows", len(kept), 1)
     if "old" in kept.scores:
         mismatch = (kept.scores["old"].logp - kept.step["behaviour"]).abs()
-        ctx.meter.mean("sampler_mismatch", mismatch, kept.trained)
+        # Recorded rows have no behaviour: nobody sampled them.
+        ctx.meter.mean("sampler_mismatch", mismatch, kept.trained & ~kept.step["behaviour"].isnan())
         entropy = kept.scores["old"].entropy
         if entropy is not None:
             ctx.meter.mean("entropy", entropy, kept.trained)

@@ -21,8 +21,9 @@ from policyopt.update import gradient
 from policyopt.update.averaging import RowMean, SequenceMean, SequenceSum, TokenMean
 
 
-def per_micro_batch(ctx, part, rows, planned):
+def per_micro_batch(ctx, batch, rows, planned):
     """Plan again on the micro-batch alone."""
+    part = batch[rows]
     again = gradient.plan(ctx, part, [item.term for item in planned])
     return ORIGINAL_MICRO(ctx, part, torch.arange(len(part)), again)
 
@@ -141,7 +142,7 @@ def second_term_uses_the_first_terms_count(patch: Patch) -> None:
         planned = original(ctx, batch, terms)
         sizes = [item.weights.sum() / weight_of(item.term) for item in planned]
         return [
-            gradient.Planned(p.term, p.columns, p.mask, p.weights / s * sizes[0] if float(s) else p.weights)
+            gradient.Planned(p.term, p.batch, p.mask, p.weights / s * sizes[0] if float(s) else p.weights)
             for p, s in zip(planned, sizes, strict=True)
         ]
 

@@ -168,20 +168,18 @@ def importance_weight_carries_gradient(patch: Patch) -> None:
     """Seen where weights are made with gradient: the term multiplies by the weight inside the loss."""
     original = gradient._micro_loss
 
-    def wrong(ctx, part, rows, planned):
+    def wrong(ctx, batch, rows, planned):
         changed = []
         for item in planned:
             term = item.term
             if isinstance(term.weight, TruncatedImportance):
                 # Proportional weights, now with the derivative of the ratio.
                 loss = Weighing(term.loss, term.weight.cap)
-                plain = term.average(item.mask, part, lambda x: x)
+                plain = term.average(item.mask, batch, lambda x: x)
                 term = dataclasses.replace(term, loss=loss, weight=1.0)
-                whole = torch.zeros_like(item.weights)
-                whole[rows] = plain
-                item = gradient.Planned(term, item.columns, item.mask, whole)
+                item = gradient.Planned(term, item.batch, item.mask, plain)
             changed.append(item)
-        return original(ctx, part, rows, changed)
+        return original(ctx, batch, rows, changed)
 
     patch.function(original, wrong)
 

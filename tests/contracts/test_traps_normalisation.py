@@ -41,7 +41,7 @@ def by_parts(ctx: StageContext, batch: Batch, parts: list[list[int]], model: str
     value, gradient = torch.zeros(()), torch.zeros_like(parameter)
     for part in parts:
         rows = torch.tensor(part)
-        loss = _micro_loss(ctx, batch[rows], rows, planned)
+        loss = _micro_loss(ctx, batch, rows, planned)
         value = value + loss.detach()
         if loss.requires_grad:
             (found,) = torch.autograd.grad(loss, parameter, allow_unused=True)

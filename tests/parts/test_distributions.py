@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policyopt.distributions import widest
 from policyopt.types import Categorical, Gaussian
 from support import close, numbers
 
@@ -65,3 +66,9 @@ def test_sampling_inverts_the_cumulative_distribution(uniform: list[float]) -> N
     for u, step in zip(uniform, dist.sample(torch.tensor(uniform)[:, None]).tolist(), strict=True):
         assert p[step] > 0
         assert sum(p[:step]) - 1e-12 <= u <= sum(p[: step + 1]) + 1e-12
+
+
+def test_devices_without_float64_get_float32() -> None:
+    assert widest(torch.device("mps")) == torch.float32
+    assert widest(torch.device("cpu")) == torch.float64
+    assert widest(torch.device("cuda")) == torch.float64

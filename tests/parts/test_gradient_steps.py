@@ -206,10 +206,8 @@ class Planning(Loss):
     def plan(self, seen, batch):
         kept = batch.step["advantage"][batch.trained]
         largest = seen["policy"].logp[batch.trained].abs().max()
-        return {
-            "largest": largest.expand(len(batch)),
-            "centred": batch.step["advantage"] - kept.mean(),
-        }
+        planned = batch.with_rows({"largest": largest.expand(len(batch))})
+        return planned.with_steps({"centred": batch.step["advantage"] - kept.mean()})
 
     def __call__(self, seen, batch):
         return -batch.step["centred"] * seen["policy"].logp / batch.row["largest"][:, None]

@@ -7,6 +7,7 @@ import datasets
 import pytest
 import tiny
 
+from policyopt.compose import CompositionError
 from policyopt.recipe.build import build
 from policyopt.recipe.schema import RecipeError, load_recipe
 
@@ -245,3 +246,22 @@ def test_a_stage_task_that_is_wrong_names_the_stage(given, tmp_path):
     made = tiny.recipe(tmp_path / "r.yaml", {"model": given["policy"]}, tasks, stages=stages)
     with pytest.raises(RecipeError, match=r"unknown key 'stages\.0\.tasks\.limitt'; did you mean 'limit'"):
         build(load_recipe(made))
+
+
+def test_options_for_a_method_follow_it_when_methods_are_exchanged(given, tmp_path):
+    tasks = {"jsonl": str(tiny.jsonl(tmp_path / "sums.jsonl", tiny.sums())), "verifier": "exact"}
+    stage = {**tiny.stage("grpo"), "options": {"selection.count": 3}}
+    stage["options_for"] = {"grpo": {"constraint.kl.weight": 0}, "rloo": {"reward.beta": 0.5}}
+    path = tiny.recipe(tmp_path / "recipe.yaml", {"model": str(given["policy"])}, tasks, stages=[stage])
+    with build(load_recipe(path)) as built:
+        assert not built.program.stages[0].method.constraint
+    with build(load_recipe(path, ["method=rloo"])) as built:
+        assert built.program.stages[0].method.reward.parts[1].beta == 0.5
+    for key, options, message in (
+        ("grpp", {}, "did you mean 'grpo'"),
+        ("rloo", {"constraint.kl.weight": 0}, "no effect for method 'rloo'"),
+    ):
+        wrong = [{**stage, "options_for": {key: options}}]
+        path = tiny.recipe(tmp_path / "wrong.yaml", {"model": str(given["policy"])}, tasks, stages=wrong)
+        with pytest.raises(CompositionError, match=message):
+            build(load_recipe(path))

@@ -78,9 +78,10 @@ class Loss(Part, ABC):
     @abstractmethod
     def __call__(self, seen: Seen, batch: Batch) -> Tensor: ...
 
-    def plan(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
-        """Columns computed without gradient over the whole optimiser step: batch statistics belong here."""
-        return {}
+    def plan(self, seen: Seen, batch: Batch) -> Batch:
+        """The batch with columns computed, without gradient, over the whole optimiser step: statistics of the batch
+        belong here. Every micro-batch gets its rows of them."""
+        return batch
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         """Diagnostics in the loss's shape; they are averaged over the units the term counts."""

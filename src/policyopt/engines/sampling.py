@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from policyopt.distributions import widest
 from policyopt.ops.random import uniforms
 from policyopt.types import Batch, Categorical
 
@@ -55,11 +56,11 @@ def sample(
     logits = stream.first()
     token = torch.zeros(len(batch), most, dtype=torch.int64, device=batch.device)
     live = torch.zeros_like(token, dtype=torch.bool)
-    logp = torch.zeros(len(batch), most, dtype=torch.float64, device=batch.device)
+    logp = torch.zeros(len(batch), most, dtype=widest(batch.device), device=batch.device)
     running = torch.ones_like(rows, dtype=torch.bool)  # among `rows`
     for position in range(most):
         chosen, of_chosen = _choose(logits, temperature, batch.row["temperature"][rows], keys[rows], position)
-        token[rows, position], logp[rows, position], live[rows, position] = chosen, of_chosen.double(), running
+        token[rows, position], logp[rows, position], live[rows, position] = chosen, of_chosen.to(logp.dtype), running
         running = running & (chosen != world.eos) & (left[rows] > position + 1)
         alive = int(running.sum())
         if alive == 0:

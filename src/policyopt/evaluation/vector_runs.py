@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import Averaging, Loss, Part, Term, chosen_rows, trained_rows, trained_steps
+from policyopt.compose import Averaging, Loss, Part, chosen_rows, trained_rows, trained_steps
 from policyopt.evaluation.parts import AVERAGE, LOSS, find, make, refusal, signature
 from policyopt.evaluation.vector_batch import VectorContext, batch_of
 from policyopt.evaluation.vector_inputs import Inputs, NotOnVectorsError, VectorError, input_of, nearest
@@ -26,8 +26,6 @@ from policyopt.ops.masked import select
 from policyopt.ops.pairs import pair_rows
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
-from policyopt.update.averaging import RowMean
-from policyopt.update.gradient import Planned
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,8 @@ def averaging(reduction: str, options: Mapping[str, Any]) -> Averaging:
 
 
 def _loss(part: Loss, ctx: VectorContext, batch: Batch, inputs: Inputs, reduction: Reduction) -> Outputs:
-    columns: Mapping[str, Tensor]
     with torch.no_grad():
-        columns = part.plan(SeenBatch(ctx, batch), batch)
-    # The way a training step hands planned columns to its losses.
-    planned = Planned(Term("case", part, RowMean()), columns, batch.trained, batch.trained)
-    full = planned.columns_of(batch, torch.arange(len(batch)))
+        full = part.plan(SeenBatch(ctx, batch), batch)
     seen = SeenBatch(ctx, full)
     value = part(seen, full)
     counts = trained_steps if value.dim() > 1 else chosen_rows if "rank" in part.reads else trained_rows

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from policyopt.distributions import widest
+
 
 def derive(*names: object) -> int:
     """A 63-bit seed from any printable names (run seed, purpose, step ...)."""
@@ -49,11 +51,14 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniforms(keys: Int[Tensor, " B"], position: int | Int[Tensor, " B"], width: int) -> Float[Tensor, "B width"]:
-    """`width` float64 numbers in [0, 1) for every stream at a position (step) of it."""
+    """`width` numbers in [0, 1), as exact as the device has them, for every stream at a position (step) of it."""
     offset = torch.arange(1, width + 1, device=keys.device)
     start = (
         _mix(keys + _GOLDEN)
         + (position if isinstance(position, Tensor) else torch.tensor(position)).to(keys.device) * _GOLDEN
     )
     bits = _mix(_mix(start)[:, None] + offset * _GOLDEN)
-    return _shifted(bits, 11).double() * 2.0**-53
+    # As many bits as the type can hold, so that no number rounds up to 1.
+    wide = widest(keys.device)
+    kept = 53 if wide == torch.float64 else 24
+    return _shifted(bits, 64 - kept).to(wide) * 2.0**-kept

@@ -150,7 +150,9 @@ def _stage_tasks(tasks: TasksSection, index: int, stage: StageSection) -> TasksS
 
 
 def _method(stage: StageSection) -> Method:
-    method = override(load(stage.method), stage.options)
+    for key, options in stage.options_for.items():
+        override(load(key), options)  # those of the other methods must be right as well
+    method = override(load(stage.method), {**stage.options_for.get(stage.method, {}), **stage.options})
     if "language" not in method.about.policies:
         raise RecipeError(f"method {method.key!r} does not run on language policies, only on {method.about.policies}")
     return method

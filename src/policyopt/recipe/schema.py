@@ -136,11 +136,13 @@ class EvaluationSection(Section):
 
 
 class StageSection(Section):
-    """A method for some rounds. `options` are those of `policyopt methods show METHOD`; `tasks` change the tasks."""
+    """A method for some rounds. `options` are those of `policyopt methods show METHOD`; `options_for` are more of them,
+    by method, for recipes in which methods are exchanged; `tasks` change the tasks."""
 
     method: str
     steps: int = Field(ge=0)
     options: dict[str, Any] = {}
+    options_for: dict[str, dict[str, Any]] = {}
     tasks: dict[str, Any] = {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
 from policyopt.train import rounds
 from policyopt.types import Round
+
+log = logging.getLogger("policyopt")
 
 EVALUATION_SEED = 7_000_001  # of the samples, the same in every run
 SHOWN_EVERY = 10  # rounds between rows written to samples.jsonl
@@ -102,6 +105,10 @@ class Training:
 
     def _before(self) -> Mapping[str, Any] | None:
         last = len(self.built.program.stages) - 1
+        trained = self.built.program.stages[last].steps > 0
+        if trained and not (self.folder.results / f"stage-{last}.json").exists():
+            log.warning("the evaluation before the last stage is not in %s any more; left out", self.folder.results)
+            return None
         found = self.folder.once(f"stage-{last}", lambda: self._stage_start(last, self.built.run))
         return found or None
 

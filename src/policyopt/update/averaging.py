@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from policyopt.compose import Averaging, CompositionError
+from policyopt.distributions import widest
 from policyopt.types import Batch
 
 Total = Callable[[Tensor], Tensor]
@@ -19,7 +20,7 @@ Total = Callable[[Tensor], Tensor]
 
 def _float(mask: Tensor) -> Tensor:
     """Float64 whatever the model's precision: a rounded 1 / count is a wrong scale of the whole step."""
-    return mask.double()
+    return mask.to(widest(mask.device))
 
 
 @dataclass(frozen=True)

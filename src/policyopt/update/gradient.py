@@ -52,24 +52,12 @@ def couples_of(terms: Sequence[Term]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Planned:
-    """A term with what was computed over the whole optimiser step: its columns, mask and weights."""
+    """A term with what was computed over the whole optimiser step: the batch it planned, its mask and weights."""
 
     term: Term
-    columns: Mapping[str, Tensor]
+    batch: Batch
     mask: Tensor
     weights: Tensor
-
-    def columns_of(self, part: Batch, rows: Tensor) -> Batch:
-        """The micro-batch with the planned columns of its rows."""
-        if not self.columns:
-            return part
-        chosen = {name: column[rows] for name, column in self.columns.items()}
-        return _with_columns(part, chosen)
-
-
-def _with_columns(batch: Batch, columns: Mapping[str, Tensor]) -> Batch:
-    steps = {n: c for n, c in columns.items() if c.dim() > 1 and c.shape[1] == batch.steps}
-    return batch.with_steps(steps).with_rows({n: c for n, c in columns.items() if n not in steps})
 
 
 def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
@@ -78,15 +66,14 @@ def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
     with torch.no_grad():
         seen = SeenBatch(ctx, batch)
         for term in terms:
-            columns = term.loss.plan(seen, batch)
-            full = _with_columns(batch, columns) if columns else batch
+            full = term.loss.plan(seen, batch)
             view = seen.having(full)
             mask = term.mask(view, full).bool()
             weight = term.weight(view, full) if callable(term.weight) else term.weight
             # Selected: what a weight function says of uncounted units is arbitrary.
             weights = term.average(mask, full, ctx.total) * weight
             weights = select(mask, weights)
-            planned.append(Planned(term, columns, mask, weights))
+            planned.append(Planned(term, full, mask, weights))
     return planned
 
 
@@ -95,14 +82,15 @@ def losses(ctx: Any, batch: Batch, terms: Sequence[Term], micro_rows: int | None
     planned = plan(ctx, batch, terms)
     pieces = 1 if micro_rows is None else -(-len(batch) // micro_rows)
     for rows in split(batch, pieces, couples_of(terms)):
-        yield _micro_loss(ctx, batch[rows], rows, planned)
+        yield _micro_loss(ctx, batch, rows, planned)
 
 
-def _micro_loss(ctx: Any, part: Batch, rows: Tensor, planned: Sequence[Planned]) -> Tensor:
+def _micro_loss(ctx: Any, batch: Batch, rows: Tensor, planned: Sequence[Planned]) -> Tensor:
+    part = batch[rows]
     view = SeenBatch(ctx, part)
     loss: Tensor = torch.zeros((), device=part.device)
     for item in planned:
-        full = item.columns_of(part, rows)
+        full = part if item.batch is batch else item.batch[rows]
         seen = view.having(full)
         value = item.term.loss(seen, full)
         weights, mask = item.weights[rows], item.mask[rows]

@@ -1,0 +1,5 @@
+"""`python -m policyopt` is `policyopt`."""
+
+from policyopt.cli import main
+
+main()
