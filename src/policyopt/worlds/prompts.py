@@ -54,6 +54,41 @@ def encode_prompts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     return prompts
 
 
+def recorded_answers(
+    entries: Sequence[Entry], prompts: Sequence[list[int]], texts: Sequence[str], tokenizer: Any
+) -> list[list[int]]:
+    """Ids of recorded answers behind their prompts, EOS included where the answer is a turn of a conversation.
+
+    A turn is what the chat template writes behind the prompt, its end token included: exactly what the policy will
+    have to write. WorldError: the template does not keep the prompt in front of an answer, or ends turns otherwise
+    than the policy does, so that no token could be said to be the assistant's.
+    """
+    plain = iter(encode_answers([t for e, t in zip(entries, texts, strict=True) if e.messages is None], tokenizer))
+    return [
+        next(plain) if entry.messages is None else _turn(entry, prompt, text, tokenizer)
+        for entry, prompt, text in zip(entries, prompts, texts, strict=True)
+    ]
+
+
+def _turn(entry: Entry, prompt: list[int], text: str, tokenizer: Any) -> list[int]:
+    conversation = [*(dict(message) for message in entry.messages or ()), {"role": "assistant", "content": text}]
+    whole = list(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False))
+    if whole[: len(prompt)] != prompt:
+        raise WorldError(
+            "the chat template writes a prompt otherwise once an answer stands behind it, so the answer's tokens can "
+            f"not be told apart: {tokenizer.decode(prompt)!r} is not how {tokenizer.decode(whole)!r} begins; mend the "
+            "template"
+        )
+    written, end = whole[len(prompt) :], tokenizer.eos_token_id
+    if end not in written:
+        raise WorldError(
+            f"the chat template ends an answer with {tokenizer.decode(written)[-20:]!r}, not with the EOS token "
+            f"{tokenizer.eos_token!r}, which ends the policy's answers; set policy.eos_token to the token that ends a "
+            "turn"
+        )
+    return written[: len(written) - written[::-1].index(end)]
+
+
 def encode_answers(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Ids of the texts alone; the world adds the EOS."""
     return _encode(texts, tokenizer, special=False)
@@ -70,15 +105,19 @@ def token_world(
 ) -> TokenWorld:
     """The world of some entries. Demonstrations or preference pairs are kept if every entry has them; both sides
     of a pair continue the same prompt tokens."""
-    demonstrations = encode_answers([e.demonstration for e in entries if e.demonstration is not None], tokenizer)
-    chosen = encode_answers([e.chosen for e in entries if e.chosen is not None], tokenizer)
-    rejected = encode_answers([e.rejected for e in entries if e.rejected is not None], tokenizer)
-    pairs = [Pair(*sides) for sides in zip(chosen, rejected, strict=True)]
-    for name, found in (("a demonstration", demonstrations), ("a preference pair", pairs)):
-        if 0 < len(found) < len(entries):
-            raise WorldError(f"either every entry has {name} or none has; {len(found)} of {len(entries)} have")
+    prompts = render_prompts(entries, tokenizer)
+
+    def recorded(name: str, field: str) -> list[list[int]]:
+        texts = [text for entry in entries if (text := getattr(entry, field)) is not None]
+        if 0 < len(texts) < len(entries):
+            raise WorldError(f"either every entry has {name} or none has; {len(texts)} of {len(entries)} have")
+        return recorded_answers(entries, prompts, texts, tokenizer) if texts else []
+
+    demonstrations = recorded("a demonstration", "demonstration")
+    sides = recorded("a preference pair", "chosen"), recorded("a preference pair", "rejected")
+    pairs = [Pair(*both) for both in zip(*sides, strict=True)]
     return TokenWorld(
-        prompts=render_prompts(entries, tokenizer),
+        prompts=prompts,
         eos=tokenizer.eos_token_id,
         limit=limit,
         decode=partial(tokenizer.decode, skip_special_tokens=True),
