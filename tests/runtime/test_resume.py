@@ -87,7 +87,7 @@ def go_on(key: str, state: State, program: Program) -> tuple[State, list[str]]:
 
 # -- trap 48, in this process: every method, every round -------------------------------------------------------
 @pytest.mark.parametrize("key", cases.METHODS)
-def test_reload_before_any_round_changes_nothing(key: str, straight: Callable[[str], Straight]) -> None:
+def test_trap_48_reload_before_any_round_changes_nothing(key: str, straight: Callable[[str], Straight]) -> None:
     whole = straight(key)
     assert len(whole.metrics) == cases.ROUNDS
     assert len(set(whole.metrics)) == cases.ROUNDS, "rounds that repeat could hide a restart"
@@ -132,7 +132,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_comparison_sees_forgotten_state(name: str, straight: Callable[[str], Straight]) -> None:
+def test_trap_48_the_comparison_sees_forgotten_state(name: str, straight: Callable[[str], Straight]) -> None:
     key, forget = MUTANTS[name]
     whole, step = straight(key), 7
     state = whole.at(step)
@@ -211,7 +211,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Session]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_kill_9_and_resume(place: str, killed: Mapping[str, Path], unbroken: Mapping[str, Session]) -> None:
+def test_trap_48_kill_9_and_resume(place: str, killed: Mapping[str, Path], unbroken: Mapping[str, Session]) -> None:
     base, (died, where) = killed[place], PLACES[place]
     half_written = list(base.glob("*/checkpoints/.*.tmp"))
     assert bool(half_written) == (where == "saving")

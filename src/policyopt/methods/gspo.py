@@ -20,7 +20,8 @@ gspo = replace(
         equation="eq. 5 (objective), eq. 7 (ratio)",
         mechanism="The ratio belongs to the whole row: the geometric mean of its steps' ratios. A row is kept or "
         "clipped as a whole, and noise in single steps' log-probabilities averages out.",
-        departures="None known. Four minibatches a batch, as in the paper, so that the ratio leaves 1.",
+        departures="Rows without trained steps do not count in the mean over rows. Four minibatches a batch, as in the "
+        "paper, so that the ratio leaves 1.",
         when_to_use="Long rows, mixture-of-experts policies, or samplers whose log-probabilities are noisy.",
         seed=69,
         nearest="grpo",
