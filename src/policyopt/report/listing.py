@@ -18,12 +18,11 @@ COLOURS = {"shown": "green", "contradicted": "red", "not shown": "yellow", "unve
 
 def table(methods: Sequence[dict[str, Any]]) -> Table:
     """What `list_methods` gives, for a terminal."""
-    shown = Table()
+    shown = Table(box=None, expand=True)
     shown.add_column("method", no_wrap=True)
-    shown.add_column("title", overflow="fold")
-    shown.add_column("changes")
-    shown.add_column("runs on")
-    shown.add_column("checks", justify="right")
+    shown.add_column("title", no_wrap=True, overflow="ellipsis", ratio=3)
+    shown.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=2)
+    shown.add_column("checks", justify="right", no_wrap=True)
     shown.add_column("claim", no_wrap=True)
     for method in methods:
         verdict = method["verdict"]
@@ -31,7 +30,6 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
             method["key"],
             method["title"],
             ", ".join(method["axes"]),
-            ", ".join(method["policies"]),
             str(method["conformance"]),
             f"[{COLOURS[verdict]}]{verdict}[/]",
         )
