@@ -68,6 +68,11 @@ class Run:
         self._built: set[str] = set()
         self._calls: dict[str, int] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is, and therefore every batch."""
+        return next(self.models["policy"].parameters()).device
+
     def rng(self, purpose: str) -> torch.Generator:
         """A fresh generator, a pure function of (seed, purpose, round, n-th call in the round)."""
         call = self._calls[purpose] = self._calls.get(purpose, -1) + 1

@@ -41,7 +41,7 @@ def _draw(ctx: StageContext) -> Callable[..., Tasks]:
     groups = itertools.count(ctx.step << 20)
 
     def draw(count: int | None = None) -> Tasks:
-        tasks = ctx.stage.selection.draw(ctx, count)
+        tasks = ctx.stage.selection.draw(ctx, count).to(ctx.run.device)
         ctx.run.drawn += len(tasks)
         group = [next(groups) for _ in range(len(tasks))]
         return tasks.with_rows({"group": torch.tensor(group, device=tasks.id.device)})

@@ -88,6 +88,9 @@ class Tasks:
     def with_rows(self, columns: Mapping[str, Tensor]) -> Tasks:
         return replace(self, row={**self.row, **columns})
 
+    def to(self, device: torch.device | str) -> Tasks:
+        return Tasks(self.id.to(device), {name: column.to(device) for name, column in self.row.items()})
+
     def __len__(self) -> int:
         return len(self.id)
 

@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enumeration import Grades
-from policyopt.compose import CompositionError
+from policyopt.compose import CompositionError, Stage
 from policyopt.engines.plain import generate
 from policyopt.feedback.preferences import BestVersusWorst
+from policyopt.methods import load
 from policyopt.ops.sequences import total_reward
 from policyopt.policies.tabular import Table
 from policyopt.reward.parts import FromWorld, OverlongPenalty, ReferencePenalty, Verified, overlong_penalty
+from policyopt.run import Run, StageContext
 from policyopt.sampling.samplers import DynamicSampling, Group, Recorded, RecordedPairs
 from policyopt.selection.tasks import Epochs, EveryRow, FinishedRows, InformativeGroups, PairedRows, Selection
 from policyopt.train import _draw, _judge
@@ -211,3 +213,14 @@ def test_best_against_worst_by_loops(rewards: list[int], scored: list[bool]) -> 
         for b in range(6):
             if groups[b] == group:
                 assert rank[b] == {best: 0, worst: 1}.get(b, -1)
+
+
+def test_drawn_tasks_lie_where_the_policy_is() -> None:
+    """The device `meta` holds no numbers, but says where they would be."""
+    world = SequenceWorld(4, 3, 2, lambda strings, task: task.double())
+    run = Run({"policy": Table(torch.zeros(world.states, 3)).to("meta")}, world, generate)
+    stage = Stage(load("grpo"), 1)
+    run.enter(stage)
+    tasks = _draw(StageContext(run, stage))(3)
+    assert tasks.id.device.type == tasks.row["group"].device.type == "meta"
+    assert len(tasks) == 3

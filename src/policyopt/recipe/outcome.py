@@ -141,5 +141,9 @@ def _bars(axis: Any, values: Mapping[str, Any], offset: int, label: str) -> None
     ]
     places = [index + 0.4 * offset for index in range(len(heights))]
     axis.bar(places, heights, width=0.38, label=label, yerr=errors, capsize=2)
-    axis.set_xticks([index + 0.2 for index in range(len(heights))], list(labels.values()), fontsize=8)
+    axis.set_xticks(
+        [index + 0.2 for index in range(len(heights))],
+        [label.removesuffix(" accuracy") for label in labels.values()],
+        fontsize=8,
+    )
     axis.legend(fontsize=8, loc="lower right")
