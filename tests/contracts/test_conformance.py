@@ -283,7 +283,7 @@ def test_listing_shows_every_part(capsys):
     listed = {(p["axis"], p["name"]): p for p in json.loads(capsys.readouterr().out)}
     surrogate = listed["objective", "clipped_surrogate"]
     assert surrogate["inputs"] == ["logprobs", "old_logprobs", "advantages"]
-    assert surrogate["options"][0] == {"name": "clip_low", "type": "float", "default": "0.2"}
+    assert surrogate["options"][0] == {"name": "clip_low", "type": "float", "default": 0.2, "required": False}
     assert listed["credit", "group_standardised"]["inputs"] == ["rewards", "group"]
     assert listed["credit", "generalised_advantage"]["inputs"] == ["values", "rewards"]
 

@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from policyopt.compose import AXES
@@ -80,14 +80,15 @@ ALIASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A field of a part. default: as Python writes it; empty if the option is required."""
+    """A field of a part. default: as JSON says it (a part as text); it means nothing if the option is required."""
 
     name: str
     type: str
-    default: str
+    default: Any
+    required: bool
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.type}" + (f" = {self.default}" if self.default else "")
+        return f"{self.name}: {self.type}" + ("" if self.required else f" = {self.default!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +127,22 @@ def find(axis: str, name: str) -> type:
 def options(part: type) -> tuple[Option, ...]:
     shown = []
     for field in dataclasses.fields(part):
-        default = "" if field.default is dataclasses.MISSING else repr(field.default)
-        if field.default_factory is not dataclasses.MISSING:
-            default = repr(field.default_factory())
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        required = default is dataclasses.MISSING
         kind = field.type if isinstance(field.type, str) else field.type.__name__
         # A function of the batch can not be written in JSON; the number can.
         kind = "float" if kind == "PerStep" else kind
-        shown.append(Option(field.name, kind, default))
+        shown.append(Option(field.name, kind, None if required else _plain(default), required))
     return tuple(shown)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON says it; a part as text."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if isinstance(value, (int, float, str, type(None))) else repr(value)
 
 
 def make(part: type, given: dict[str, Any]) -> Any:
@@ -146,7 +155,7 @@ def make(part: type, given: dict[str, Any]) -> Any:
         if value in ("inf", "-inf") and "float" in known[name].type:
             value = float(value)
         values[name] = tuple(value) if isinstance(value, list) else value
-    missing = [o.name for o in known.values() if not o.default and o.name not in values]
+    missing = [o.name for o in known.values() if o.required and o.name not in values]
     if missing:
         raise VectorError(f"{snake(part.__name__)} needs the options {missing}")
     return part(**values)
@@ -182,7 +191,7 @@ def _reads(part: type) -> tuple[tuple[str, ...], str]:
     """Input names that a part with default options reads, found by running it, or why it can not run."""
     if signature(part) == AVERAGE:
         return ("mask",), ""
-    if not all(option.default for option in options(part)):
+    if any(option.required for option in options(part)):
         return (), ""
     made: Any = part()
     inputs = probe(made)
