@@ -7,6 +7,7 @@ under their own names for parity, with their bias stated.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,43 +72,49 @@ class ExactKL(Loss):
 
 
 @dataclass(frozen=True)
-class K1Loss(Loss):
-    """log pi - log pi_ref differentiated directly. Biased: on-policy its expected gradient is zero."""
+class EstimatorLoss(Loss, ABC):
+    """An estimator of KL(pi || reference) at the sampled step, differentiated directly."""
 
-    penalises: ClassVar[str] = "reference"
+    penalises = "reference"
+    roles = ("reference",)
+
+    @abstractmethod
+    def estimate(self, log_ratio: Tensor) -> Tensor:
+        """From log pi - log pi_ref (B, T)."""
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return self.estimate(difference(seen, batch))
+
+
+@dataclass(frozen=True)
+class K1Loss(EstimatorLoss):
+    """log pi - log pi_ref. Biased: on-policy its expected gradient is zero."""
+
     formula = "log pi - log pi_ref   (expected gradient 0 on-policy)"
 
-    roles = ("reference",)
-
-    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return k1(difference(seen, batch))
+    def estimate(self, log_ratio: Tensor) -> Tensor:
+        return k1(log_ratio)
 
 
 @dataclass(frozen=True)
-class K2Loss(Loss):
-    """(log pi - log pi_ref)^2 / 2 differentiated directly. Right on-policy, biased off-policy."""
+class K2Loss(EstimatorLoss):
+    """(log pi - log pi_ref)^2 / 2. Right on-policy, biased off-policy."""
 
-    penalises: ClassVar[str] = "reference"
     formula = "(log pi - log pi_ref)^2 / 2   (right gradient on-policy only)"
 
-    roles = ("reference",)
-
-    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return k2(difference(seen, batch))
+    def estimate(self, log_ratio: Tensor) -> Tensor:
+        return k2(log_ratio)
 
 
 @dataclass(frozen=True)
-class K3Loss(Loss):
-    """GRPO's published KL term (arXiv 2402.03300, eq. 4) differentiated directly. Biased: its expected gradient is
-    that of the forward KL(reference || pi), on-policy."""
+class K3Loss(EstimatorLoss):
+    """GRPO's published KL term (arXiv 2402.03300, eq. 4). Biased: its expected gradient is that of the forward
+    KL(reference || pi), on-policy."""
 
-    penalises: ClassVar[str] = "reference"
     formula = "exp(d) - d - 1, d = log pi_ref - log pi   (gradient of the forward KL)"
 
-    roles = ("reference",)
-
-    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        return k3(difference(seen, batch))
+    def estimate(self, log_ratio: Tensor) -> Tensor:
+        return k3(log_ratio)
 
 
 @dataclass(frozen=True)
