@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from policyopt import methods
 from policyopt.claim import MINIMUM_SEEDS, Arm, Claim, ClaimError, Tuning
 from policyopt.evaluation import statistics
 from policyopt.evaluation.experiments import experiment_of, experiments
@@ -28,7 +30,7 @@ from policyopt.evaluation.verify import (
     to_json,
     verify,
 )
-from policyopt.methods import keys, load
+from policyopt.methods import keys, load, module
 from policyopt.ops.random import generator
 from policyopt.options import OptionError, override
 from policyopt.report.cards import card, plot
@@ -59,8 +61,17 @@ FAKE = Claim(
 )
 
 
+# Methods with a claim; the published ones of the first release must have one.
+CLAIMED = [key for key in keys() if hasattr(module(key), "claim")]
+
+
+def test_the_first_methods_have_claims():
+    first = {"reinforce", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "ppo", "dpo", "opd", "sft"}
+    assert first <= set(CLAIMED)
+
+
 # -- claims as data ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", CLAIMED)
 def test_every_method_has_a_claim_that_can_be_run(key):
     claim = claim_of(key)
     treated, baseline = build(claim.treated, key), build(claim.baseline, key)
@@ -106,7 +117,7 @@ def test_unknown_experiments_and_missing_claims_say_so(tmp_path):
 
 
 # -- verification ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", CLAIMED)
 def test_a_tiny_verification_computes_its_verdict(key):
     steps: list[tuple[int, int]] = []
     claim = claim_of(key)
@@ -260,7 +271,7 @@ def test_error_at_the_students_own_states_against_simulation():
 
 
 # -- stored results and cards --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", CLAIMED)
 def test_committed_cards_are_made_from_the_stored_results(key):
     result = stored(key)
     assert result is not None, f"no result of {key}'s present claim; run policyopt verify {key}"
@@ -272,7 +283,17 @@ def test_committed_cards_are_made_from_the_stored_results(key):
 
 
 def test_the_index_is_up_to_date():
-    assert (CARDS / "index.md").read_text(encoding="utf-8") == markdown(list_methods())
+    claimed = [method for method in list_methods() if method["key"] in CLAIMED]
+    assert (CARDS / "index.md").read_text(encoding="utf-8") == markdown(claimed)
+
+
+def test_a_method_without_a_claim_is_unverified_and_no_error(tmp_path, monkeypatch):
+    shutil.copy(Path(__file__).parents[2] / "examples" / "cispo.py", tmp_path / "cispo.py")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    listed = {method["key"]: method for method in list_methods()}
+    assert listed["cispo"]["verdict"] == "unverified"
+    assert listed["cispo"]["axes"]
+    assert methods.load("cispo").key == "cispo"
 
 
 @pytest.mark.parametrize("key", ["reinforce", "grpo", "sft", "opd"])

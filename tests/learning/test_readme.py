@@ -31,8 +31,9 @@ def test_the_composed_method_learns(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_every_method_is_in_the_table_with_its_verdict() -> None:
+    listed = {method["key"]: method["verdict"] for method in list_methods()}
     rows = dict(re.findall(r"^\| \[`(\w+)`\]\(docs/methods/\w+\.md\) \|.*\| ([\w ]+) \|$", README, re.M))
-    assert rows == {method["key"]: method["verdict"] for method in list_methods()}
+    assert rows == {key: verdict for key, verdict in listed.items() if verdict != "unverified"}
 
 
 @pytest.mark.parametrize(

@@ -265,3 +265,16 @@ def test_options_for_a_method_follow_it_when_methods_are_exchanged(given, tmp_pa
         path = tiny.recipe(tmp_path / "wrong.yaml", {"model": str(given["policy"])}, tasks, stages=wrong)
         with pytest.raises(CompositionError, match=message):
             build(load_recipe(path))
+
+
+def test_a_model_in_a_change_takes_the_place_of_the_new_one(given, tmp_path):
+    tasks = {"jsonl": str(tiny.jsonl(tmp_path / "sums.jsonl", tiny.sums())), "verifier": "exact"}
+    path = tiny.recipe(tmp_path / "recipe.yaml", {"new": {"heads": 2}}, tasks)
+    changed = load_recipe(path, [f"policy.model={given['policy']}"]).policy
+    assert (changed.model, changed.new) == (given["policy"], None)
+    path = tiny.recipe(tmp_path / "recipe.yaml", {"model": given["policy"]}, tasks)
+    changed = load_recipe(path, ["policy.new.layers=2"]).policy
+    assert changed.model is None
+    assert changed.new.layers == 2
+    with pytest.raises(RecipeError, match=r"exactly one of policy.model"):
+        load_recipe(path, ["policy.model=null"])

@@ -217,6 +217,14 @@ def apply_change(data: dict[str, Any], change: str) -> None:
         _put(_stage(stages, names[1], key), names[2:], value, key)
     else:
         _put(data, names, value, key)
+        _give_way(data, names, value)
+
+
+def _give_way(data: Mapping[str, Any], names: Sequence[str], value: Any) -> None:
+    """A model given in a change takes the place of the recipe's new one, and the other way round."""
+    other = {"model": "new", "new": "model"}.get(names[1]) if names[0] == "policy" and len(names) > 1 else None
+    if other is not None and value is not None:
+        data["policy"].pop(other, None)
 
 
 def _stages(data: Mapping[str, Any]) -> list[dict[str, Any]]:

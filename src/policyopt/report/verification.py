@@ -57,7 +57,7 @@ def _store(key: str, result: Verification) -> Path:
     save(result, STORE if published else ELSEWHERE)
     write(load(key), result, cards if published else ELSEWHERE)
     if published:
-        (cards / "index.md").write_text(markdown(list_methods()), encoding="utf-8")
+        _write_index(cards)
     return cards if published else ELSEWHERE
 
 
@@ -65,5 +65,12 @@ def rewrite_cards(folder: Path | None = None) -> None:
     """Write every card and the index again from the stored results, without running anything."""
     folder = folder or REPOSITORY / "docs" / "methods"
     for key in keys():
-        write(load(key), stored(key), folder)
-    (folder / "index.md").write_text(markdown(list_methods()), encoding="utf-8")
+        if stored(key) is not None:
+            write(load(key), stored(key), folder)
+    _write_index(folder)
+
+
+def _write_index(folder: Path) -> None:
+    """The page of all methods that have a result."""
+    verified = [method for method in list_methods() if stored(method["key"]) is not None]
+    (folder / "index.md").write_text(markdown(verified), encoding="utf-8")
