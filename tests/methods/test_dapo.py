@@ -61,3 +61,14 @@ def test_dapo_trains_on_mixed_groups_only() -> None:
     assert len(sampler(solved, _draw(solved), _judge(solved))) == 6, "ends without an informative group"
     assert solved.run.drawn == 4
     assert solved.meter.result()["informative_groups"] == 0.0
+    assert solved.meter.result()["reward_drawn"] == 1.0
+
+
+def test_dapo_reports_the_reward_of_all_drawn_rows() -> None:
+    """Groups of rewards 1, 0 and 3 are dropped, but drawn: the mean over all four tasks says so."""
+    world = bandit(torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.5, 0.5], [3.0, 3.0]]))
+    sampler = DynamicSampling(size=6, most_draws=1)
+    made = method(sampling=sampler, reward=Verified(), selection=Selection(count=4))
+    ctx = context(made, {"policy": Table(torch.zeros(4, 2))}, world, generate)
+    sampler(ctx, _draw(ctx), _judge(ctx))
+    assert ctx.meter.result()["reward_drawn"] == 4.5 / 4

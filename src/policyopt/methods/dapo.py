@@ -23,7 +23,8 @@ dapo = replace(
         mechanism="GRPO with a higher upper clip so that rare steps can grow, resampling until every group has both "
         "right and wrong rows, a mean over all tokens of the step, a soft punishment near the length limit, no KL.",
         departures="Sampling stops after `most_draws` times the wanted number of groups, so a solved task set ends "
-        "the search; the paper's reward is -1/1, ours is the world's grade (advantages are the same).",
+        "the search. A group is dropped if its rewards, shaping included, are equal (in the paper: its correctness). "
+        "The paper's reward is -1/1, ours is the world's grade (advantages are the same).",
         when_to_use="Verifiable rewards when many groups are all right or all wrong, or entropy collapses under grpo.",
         nearest="grpo",
     ),

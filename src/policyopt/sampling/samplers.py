@@ -42,8 +42,9 @@ class Group(Part):
 class DynamicSampling(Part):
     """Draw again until as many groups as were asked for have rewards that differ (DAPO, arXiv 2503.14476, eq. 11).
 
-    Groups of equal rewards are dropped. After `most_draws` rounds of sampling what was found is returned, so an
-    all-solved or all-failed task set ends the search instead of hanging.
+    Groups of equal rewards are dropped, so the metric `reward` is that of the others; `reward_drawn` is that of all.
+    After `most_draws` rounds of sampling what was found is returned, so an all-solved or all-failed task set ends the
+    search instead of hanging.
     """
 
     size: int = 16
@@ -61,6 +62,7 @@ class DynamicSampling(Part):
         while True:
             batch = judge(attempt(ctx, tasks, self.size, self.temperature))
             drawn += len(tasks)
+            ctx.meter.mean("reward_drawn", total_reward(batch), batch.row["scored"])
             differ = informative(total_reward(batch), batch.row["group"], batch.row["scored"])
             found.append(batch[differ])
             groups += len(found[-1].row["group"].unique())
