@@ -168,14 +168,13 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(centre, centre - half, centre + half, level, sample.size)
 
 
-def paired_difference(treated: ArrayLike, baseline: ArrayLike, level: float = 0.95, seed: int = 0) -> Interval:
+def paired_difference(treated: ArrayLike, baseline: ArrayLike, level: float = 0.95) -> Interval:
     """Student t interval on the mean of treated - baseline, paired by seed (see `seed_interval`).
 
     Args:
         treated: (S,) one number per seed, S >= 2.
         baseline: (S,) the same seeds in the same order, run with an equal budget.
         level: confidence level.
-        seed: has no effect, as nothing is drawn; accepted so that this and `mean_interval` are called alike.
     """
     first = _finite_vector("treated", treated, fewest=2)
     second = _finite_vector("baseline", baseline, fewest=2)

@@ -65,5 +65,6 @@ claim = Claim(
     tuning=Tuning("update.learning_rate", (0.03, 0.1, 0.3)),
     scope="The world was settled on one development seed, before the run, as the third of three: with a student that "
     "only lacked data the arms differed little (0.008 against 0.012), and with one that saw three places as one the "
-    "teacher's rows served better (1.34 against 0.09). The claim is about students less sharp than their teacher.",
+    "teacher's rows served better (1.34 against 0.09). Its rounds went from 30 to 60 with the third "
+    "world. The claim is about students less sharp than their teacher.",
 )

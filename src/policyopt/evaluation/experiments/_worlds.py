@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from policyopt.types import Batch, Categorical, Scores, Tasks
-from policyopt.worlds.sequences import SequenceWorld
+from policyopt.worlds.sequences import PairedWorld, SequenceWorld
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,9 @@ class Automaton:
 
 
 @dataclass(frozen=True)
-class RecordedAnswers:
+class RecordedAnswers(PairedWorld):
     """Recorded pairs as tasks: `recorded_pairs` gives both sides of each, `recorded` its chosen side twice, so that
     an arm that imitates reads as many rows as an arm that compares."""
-
-    inner: SequenceWorld
-
-    @property
-    def size(self) -> int:
-        assert self.inner.pairs is not None
-        return len(self.inner.pairs)
-
-    def tasks(self, ids: Tensor) -> Tasks:
-        return Tasks(ids)
-
-    def recorded_pairs(self, tasks: Tasks) -> Batch:
-        return self.inner.recorded_pairs(tasks)
 
     def recorded(self, tasks: Tasks) -> Batch:
         assert self.inner.pairs is not None
