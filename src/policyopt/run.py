@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policyopt.compose import Cell, MissingModelError, ModelSpec, Program, Stage
+from policyopt.compose import Cell, CompositionError, MissingModelError, ModelSpec, Program, Stage
 from policyopt.ops.random import generator, new_keys
 from policyopt.types import Batch
 
@@ -18,7 +18,7 @@ class Engine(Protocol):
     """How steps are generated: `next` + `append` until every row is done, or something faster that equals it."""
 
     def __call__(
-        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int
+        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
     ) -> Batch: ...
 
 
@@ -237,13 +237,28 @@ class StageContext:
         """Sum over ranks; this run has one."""
         return x
 
-    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0) -> Batch:
-        """Let a model take steps until every row is done. Rows remember temperature and policy version."""
+    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0, steps: int | None = None) -> Batch:
+        """Let a model take steps until every row is done, or at most `steps` more of them. Rows remember temperature
+        and policy version."""
         keys = new_keys(len(batch), self.rng(f"sample/{model}")).to(batch.device)
         heat = torch.full((len(batch),), float(temperature), device=batch.device)
         batch = batch.with_rows({"temperature": heat})
+        # Engines for text know no pause; what is not asked for is not passed on.
+        pause = {} if steps is None else {"steps": steps}
         with torch.no_grad():
-            return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates)
+            return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates, **pause)
+
+    def stream(self, state: Any, horizon: int, count: int, exploration: float = 0.0) -> Batch:
+        """`horizon` steps of each of `count` environments that go on from where `state` says they are."""
+        engine: Any = self.run.engine
+        if not hasattr(engine, "stream"):
+            raise CompositionError(
+                f"sampling by streams needs environments that go on from round to round; {type(self.world).__name__} "
+                "makes whole rows: use sampling=group"
+            )
+        keys = new_keys(count, self.rng("stream")).to(self.run.device)
+        with torch.no_grad():
+            return engine.stream(self.models["policy"], self.world, state, horizon, keys, self.updates, exploration)
 
     def optimizer(self, model: str, spec: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", lambda: spec.make(parameters))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Role
-from policyopt.types import Batch, Scores
+from policyopt.types import Batch, Distribution, Scores
 
 POLICY_ROLE = Role("policy", grad=True)
 
@@ -40,6 +40,46 @@ class SeenBatch:
         model: Any = self.ctx.models[wanted.model]
         with contextlib.nullcontext() if wanted.grad else torch.no_grad():
             return model.score(self.batch, wanted.context, full=wanted.full)
+
+    def at(self, role: str, *, following: bool = False) -> Distribution:
+        """Distributions (B, T) of a role's model at the state before each step, or at the state that follows it;
+        with gradient if the role has one."""
+        wanted = self._declared(role)
+        key = f"{role} at {following}"
+        if key not in self._cache:
+            model = self._able(wanted.model, "at", "distributions at the states that follow")
+            with contextlib.nullcontext() if wanted.grad else torch.no_grad():
+                self._cache[key] = model.at(self.batch, following=following)
+        return self._cache[key]
+
+    def taken(self, model: str = "policy") -> Tensor:
+        """(B, T, ...) the steps that were taken, as the model's density is over them."""
+        return self._able(model, "taken", "the steps that were taken").taken(self.batch)
+
+    def q(self, critic: str, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
+        """(E, B, T) with gradient (to the steps as well); see `compose.ActionValueModel`."""
+        return self._able(critic, "q", "action values").q(self.batch, steps, following=following)
+
+    def q_all(self, critic: str, *, following: bool = False) -> Tensor:
+        """(E, B, T, A) with gradient: the values of every choice."""
+        return self._able(critic, "q_all", "values of every choice").q_all(self.batch, following=following)
+
+    def scalar(self, model: str) -> Tensor:
+        """() with gradient: the number that a `Scalar` model holds."""
+        return self._able(model, "scalar", "a number").scalar()
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """For numbers drawn once per optimiser step, in `Loss.plan`."""
+        return self.ctx.rng(purpose)
+
+    def _able(self, model: str, ability: str, what: str) -> Any:
+        found: Any = self.ctx.models[model]
+        if not hasattr(found, ability):
+            raise CompositionError(
+                f"model {model!r} ({type(found).__name__}) can not give {what}, which method {self.ctx.stage.key!r} "
+                "needs; use a policy kind that can, or another method"
+            )
+        return found
 
     def value(self, critic: str) -> Tensor:
         """(B, T + 1) with gradient; see `compose.ValueModel`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from policyopt.compose import Nothing, Program
+from policyopt.compose import AXES, Method, Nothing, Part, Program
 from policyopt.ops.sequences import total_reward
 from policyopt.run import Run, StageContext
 from policyopt.seen import collect_roles
@@ -30,10 +30,17 @@ def rounds(run: Run, program: Program) -> Iterator[Round]:
             method.update(ctx, kept)
         _measure(ctx, judged, kept)
         done = Round(judged, credited, kept, ctx.meter.result())
-        for write in method.after:
+        for write in (*_own_hooks(method), *method.after):
             write(ctx, done)
         run.tick()
         yield done
+
+
+def _own_hooks(method: Method) -> list[Callable[[StageContext, Round], None]]:
+    """What the parts themselves do after a round, in the order of the axes."""
+    found = [getattr(method, axis) for axis in AXES]
+    parts = [term.loss for axis in found if isinstance(axis, tuple) for term in axis]
+    return [part.after for part in (*[axis for axis in found if isinstance(axis, Part)], *parts)]
 
 
 def _draw(ctx: StageContext) -> Callable[..., Tasks]:

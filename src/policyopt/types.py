@@ -113,7 +113,9 @@ class Batch:
           that was sampled).
     step: {name: (B, T, ...)}; always `STEP_COLUMNS`: kind, train, behaviour (log-probability as sampled),
           reward, turn, version (of the policy that took the step).
-    Columns starting with "_" belong to a policy or a world and are opaque to every part.
+    Columns starting with "_" belong to a policy or a world and are opaque to every part. A column that is in both is
+    the *state*: `step` holds it before each step, `row` after the row's last step (the final observation of a finished
+    row, never the one after a reset).
     """
 
     row: Mapping[str, Tensor]
@@ -193,6 +195,33 @@ class Batch:
             {name: column[rows] for name, column in self.step.items()},
             {name: scores[rows] for name, scores in self.scores.items()},
         )
+
+    def following(self, name: str) -> Tensor:
+        """(B, T, ...) the state after each step; what stands at padding is arbitrary."""
+        column, last = self.step[name], self.row[name].unsqueeze(1)
+        shifted = torch.cat([column[:, 1:], last], 1)
+        ends = self._last.view(len(self), self.steps, *(1,) * (column.dim() - 2))
+        return torch.where(ends, last, shifted)
+
+    @property
+    def _last(self) -> Bool[Tensor, "B T"]:
+        """True at the last step of every row that is not padding."""
+        remaining = self.valid.flip(1).cumsum(1).flip(1)
+        return self.valid & (remaining == 1)
+
+    def flat(self) -> Batch:
+        """Every own step as a row of one step, in row order: (state, step, reward, state that follows). A row goes on
+        (`RUNNING`) unless it is its row's last own step. Scores come along."""
+        row, step = self.own.nonzero(as_tuple=True)
+        taken = {name: column[row, step][:, None] for name, column in self.step.items()}
+        rows = {
+            name: (self.following(name)[row, step] if name in self.step else column[row])
+            for name, column in self.row.items()
+        }
+        remaining = self.own.flip(1).cumsum(1).flip(1)[row, step]
+        rows["finish"] = torch.where(remaining == 1, rows["finish"], int(Finish.RUNNING))
+        index = (row[:, None], step[:, None])
+        return Batch(rows, taken, {name: scores[index] for name, scores in self.scores.items()})
 
     def cut(self, steps: int) -> Batch:
         """The first `steps` steps of every row; scores are dropped."""

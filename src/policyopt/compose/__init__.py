@@ -16,6 +16,8 @@ from policyopt.compose.models import (
     Critic,
     Given,
     ModelSpec,
+    QCritic,
+    Scalar,
     frozen,
 )
 from policyopt.compose.parts import (
@@ -69,7 +71,9 @@ __all__ = [
     "PerStep",
     "Policy",
     "Program",
+    "QCritic",
     "Role",
+    "Scalar",
     "Seen",
     "Stage",
     "Term",

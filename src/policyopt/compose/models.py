@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from policyopt.compose.protocols import MissingModelError
+from policyopt.compose.protocols import CompositionError, MissingModelError
 
 
 class ModelSpec(Protocol):
@@ -45,6 +47,50 @@ class Critic:
 
     def build(self, run: Any, name: str) -> nn.Module:
         return run.models[self.of].make_critic(run.rng(f"build/{name}"))
+
+
+@dataclass(frozen=True)
+class QCritic:
+    """`heads` action values Q(s, a) made by the policy's own kind (`policy.make_q(rng, heads)`)."""
+
+    of: str = "policy"
+    heads: int = 2
+    renewed: ClassVar[bool] = False
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        policy = run.models[self.of]
+        if not hasattr(policy, "make_q"):
+            raise CompositionError(
+                f"model {name!r} is an action value, which {type(policy).__name__} policies do not offer; use a method "
+                "with a state value (Critic) or without critic"
+            )
+        return policy.make_q(run.rng(f"build/{name}"), self.heads)
+
+
+class Positive(nn.Module):
+    """One number above 0 that is trained: a temperature, a dual variable. Stored as its logarithm."""
+
+    def __init__(self, initial: float, like: Tensor):
+        super().__init__()
+        self.log = nn.Parameter(torch.full_like(like, math.log(initial)))
+
+    def scalar(self) -> Tensor:
+        return self.log.exp()
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A trained number above 0 (`Seen.scalar`)."""
+
+    initial: float = 1.0
+    renewed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.initial <= 0:
+            raise CompositionError(f"a Scalar is above 0, not {self.initial}")
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        return Positive(self.initial, next(run.models["policy"].parameters()).detach().new_zeros(()))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from policyopt.compose.protocols import Context, Seen
 from policyopt.ops.pairs import pair_rows
-from policyopt.types import Batch
+from policyopt.types import Batch, Round
 
 
 class Part:
@@ -30,6 +30,15 @@ class Part:
     writes: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
     critics: ClassVar[tuple[str, ...]] = ()  # models whose value head it reads
+
+    def after(self, ctx: Context, done: Round) -> None:
+        """Runs after every round: a part that needs state keeps it in cells of the run and writes them here. By
+        default it does the same for the parts that it is made of."""
+        for name in getattr(self, "__dataclass_fields__", ()):
+            value = getattr(self, name)
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, Part):
+                    inner.after(ctx, done)
 
 
 @dataclass(frozen=True)

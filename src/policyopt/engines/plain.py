@@ -11,12 +11,20 @@ from policyopt.ops.random import uniforms
 from policyopt.types import Batch
 
 
-def generate(policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int) -> Batch:
-    """Steps until every row is done. temperature 0 takes the mode. The n-th step of a row uses the n-th numbers
-    of the row's own stream, so rows do not depend on their neighbours."""
+def generate(
+    policy: Any,
+    world: Any,
+    batch: Batch,
+    keys: Tensor,
+    temperature: float,
+    version: int,
+    steps: int | None = None,
+) -> Batch:
+    """Steps until every row is done, at most `steps` of them. temperature 0 takes the mode. The n-th step of a row uses
+    the n-th numbers of the row's own stream, so rows do not depend on their neighbours."""
     position = 0
     with torch.no_grad():
-        while not bool(batch.done.all()):
+        while not bool(batch.done.all()) and (steps is None or position < steps):
             live = ~batch.done
             dist = policy.next(batch)
             if temperature == 0:

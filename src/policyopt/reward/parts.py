@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
+from policyopt.ops.masked import select
 from policyopt.ops.sequences import on_last
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch, Finish
@@ -15,23 +17,34 @@ from policyopt.types import Batch, Finish
 
 @dataclass(frozen=True)
 class Verified(Part):
-    """The world's grade of a finished row, on its last own step.
+    """The world's grade of a finished row, on its last own step; a world that pays every step grades them all.
 
-    truncated: the reward of a row that a limit ended (None: graded like any other). A grade of nan means that
-    the grader failed; the row is unscored.
+    truncated: the reward of a row that a limit ended (None: graded like any other; worlds that grade rows only). A
+    grade of nan means that the grader failed; the row is unscored.
     """
 
     truncated: float | None = None
 
-    formula = "R_b = grade(row b), on the last own step"
+    formula = "R_b = grade(row b), on the last own step, or r_bt where every step is paid"
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         grade = ctx.world.grade(batch).to(batch.step["reward"])
+        if grade.dim() == 2:
+            return self._paid_steps(batch, grade)
         if self.truncated is not None:
             grade = torch.where(batch.row["finish"] == Finish.TRUNCATED, self.truncated, grade)
         scored = torch.isfinite(grade)
         reward = on_last(batch, torch.where(scored, grade, torch.zeros_like(grade)))
         return batch.with_steps({"reward": reward}).with_rows({"scored": scored})
+
+    def _paid_steps(self, batch: Batch, grade: Tensor) -> Batch:
+        if self.truncated is not None:
+            raise CompositionError(
+                "reward.truncated replaces the grade of a row, but this world pays every step; set it to none"
+            )
+        fine = torch.isfinite(grade)
+        scored = (fine | ~batch.valid).all(1)
+        return batch.with_steps({"reward": select(fine & batch.valid, grade)}).with_rows({"scored": scored})
 
 
 @dataclass(frozen=True)
