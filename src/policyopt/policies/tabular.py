@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from policyopt.types import Batch, Categorical, Scores
 
 
-class Table(nn.Module):
-    """Logits (S, V), one row per state. Reads the row column `_state` to act and the step column `_state` to score."""
+class Softmax(nn.Module, ABC):
+    """A policy over finitely many choices in numbered states. Reads the row column `_state` to act and the step
+    columns `_state` and `_step` to score."""
 
     kind = "tabular"
+
+    @abstractmethod
+    def preferences(self, state: Tensor) -> Tensor:
+        """(..., V) logits at states (...)."""
+
+    @abstractmethod
+    def make_critic(self, rng: torch.Generator) -> nn.Module: ...
+
+    @abstractmethod
+    def make_q(self, rng: torch.Generator, heads: int) -> nn.Module: ...
+
+    def next(self, batch: Batch) -> Categorical:
+        return Categorical.of(self.preferences(batch.row["_state"]))
+
+    def at(self, batch: Batch, *, following: bool = False) -> Categorical:
+        state = batch.following("_state") if following else batch.step["_state"]
+        logits = self.preferences(state)
+        heat = batch.row["temperature"].to(logits.dtype)[:, None, None]
+        return Categorical.of(logits, heat.clamp(min=1e-8))
+
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
+        dist = self.at(batch)
+        return Scores(dist.log_prob(self.taken(batch)), dist.entropy(), dist if full else None)
+
+    def taken(self, batch: Batch) -> Tensor:
+        return batch.step["_step"]
+
+    def emit(self, step: Tensor) -> Tensor:
+        return step
+
+    def receive(self, action: Tensor) -> Tensor:
+        return action
+
+
+class Table(Softmax):
+    """Logits (S, V), one row per state."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
         self.logits = nn.Parameter(logits.clone())
 
-    def next(self, batch: Batch) -> Categorical:
-        return Categorical.of(self.logits[batch.row["_state"]])
-
-    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
-        heat = batch.row["temperature"].to(self.logits.dtype)[:, None, None]
-        dist = Categorical.of(self.logits[batch.step["_state"]], heat.clamp(min=1e-8))
-        entropy = dist.entropy()
-        return Scores(dist.log_prob(batch.step["_step"]), entropy, dist if full else None)
+    def preferences(self, state: Tensor) -> Tensor:
+        return self.logits[state]
 
     def make_critic(self, rng: torch.Generator) -> TableCritic:
         return TableCritic(len(self.logits), self.logits.dtype)
+
+    def make_q(self, rng: torch.Generator, heads: int) -> TableQ:
+        # Small random numbers: heads that begin equal would stay equal.
+        first = 0.01 * torch.randn(heads, *self.logits.shape, generator=rng, dtype=torch.float64)
+        return TableQ(first.to(self.logits))
 
 
 class TableCritic(nn.Module):
@@ -41,3 +79,19 @@ class TableCritic(nn.Module):
         final = self.values[batch.row["_state"]][:, None]
         at_steps = torch.where(batch.valid, self.values[batch.step["_state"]], final)
         return torch.cat([at_steps, final], 1)
+
+
+class TableQ(nn.Module):
+    """Values (E, S, V) of E heads, a number per state and choice."""
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = nn.Parameter(values.clone())
+
+    def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
+        return self.values[:, batch.following("_state") if following else batch.step["_state"]]
+
+    def q(self, batch: Batch, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
+        chosen = batch.step["_step"] if steps is None else steps
+        every = self.q_all(batch, following=following)
+        return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]

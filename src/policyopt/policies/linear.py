@@ -1,0 +1,76 @@
+"""Softmax policies that are linear in features of numbered states, with linear critics of the same features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from policyopt.policies.tabular import Softmax
+from policyopt.types import Batch
+
+
+class Linear(Softmax):
+    """logits(s) = features[s] @ weights; features (S, D), weights (D, V). One-hot features are a table."""
+
+    features: Tensor
+    weights: nn.Parameter
+
+    def __init__(self, features: Tensor, weights: Tensor):
+        super().__init__()
+        if features.dim() != 2 or len(weights) != features.shape[1]:
+            raise ValueError(
+                f"weights (D, V) need a row per feature (S, D); got {tuple(features.shape)}, {tuple(weights.shape)}"
+            )
+        self.register_buffer("features", features.clone())
+        self.weights = nn.Parameter(weights.clone())
+
+    @property
+    def logits(self) -> Tensor:
+        """(S, V) of all states."""
+        return self.features @ self.weights
+
+    def preferences(self, state: Tensor) -> Tensor:
+        return self.features[state] @ self.weights
+
+    def make_critic(self, rng: torch.Generator) -> LinearCritic:
+        return LinearCritic(self.features)
+
+    def make_q(self, rng: torch.Generator, heads: int) -> LinearQ:
+        first = 0.01 * torch.randn(heads, *self.weights.shape, generator=rng, dtype=torch.float64)
+        return LinearQ(self.features, first.to(self.weights))
+
+
+class LinearCritic(nn.Module):
+    """V(s) = features[s] @ weights (D,); see `TableCritic` for the state after a row's end."""
+
+    features: Tensor
+
+    def __init__(self, features: Tensor):
+        super().__init__()
+        self.register_buffer("features", features.clone())
+        self.weights = nn.Parameter(features.new_zeros(features.shape[1]))
+
+    def value(self, batch: Batch) -> Tensor:
+        values = self.features @ self.weights
+        final = values[batch.row["_state"]][:, None]
+        return torch.cat([torch.where(batch.valid, values[batch.step["_state"]], final), final], 1)
+
+
+class LinearQ(nn.Module):
+    """Q(s, a) = features[s] @ weights[:, a] for E heads; weights (E, D, V)."""
+
+    features: Tensor
+
+    def __init__(self, features: Tensor, weights: Tensor):
+        super().__init__()
+        self.register_buffer("features", features.clone())
+        self.weights = nn.Parameter(weights.clone())
+
+    def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
+        state = batch.following("_state") if following else batch.step["_state"]
+        return torch.einsum("btd,edv->ebtv", self.features[state], self.weights)
+
+    def q(self, batch: Batch, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
+        chosen = batch.step["_step"] if steps is None else steps
+        every = self.q_all(batch, following=following)
+        return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
