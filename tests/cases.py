@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -176,6 +178,10 @@ CASES: dict[str, Case] = {
     "value": Case(SquaredValueError(), by_value(None), trains="critic"),
     "clipped_value": Case(SquaredValueError(clip=0.4), by_value(0.4), trains="critic"),
 }
+
+# Losses of one subject may keep their cases in a file of their own: tests/cases_SUBJECT.py with `CASES`.
+for _path in sorted(Path(__file__).parent.glob("cases_*.py")):
+    CASES |= import_module(_path.stem).CASES
 
 AVERAGES: dict[str, tuple[Any, Callable]] = {
     "token_mean": (TokenMean(), loops.token_mean),

@@ -26,12 +26,11 @@ class Meter:
     """Metrics as (sum, count) pairs, so that micro-batches, padding and ranks can not change them."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
+        self._pairs: list[tuple[str, Tensor | float, Tensor | float]] = []
 
     def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
-        entry = self._sums.setdefault(name, [0.0, 0.0])
-        entry[0] += float(value)
-        entry[1] += float(count)
+        # Kept as tensors: turning each into a number would wait for the device at every update.
+        self._pairs.append((name, value, count))
 
     def mean(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Record the mean of masked values."""
@@ -40,7 +39,12 @@ class Meter:
 
     def result(self) -> dict[str, float]:
         """Means by name. A metric that nothing counted towards (an empty mask) is left out, not reported as 0."""
-        return {name: total / count for name, (total, count) in self._sums.items() if count}
+        sums: dict[str, list[float]] = {}
+        for name, value, count in self._pairs:
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += float(value)
+            entry[1] += float(count)
+        return {name: total / count for name, (total, count) in sums.items() if count}
 
 
 class Run:

@@ -6,6 +6,7 @@ Inputs are drawn from a seeded generator and rounded to three decimals; expected
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from vector_losses import constraint, objective
@@ -14,6 +15,9 @@ from vector_rows import credit, feedback, reward, selection, update
 FOLDER = Path(__file__).parents[2] / "src" / "policyopt" / "evaluation" / "vectors"
 
 FILES = {make.__name__: make for make in (objective, constraint, credit, reward, feedback, selection, update)}
+# Cases of one subject may stand in a file of their own: vectors_SUBJECT.py with `cases()`.
+for _path in sorted(Path(__file__).parent.glob("vectors_*.py")):
+    FILES[_path.stem.removeprefix("vectors_")] = import_module(_path.stem).cases
 
 
 def text(name):

@@ -126,12 +126,6 @@ def test_counts_below_one_are_refused() -> None:
         GradientSteps({}, clip_norm=0.0)
 
 
-def test_only_some_models() -> None:
-    both = GradientSteps({"policy": SGD(), "critic": SGD()}, epochs=3)
-    assert list(both.only("critic").optimizers) == ["critic"]
-    assert both.only("critic").epochs == 3
-
-
 # -- schedules and optimisers -------------------------------------------------------------------------------------
 def test_schedules_by_hand() -> None:
     close(torch.tensor([Constant(4).factor(s, 10) for s in (0, 1, 3, 9)]), [0.25, 0.5, 1.0, 1.0])

@@ -4,6 +4,7 @@ import inspect
 import math
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from policyopt.update.averaging import RowMean, SequenceSum, TokenMean
 from support import close, context, full_step, grids, method, numbers, ragged
 
 pytestmark = pytest.mark.usefixtures("float64")
+TESTS = Path(__file__).parents[1]
 
 
 def test_every_loss_of_the_library_is_a_case() -> None:
@@ -42,7 +44,11 @@ def test_every_loss_of_the_library_is_a_case() -> None:
             for _, part in inspect.getmembers(module, inspect.isclass):
                 if issubclass(part, Loss) and part.__module__ == module.__name__ and not inspect.isabstract(part):
                     found.add(part)
-    assert found == {type(case.loss) for case in CASES.values()}
+    rich = {part for part in found if part.needs}
+    assert found - rich == {type(case.loss) for case in CASES.values()}
+    # Losses that ask for more than log-probabilities are checked against loops by tests of their own subject.
+    references = [import_module(path.stem).REFERENCES for path in TESTS.glob("references_*.py")]
+    assert rich <= {part for one in references for part in one}, "add a reference to tests/references_SUBJECT.py"
 
 
 def check_against_loops(case: Case) -> None:

@@ -30,6 +30,7 @@ class Part:
     writes: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
     critics: ClassVar[tuple[str, ...]] = ()  # models whose value head it reads
+    needs: ClassVar[str] = ""  # what it asks of models beyond log-probabilities and values, in words
 
     def after(self, ctx: Context, done: Round) -> None:
         """Runs after every round: a part that needs state keeps it in cells of the run and writes them here. By

@@ -34,6 +34,7 @@ NOT_ON_VECTORS = {
     ("ctx", "done"): "a hook writes the state of a run after a round",
     (): "it is not called on a batch",
 }
+NEEDS_MORE = "it asks models for more than log-probabilities and values, which is all that vectors carry"
 MOVES_MODELS = "it moves models and returns nothing"
 
 ALIASES = {
@@ -164,6 +165,8 @@ def make(part: type, given: dict[str, Any]) -> Any:
 def refusal(part: type) -> str:
     """Why a part can not run on a case; empty if it can."""
     called = signature(part)
+    if getattr(part, "needs", ""):
+        return NEEDS_MORE
     if called == ROWS and inspect.signature(part.__call__).return_annotation in ("None", None):
         return MOVES_MODELS
     if called in (LOSS, ROWS, AVERAGE):

@@ -1,4 +1,4 @@
-"""Models that follow others: `after` hooks that write weights."""
+"""Models that follow others: hooks that write weights, after every round or (in `after_step`) after every update."""
 
 from __future__ import annotations
 
@@ -10,32 +10,44 @@ from policyopt.compose import Context, Part
 from policyopt.types import Round
 
 
+def _due(ctx: Context, done: Round | None, every: int) -> bool:
+    """Counted in rounds of the stage, or in updates of the run where there is no round yet."""
+    return (ctx.updates if done is None else ctx.stage_step + 1) % every == 0
+
+
 @dataclass(frozen=True)
 class Average(Part):
-    """After every round: model <- decay * model + (1 - decay) * of (exponential moving average)."""
+    """model <- decay * model + (1 - decay) * of (exponential moving average), every `every` rounds or updates.
+    Buffers (statistics of a normaliser, counters) are copied."""
 
     model: str
     of: str = "policy"
     decay: float = 0.99
+    every: int = 1
 
-    def __call__(self, ctx: Context, done: Round) -> None:
-        with torch.no_grad():
-            leader = ctx.models[self.of].state_dict()
-            for name, value in ctx.models[self.model].state_dict().items():
-                if value.is_floating_point():
-                    value.lerp_(leader[name], 1 - self.decay)
-                else:
-                    value.copy_(leader[name])
+    def __call__(self, ctx: Context, done: Round | None = None) -> None:
+        if _due(ctx, done, self.every):
+            follow(ctx, self.model, self.of, self.decay)
+
+
+def follow(ctx: Context, model: str, of: str, decay: float) -> None:
+    """One step of the moving average of a model's weights; decay 0 copies them."""
+    follower, leader = ctx.models[model], ctx.models[of]
+    with torch.no_grad():
+        for own, other in zip(follower.parameters(), leader.parameters(), strict=True):
+            own.lerp_(other, 1 - decay)
+        for own, other in zip(follower.buffers(), leader.buffers(), strict=True):
+            own.copy_(other)
 
 
 @dataclass(frozen=True)
 class Refresh(Part):
-    """After every `every` rounds of the stage: model becomes a copy of `of`."""
+    """model becomes a copy of `of`, every `every` rounds or updates."""
 
     model: str
     of: str = "policy"
     every: int = 1
 
-    def __call__(self, ctx: Context, done: Round) -> None:
-        if (ctx.stage_step + 1) % self.every == 0:
+    def __call__(self, ctx: Context, done: Round | None = None) -> None:
+        if _due(ctx, done, self.every):
             ctx.models[self.model].load_state_dict(ctx.models[self.of].state_dict())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ def split(batch: Batch, pieces: int, couples: Sequence[str], rng: torch.Generato
     if not len(order):
         return []
     chunks = order.tensor_split(min(pieces, len(order)))
+    if not couples:  # every row is its own unit
+        return [chunk.sort().values for chunk in chunks]
     return [torch.isin(unit, chunk).nonzero()[:, 0] for chunk in chunks]
 
 
@@ -81,16 +84,19 @@ def losses(ctx: Any, batch: Batch, terms: Sequence[Term], micro_rows: int | None
     """The loss of one optimiser step, as one scalar per micro-batch; values and gradients add up."""
     planned = plan(ctx, batch, terms)
     pieces = 1 if micro_rows is None else -(-len(batch) // micro_rows)
+    if pieces == 1:
+        yield _micro_loss(ctx, batch, slice(None), planned)
+        return
     for rows in split(batch, pieces, couples_of(terms)):
         yield _micro_loss(ctx, batch, rows, planned)
 
 
-def _micro_loss(ctx: Any, batch: Batch, rows: Tensor, planned: Sequence[Planned]) -> Tensor:
-    part = batch[rows]
+def _micro_loss(ctx: Any, batch: Batch, rows: Tensor | slice, planned: Sequence[Planned]) -> Tensor:
+    part = batch if isinstance(rows, slice) else batch[rows]
     view = SeenBatch(ctx, part)
     loss: Tensor = torch.zeros((), device=part.device)
     for item in planned:
-        full = part if item.batch is batch else item.batch[rows]
+        full = part if item.batch is batch else item.batch if isinstance(rows, slice) else item.batch[rows]
         seen = view.having(full)
         value = item.term.loss(seen, full)
         weights, mask = item.weights[rows], item.mask[rows]
@@ -110,39 +116,59 @@ def _micro_loss(ctx: Any, batch: Batch, rows: Tensor, planned: Sequence[Planned]
 
 
 @dataclass(frozen=True)
-class GradientSteps(Part):
-    """epochs x minibatches x models in order; each model's step uses its own terms and parameters only.
+class Gradients(Part, ABC):
+    """One update after another: of each model in the order of `optimizers`, by its own terms and parameters only.
 
     micro_rows: rows per forward pass (memory only: the result is the same). clip_norm: bound on the gradient's
-    Euclidean norm, per model.
+    Euclidean norm, per model. every: a model's step is taken at every n-th update only (delayed policies).
+    after_step: called with the run's context after every update (averages of weights). stop: (seen, batch) -> bool
+    before an update; if it holds, the rest of the round's updates is left out.
     """
 
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
-    epochs: int = 1
-    minibatches: int = 1
     micro_rows: int | None = None
     clip_norm: float | None = 1.0
+    every: Mapping[str, int] = field(default_factory=dict)
+    after_step: tuple[Callable[..., None], ...] = ()
+    stop: Any = None
 
     honours_limits = False
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.minibatches, 1 if self.micro_rows is None else self.micro_rows) < 1:
-            raise CompositionError(
-                f"epochs, minibatches and micro_rows must be at least 1, got {self.epochs}, {self.minibatches} and "
-                f"{self.micro_rows}; micro_rows=None takes all rows at once"
-            )
+        for name in self._counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CompositionError(f"{name} must be at least 1, not {value}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise CompositionError(f"clip_norm must be above 0, not {self.clip_norm}; None turns it off")
+        strange = sorted(set(self.every) - set(self.optimizers))
+        if strange or min(self.every.values(), default=1) < 1:
+            raise CompositionError(
+                f"every gives a period of at least 1 for models that are trained, {sorted(self.optimizers)}; "
+                f"got {dict(self.every)}"
+            )
+
+    @property
+    def _counts(self) -> tuple[str, ...]:
+        return ("micro_rows",)
+
+    @abstractmethod
+    def batches(self, ctx: Any, batch: Batch) -> Iterable[Batch]:
+        """What each update is computed on."""
 
     def __call__(self, ctx: Any, batch: Batch) -> None:
-        couples = couples_of(ctx.stage.terms)
-        for _ in range(self.epochs):
-            shuffle = ctx.rng("minibatches") if self.minibatches > 1 else None
-            for rows in split(batch, self.minibatches, couples, shuffle):
-                part = batch if self.minibatches == 1 else batch[rows]
-                for model in self.optimizers:
-                    self.step(ctx, part, model)
-                ctx.count_update()
+        for part in self.batches(ctx, batch):
+            if self.stop is not None and self.stop(SeenBatch(ctx, part), part):
+                return
+            self.update(ctx, part)
+
+    def update(self, ctx: Any, batch: Batch) -> None:
+        for model in self.optimizers:
+            if (ctx.updates + 1) % self.every.get(model, 1) == 0:
+                self.step(ctx, batch, model)
+        ctx.count_update()
+        for hook in self.after_step:
+            hook(ctx)
 
     def step(self, ctx: Any, batch: Batch, model: str) -> None:
         """One optimiser step of one model."""
@@ -157,7 +183,7 @@ class GradientSteps(Part):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
         for term in terms:
-            ctx.meter.add(f"loss/{term.name}", torch.zeros(()), 1)
+            ctx.meter.add(f"loss/{term.name}", 0.0, 1)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise NonFiniteGradientError(
@@ -170,5 +196,26 @@ class GradientSteps(Part):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def only(self, *models: str) -> GradientSteps:
-        return replace(self, optimizers={m: o for m, o in self.optimizers.items() if m in models})
+
+@dataclass(frozen=True)
+class GradientSteps(Gradients):
+    """epochs x minibatches of the round's rows, or (unit "step") of their trained steps: a minibatch then mixes steps
+    of different rows, which suits losses and averages that do not look along a row."""
+
+    epochs: int = 1
+    minibatches: int = 1
+    unit: Literal["row", "step"] = "row"
+
+    @property
+    def _counts(self) -> tuple[str, ...]:
+        return ("micro_rows", "epochs", "minibatches")
+
+    def batches(self, ctx: Any, batch: Batch) -> Iterator[Batch]:
+        couples = couples_of(ctx.stage.terms)
+        if self.unit == "step":
+            batch = batch.flat()
+            batch = batch[batch.trained[:, 0]]
+        for _ in range(self.epochs):
+            shuffle = ctx.rng("minibatches") if self.minibatches > 1 else None
+            for rows in split(batch, self.minibatches, couples, shuffle):
+                yield batch if self.minibatches == 1 else batch[rows]

@@ -1,0 +1,80 @@
+"""Updates on minibatches from a store of transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import Cell, CompositionError
+from policyopt.types import Batch
+from policyopt.update.gradient import Gradients
+
+STORE = Cell("transitions", lambda: {"next": 0, "count": 0, "row": {}, "step": {}})
+
+
+def insert(store: Mapping[str, Any], batch: Batch, capacity: int) -> dict[str, Any]:
+    """The store with the rows of a batch of single steps, the newest `capacity` of them: a ring of tensors."""
+    batch = batch[-capacity:]
+    place = (torch.arange(len(batch), device=batch.device) + store["next"]) % capacity
+
+    def put(columns: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        strange = sorted(set(columns) ^ set(new)) if columns else []
+        if strange:
+            raise CompositionError(f"stored transitions need the same columns in every round; only some have {strange}")
+        made = dict(columns) or {name: x.new_zeros((capacity, *x.shape[1:])) for name, x in new.items()}
+        for name, x in new.items():
+            made[name][place] = x
+        return made
+
+    return {
+        "next": (store["next"] + len(batch)) % capacity,
+        "count": min(store["count"] + len(batch), capacity),
+        "row": put(store["row"], batch.row),
+        "step": put(store["step"], batch.step),
+    }
+
+
+def sample(store: Mapping[str, Any], index: Tensor) -> Batch:
+    """Rows of the store by position."""
+    return Batch(
+        {name: column[index] for name, column in store["row"].items()},
+        {name: column[index] for name, column in store["step"].items()},
+    )
+
+
+@dataclass(frozen=True)
+class ReplaySteps(Gradients):
+    """The round's steps enter a store (a ring of the newest `capacity`); then `ratio` updates per new step, each on
+    `size` transitions drawn uniformly, with replacement. Nothing is trained before the store has `starts` of them.
+
+    Roles must be scored at the step: what was scored when the transition was collected is not stored.
+    """
+
+    capacity: int = 100_000
+    size: int = 256
+    ratio: float = 1.0
+    starts: int = 1_000
+
+    @property
+    def _counts(self) -> tuple[str, ...]:
+        return ("micro_rows", "capacity", "size", "starts")
+
+    def batches(self, ctx: Any, batch: Batch) -> Iterator[Batch]:
+        collected = [name for name, role in ctx.stage.roles.items() if role.when == "collected"]
+        if collected:
+            raise CompositionError(
+                f"roles {collected} are scored when rows are collected, which stored transitions were not; use "
+                "Role(when='step')"
+            )
+        fresh = Batch(batch.row, batch.step).flat()
+        fresh = fresh[fresh.trained[:, 0]]
+        ctx[STORE] = store = insert(ctx[STORE], fresh, self.capacity)
+        rng = ctx.rng("replay")
+        if store["count"] < self.starts:
+            return
+        for _ in range(round(self.ratio * len(fresh))):
+            yield sample(store, torch.randint(store["count"], (self.size,), generator=rng).to(batch.device))
