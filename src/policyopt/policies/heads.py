@@ -1,0 +1,375 @@
+"""Heads of control policies: from a network's outputs to a distribution over raw steps, and from those to actions.
+
+A *raw step* is what the density is over and what batches store (`_action`); `emit` makes the world's action of it and
+`bounded` what action values read: numbers in [-1, 1]. Emitting needs no parameters, so it never enters a ratio.
+Functions that take `xp` serve torch tensors and numpy arrays alike (xp is the module). low, high: the bounds (D,) of a
+box, or the number of the first alternative of discrete actions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+from torch.nn import functional as F
+
+from policyopt.compose import CompositionError
+from policyopt.distributions import (
+    Beta,
+    Categorical,
+    Deterministic,
+    Distribution,
+    Gaussian,
+    MultiCategorical,
+    SquashedGaussian,
+    epsilon_greedy,
+    standard_normal,
+)
+from policyopt.policies.bodies import MLP
+from policyopt.policies.spaces import Actions, Box, Discrete, Multi
+
+_EDGE = 1e-6  # recorded actions at a bound are taken as this far inside (of a range of 2): their raw step is infinite
+
+
+class Head(ABC):
+    """outputs -> distribution -> action. Frozen dataclasses of options."""
+
+    name: ClassVar[str]
+    actions: ClassVar[type]  # the kind of action space it serves
+    body: ClassVar[MLP] = MLP((64, 64), "tanh")  # what published work uses with it
+    gain: ClassVar[float] = 0.01  # of the orthogonal output layer
+    differentiable: ClassVar[bool] = True  # whether log-probabilities carry a gradient
+
+    def check(self, actions: Actions) -> None:
+        """CompositionError if the head can not act in this space."""
+        if not isinstance(actions, self.actions):
+            raise CompositionError(f"head {self.name!r} is for {self.actions.__name__} actions, not {actions}")
+
+    @abstractmethod
+    def outputs(self, actions: Any) -> int:
+        """How many numbers the network gives."""
+
+    def free(self, actions: Any) -> int:
+        """How many log standard deviations are parameters of their own."""
+        return 0
+
+    @abstractmethod
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Any) -> Distribution:
+        """From outputs (..., outputs), the free log_std (D,) and the level of exploration (...)."""
+
+    def noise(self, uniform: Tensor) -> Tensor:
+        """What `pick` reads, from uniform numbers; for whole rollouts at once."""
+        return uniform
+
+    @abstractmethod
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Any) -> Any:
+        """numpy: the sample that `distribution(...).sample(uniform)` is, or its mode if noise is None."""
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return step
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The raw step of a recorded action."""
+        return action
+
+    def bounded(self, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Raw continuous steps as numbers in [-1, 1], with gradient."""
+        raise CompositionError(f"head {self.name!r} has no continuous steps")
+
+
+def _inverse(p: Any, uniform: Any) -> Any:
+    """Inverse of the cumulative distribution, as `Categorical.sample`: p (..., V) unnormalised, uniform (..., 1)."""
+    cumulative = p.astype(np.float64).cumsum(-1)
+    index = (cumulative <= uniform * cumulative[..., -1:]).sum(-1)
+    return np.minimum(index, p.shape[-1] - 1)
+
+
+def _softened(logits: Any) -> Any:
+    return np.exp(logits - logits.max(-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class CategoricalHead(Head):
+    """softmax over the choices."""
+
+    name = "categorical"
+    actions = Discrete
+
+    def outputs(self, actions: Discrete) -> int:
+        return actions.choices
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Discrete) -> Categorical:
+        return Categorical.of(out)
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Discrete) -> Any:
+        return out.argmax(-1) if noise is None else _inverse(_softened(out), noise)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return step + low
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return action - low
+
+
+@dataclass(frozen=True)
+class QHead(Head):
+    """The outputs are action values; acts greedily but with probability epsilon (the level) alike (DQN)."""
+
+    name = "q"
+    actions = Discrete
+    body = MLP((120, 84), "relu")
+    gain = 1.0
+    differentiable = False
+
+    def outputs(self, actions: Discrete) -> int:
+        return actions.choices
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Discrete) -> Categorical:
+        return epsilon_greedy(out, level)
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Discrete) -> Any:
+        best = out.argmax(-1)
+        if noise is None:
+            return best
+        level = np.asarray(level, out.dtype)[..., None]
+        return _inverse(level / actions.choices + (1 - level) * np.eye(actions.choices, dtype=out.dtype)[best], noise)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return step + low
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return action - low
+
+
+@dataclass(frozen=True)
+class MultiCategoricalHead(Head):
+    """A softmax for each of several independent choices."""
+
+    name = "multi_categorical"
+    actions = Multi
+
+    def outputs(self, actions: Multi) -> int:
+        return sum(actions.sizes)
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Multi) -> MultiCategorical:
+        return MultiCategorical.of(out, actions.sizes)
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Multi) -> Any:
+        pieces = np.split(out, np.cumsum(actions.sizes)[:-1], axis=-1)
+        if noise is None:
+            return np.stack([piece.argmax(-1) for piece in pieces], -1)
+        return np.stack([_inverse(_softened(p), noise[..., m : m + 1]) for m, p in enumerate(pieces)], -1)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return step + low
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return action - low
+
+
+class _Continuous(Head):
+    """Heads over boxes."""
+
+    actions = Box
+    must_be_bounded: ClassVar[bool] = True
+
+    def check(self, actions: Actions) -> None:
+        super().check(actions)
+        if self.must_be_bounded and isinstance(actions, Box) and not actions.bounded:
+            raise CompositionError(
+                f"head {self.name!r} fills the action space and needs finite bounds, not {actions.low}, "
+                f"{actions.high}; use head='gaussian' or a rescaling wrapper"
+            )
+
+    def outputs(self, actions: Box) -> int:
+        return actions.size
+
+
+def _to_world(xp: Any, x: Any, low: Any, high: Any) -> Any:
+    """[-1, 1] -> [low, high]; clipped because rounding may step over a bound."""
+    return xp.clip(low + (x + 1) * (0.5 * (high - low)), low, high)
+
+
+def _from_world(action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return 2 * (action - low) / (high - low) - 1
+
+
+class _Normal(_Continuous):
+    """Heads whose samples are mean + std * noise."""
+
+    def noise(self, uniform: Tensor) -> Tensor:
+        return standard_normal(uniform)
+
+
+@dataclass(frozen=True)
+class GaussianHead(_Normal):
+    """A normal distribution in the action space's own units with a free standard deviation (Schulman et al. 2017).
+    Actions are clipped at the world only: the density is that of the unclipped sample."""
+
+    initial_log_std: float = 0.0
+
+    name = "gaussian"
+    must_be_bounded = False
+
+    def free(self, actions: Box) -> int:
+        return actions.size
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Box) -> Gaussian:
+        assert log_std is not None
+        return Gaussian(out, log_std.exp().expand_as(out))
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Box) -> Any:
+        return out if noise is None else out + np.exp(log_std) * noise.astype(out.dtype)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return xp.clip(step, low, high)
+
+    def bounded(self, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        finite = (high - low).isfinite()
+        span = torch.where(finite, high - low, 1.0)
+        scaled = 2 * (torch.clamp(step, low, high) - torch.where(finite, low, 0.0)) / span - 1
+        return torch.where(finite, scaled, step)
+
+
+@dataclass(frozen=True)
+class StateGaussianHead(_Normal):
+    """A normal distribution whose standard deviation depends on the state; log_std: the range it is clamped to."""
+
+    log_std: tuple[float, float] = (-5.0, 2.0)
+
+    name = "gaussian_state"
+    must_be_bounded = False
+
+    def outputs(self, actions: Box) -> int:
+        return 2 * actions.size
+
+    def _normal(self, out: Tensor) -> Gaussian:
+        mean, log_std = out.chunk(2, -1)
+        return Gaussian(mean, log_std.clamp(*self.log_std).exp())
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Box) -> Distribution:
+        return self._normal(out)
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Box) -> Any:
+        mean, spread = np.split(out, 2, axis=-1)
+        return mean if noise is None else mean + np.exp(np.clip(spread, *self.log_std)) * noise.astype(out.dtype)
+
+    emit = GaussianHead.emit
+    bounded = GaussianHead.bounded
+
+
+@dataclass(frozen=True)
+class SquashedHead(StateGaussianHead):
+    """tanh of a normal distribution whose standard deviation depends on the state, rescaled to the bounds (SAC,
+    arXiv 1801.01290). The raw step is the sample before the tanh."""
+
+    log_std: tuple[float, float] = (-20.0, 2.0)
+
+    name = "squashed"
+    must_be_bounded = True
+    body = MLP((256, 256), "relu")
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Box) -> Distribution:
+        return SquashedGaussian(self._normal(out))
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return _to_world(xp, xp.tanh(step), low, high)
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return _from_world(action, low, high).clamp(-1 + _EDGE, 1 - _EDGE).atanh()
+
+    def bounded(self, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return step.tanh()
+
+
+@dataclass(frozen=True)
+class DeterministicHead(_Normal):
+    """tanh of the output, explored around with normal noise of the level's standard deviation, in units of half the
+    bounds' range (TD3, arXiv 1802.09477). The raw step may lie outside [-1, 1]; it is clipped where it is used."""
+
+    name = "deterministic"
+    body = MLP((256, 256), "relu")
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Box) -> Deterministic:
+        mean = out.tanh()
+        return Deterministic(mean, level.to(mean.dtype)[..., None].expand_as(mean))
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Box) -> Any:
+        mean = np.tanh(out)
+        if noise is None:
+            return mean
+        return mean + np.asarray(level, out.dtype)[..., None] * noise.astype(out.dtype)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return _to_world(xp, xp.clip(step, -1, 1), low, high)
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return _from_world(action, low, high)
+
+    def bounded(self, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return step.clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class BetaHead(_Continuous):
+    """Beta(1 + softplus, 1 + softplus) on the bounds' range: one peak, no mass outside (Chou et al. 2017)."""
+
+    name = "beta"
+
+    def outputs(self, actions: Box) -> int:
+        return 2 * actions.size
+
+    def distribution(self, out: Tensor, log_std: Tensor | None, level: Tensor, actions: Box) -> Beta:
+        a, b = (1 + F.softplus(out)).chunk(2, -1)
+        return Beta(a, b)
+
+    def pick(self, out: Any, log_std: Any, level: Any, noise: Any, actions: Box) -> Any:
+        a, b = np.split(1 + np.logaddexp(out, 0), 2, axis=-1)
+        if noise is None:
+            total = np.maximum(a + b - 2, np.finfo(out.dtype).tiny)
+            return (a - 1) / total
+        limits = np.finfo(out.dtype)
+        found = betaincinv(a.astype(np.float64), b.astype(np.float64), noise).astype(out.dtype)
+        return np.clip(found, limits.tiny, 1 - limits.eps)
+
+    def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:
+        return _to_world(xp, 2 * step - 1, low, high)
+
+    def receive(self, action: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return ((action - low) / (high - low)).clamp(0.5 * _EDGE, 1 - 0.5 * _EDGE)
+
+    def bounded(self, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return 2 * step - 1
+
+
+HEADS: dict[str, type[Head]] = {
+    head.name: head
+    for head in (
+        CategoricalHead,
+        QHead,
+        MultiCategoricalHead,
+        GaussianHead,
+        StateGaussianHead,
+        SquashedHead,
+        DeterministicHead,
+        BetaHead,
+    )
+}
+
+
+def head_for(actions: Actions, head: Head | str = "auto") -> Head:
+    """A head by name (with its default options), or the head itself, checked against the actions. "auto": categorical,
+    multi_categorical or gaussian."""
+    if head == "auto":
+        head = {Discrete: "categorical", Multi: "multi_categorical", Box: "gaussian"}[type(actions)]
+    if isinstance(head, str):
+        if head not in HEADS:
+            raise CompositionError(f"head is one of auto, {', '.join(HEADS)}, not {head!r}")
+        head = HEADS[head]()
+    head.check(actions)
+    return head
