@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from policyopt.policies.checkpoint import save_language
 from policyopt.policies.tokenizer import character_tokenizer
-from policyopt.recipe import training
+from policyopt.recipe.language import kind
 from policyopt.runtime import atomic
 
 
@@ -342,14 +342,14 @@ def test_a_full_disk_while_the_model_is_saved(fault, made, tmp_path, command, mo
     def full(*arguments):
         raise fault
 
-    monkeypatch.setattr(training, "save_language", full)
+    monkeypatch.setattr(kind, "save_language", full)
     called = command("train", made)
     assert called.code == 2
     assert "Traceback" not in called.err
     assert "No space left on device" in called.err
     assert f"policyopt resume {tmp_path / 'run'}" in called.err
     assert not (tmp_path / "run" / "summary.json").exists()
-    monkeypatch.setattr(training, "save_language", save_language)
+    monkeypatch.setattr(kind, "save_language", save_language)
     assert command("resume", tmp_path / "run").code == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 

@@ -108,7 +108,7 @@ def test_conversations_go_through_the_chat_template(given, tmp_path, command):
     made = tiny.recipe(tmp_path / "r.yaml", {"model": given["policy"]}, tasks)
     with build(load_recipe(made)) as built:
         world = built.run.worlds["world"]
-        raw = built.tokenizer.decode(world.prompts[0])
+        raw = built.subject.tokenizer.decode(world.prompts[0])
     assert raw.startswith("<|im_start|>user\nWhat is ")
     assert raw.endswith("<|im_end|>\n<|im_start|>assistant\n")
     _, samples = trained(command, tmp_path, given, tasks)
@@ -231,7 +231,7 @@ def test_held_out_tasks_stay_out_of_a_stage_that_writes_its_prompts_otherwise(gi
     with build(load_recipe(made, ["evaluation.tasks=60"])) as built:
         held, *seen = (
             {entry.metadata["word"] for entry in world.judge.grader.entries}
-            for world in (built.held_out, *built.run.worlds.values())
+            for world in (built.subject.held_out, *built.run.worlds.values())
         )
         assert len(held) == 60
         assert len(seen) == 2

@@ -92,27 +92,32 @@ def _finish(training: Any) -> None:
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, or hub:owner/name.")],
-    task: Annotated[str, typer.Option(help="A recipe, whose tasks are used, or a reasoning-gym data set.")],
-    tasks: Annotated[int, typer.Option(help="Held-out tasks.", min=1)] = 200,
-    samples: Annotated[int, typer.Option(help="Samples a task.", min=8)] = 16,
+    task: Annotated[
+        str, typer.Option(help="A recipe, whose tasks are used, or a reasoning-gym data set or Gymnasium environment.")
+    ],
+    tasks: Annotated[int | None, typer.Option(help="Held-out tasks, episodes or samples.", min=1)] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of every task.", min=8)] = None,
     limit: Annotated[int | None, typer.Option(help="Tokens of an answer at most.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Template, for example '{word} ='.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Greedy accuracy and pass@k of a saved model on held-out tasks, with 95 % intervals."""
+    """Success of a saved model on held-out tasks or episodes, with 95 % intervals."""
     from policyopt.recipe.evaluate import evaluate_folder
+    from policyopt.recipe.kinds import Asked
+    from policyopt.recipe.outcome import measures
 
     _quiet()
-    result = evaluate_folder(model, task, tasks, samples, limit, prompt)
+    changes = {name: value for name, value in (("limit", limit), ("prompt", prompt)) if value is not None}
+    result = evaluate_folder(model, Asked(task, tasks, samples, changes))
     if as_json:
-        print(json.dumps(result.summary(), indent=2))
+        print(json.dumps(result.measured, indent=2))
         return
-    console.print(f"{result.tasks} held-out tasks, {result.samples} samples a task; 95 % intervals")
-    console.print(f"  greedy accuracy  {result.greedy}")
-    for k, interval in result.pass_at.items():
-        console.print(f"  {f'pass@{k}':16s} {interval}")
-    if result.unscored:
-        console.print(f"  {result.unscored} answers could not be scored and count as wrong")
+    console.print(f"{result.over}; 95 % intervals")
+    for name, measure in measures(result.measured).items():
+        low, high = result.measured[f"{name}_interval"]
+        console.print(f"  {measure.label:28s} {measure.shown(result.measured[name], low, high)}", markup=False)
+    if result.remark:
+        console.print(f"  {result.remark}")
 
 
 @app.command()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ from safetensors import SafetensorError
 
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
-from policyopt.evaluation.pairs import agreement
-from policyopt.evaluation.passes import passes
-from policyopt.policies.checkpoint import save_language
 from policyopt.recipe.build import Built, build
+from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
 from policyopt.report.objective import describe
@@ -29,7 +27,6 @@ from policyopt.types import Round
 
 log = logging.getLogger("policyopt")
 
-EVALUATION_SEED = 7_000_001  # of the samples, the same in every run
 SHOWN_EVERY = 10  # rounds between rows written to samples.jsonl
 SNAPSHOT_PARAMETERS = 50_000_000  # larger models are not copied in memory before every round
 
@@ -81,73 +78,48 @@ class Training:
 
     def finish(self) -> Outcome:
         """After the last round: evaluate, save the model, write the summary."""
-        before, after = self._before(), self._evaluate("after")
+        before, after = self._before(), self._kept(self.folder.once("after", self._measure))
         self._save_model()
-        outcome = Outcome(
-            self.folder,
-            None if before is None else before["measured"],
-            None if after is None else after["measured"],
-            () if after is None else tuple((p, a, s) for p, a, s in after["answers"]),
-            training_seconds(self.folder),
-            self.built.recipe.seed,
-        )
+        seconds = training_seconds(self.folder)
+        outcome = Outcome(self.folder, before, after, seconds, self.built.recipe.seed, self.built.subject.draw)
         outcome.write()
         return outcome
 
     def _save_model(self) -> None:
         try:
-            save_language(self.built.policy, self.folder.model, self.built.tokenizer)
+            self.built.subject.save(self.folder.model)
         except (OSError, SafetensorError) as error:
             raise RunFolderError(
                 f"the model can not be saved in {self.folder.model}: {error}. It is safe in the last checkpoint: free "
                 f"some space or choose another disk, then {self.folder.resume}"
             ) from error
 
-    def _before(self) -> Mapping[str, Any] | None:
+    def _before(self) -> Evaluation | None:
         last = len(self.built.program.stages) - 1
         trained = self.built.program.stages[last].steps > 0
         if trained and not (self.folder.results / f"stage-{last}.json").exists():
             log.warning("the evaluation before the last stage is not in %s any more; left out", self.folder.results)
             return None
-        found = self.folder.once(f"stage-{last}", lambda: self._stage_start(last, self.built.run))
-        return found or None
+        return self._kept(self.folder.once(f"stage-{last}", lambda: self._stage_start(last, self.built.run)))
 
-    def _evaluate(self, name: str) -> Mapping[str, Any] | None:
-        return self.folder.once(name, self._measure) or None
+    @staticmethod
+    def _kept(result: Mapping[str, Any]) -> Evaluation | None:
+        return Evaluation(**result) if result else None
 
     def _stage_start(self, index: int, run: Run) -> Mapping[str, Any]:
         """`before` is the policy as it enters the last stage."""
         return self._measure() if index == len(self.built.program.stages) - 1 else {}
 
     def _measure(self) -> Mapping[str, Any]:
-        held_out, section = self.built.held_out, self.built.recipe.evaluation
-        if held_out is None or section is None:
-            return {}
-        if held_out.judge is None:
-            return {"measured": agreement(self.built.policy, held_out).summary(), "answers": ()}
-        result = passes(
-            self.built.policy,
-            held_out,
-            self.built.engine,
-            EVALUATION_SEED,
-            section.samples,
-            section.temperature,
-            section.success,
-        )
-        answers = [(p, a, None if math.isnan(score) else score) for p, a, score in result.answers]
-        return {"measured": result.summary(), "answers": answers}
+        found = self.built.subject.measure()
+        return {} if found is None else asdict(found)
 
     def _samples(self, done: Round) -> Iterable[Mapping[str, Any]]:
-        """A few rows as text, now and then."""
+        """A few rows for people, now and then."""
         step = self.built.run.step - 1
         if step % SHOWN_EVERY:
             return []
-        world = self.built.run.worlds[self.built.program.at(step).method.world]
-        rows = done.judged[:2]
-        reward = rows.step["reward"].sum(1).tolist()
-        prompts = [world.decode(world.prompts[task]) for task in rows.row["task"].tolist()]
-        shown = zip(prompts, world.texts(rows), reward, strict=True)
-        return [{"prompt": p, "answer": a, "reward": r} for p, a, r in shown]
+        return self.built.subject.shown(done, self.built.run.worlds[self.built.program.at(step).method.world])
 
 
 def train(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from policyopt.recipe.schema import EvaluationSection, RecipeError, TasksSection
+from policyopt.recipe.base import RecipeError
+from policyopt.recipe.language.sections import EvaluationSection, TasksSection
 from policyopt.worlds.demonstrations import demonstrate
 from policyopt.worlds.grading import Grader, Limits
 from policyopt.worlds.prompts import token_world

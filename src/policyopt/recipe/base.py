@@ -1,0 +1,120 @@
+"""What every recipe says, whatever its policy; and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from policyopt.compose import CompositionError
+
+
+class RecipeError(CompositionError):
+    """A recipe that can not be run as it is written."""
+
+
+class Section(BaseModel):
+    """Part of a recipe: its fields are all there is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StageSection(Section):
+    """A method for some rounds. `options` are those of `policyopt methods show METHOD`; `options_for` are more of them,
+    by method, for recipes in which methods are exchanged; `tasks` change the tasks."""
+
+    method: str
+    steps: int = Field(ge=0)
+    options: dict[str, Any] = {}
+    options_for: dict[str, dict[str, Any]] = {}
+    tasks: dict[str, Any] = {}
+
+
+class Recipe(Section):
+    """A whole run. Every kind of policy has its own sections `policy`, `tasks` and `evaluation`.
+
+    kind: its folder here, and its name in `About.policies`. marks: keys by section that only its recipes have.
+    """
+
+    kind: ClassVar[str]
+    marks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    policy: Any
+    tasks: Any
+    stages: tuple[StageSection, ...] = Field(min_length=1)
+    evaluation: Any = None
+    models: dict[str, str] = {}  # further models by role, for example teacher: FOLDER
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=50, ge=1)
+    folder: str | None = None  # None: runs/NAME
+
+    def yaml(self) -> str:
+        """The resolved recipe: every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def exactly_one(section: Section, place: str, names: Sequence[str]) -> str:
+    """The one of some fields that is given. ValueError: none or several."""
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        wanted = [f"{place}.{name}" for name in names]
+        raise ValueError(f"give exactly one of {', '.join(wanted[:-1])} and {wanted[-1]}, got {given}")
+    return given[0]
+
+
+def without_effect(place: str, idle: Mapping[str, Any], beside: str) -> None:
+    """ValueError for fields that are set (`idle`: by name) and change nothing beside another one."""
+    found = [f"{place}.{name}" for name, unused in idle.items() if unused]
+    if found:
+        raise ValueError(f"{found} have no effect with {beside}; remove them")
+
+
+# -- mistakes ------------------------------------------------------------------------------------------------------
+def problems(
+    error: ValidationError,
+    section: type[Section],
+    place: Sequence[str] = (),
+    also: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """All that is wrong in a section that stands at `place` in the recipe. also: more right keys, by section."""
+    return "; ".join(_problem(problem, section, place, also or {}) for problem in error.errors())
+
+
+def _problem(
+    problem: Mapping[str, Any], section: type[Section], place: Sequence[str], also: Mapping[str, Sequence[str]]
+) -> str:
+    """One line for one mistake, with the nearest right key where a key is wrong."""
+    loc = problem["loc"]
+    name = ".".join(map(str, (*place, *loc)))
+    if problem["type"] == "value_error":  # our own, which says what it saw
+        return f"{name or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] != "extra_forbidden":
+        return f"{name or 'recipe'}: {problem['msg']}, got {problem['input']!r:.80}"
+    where = ".".join(map(str, (*place, *loc[:-1])))
+    known = list(_section(section, loc[:-1]).model_fields)
+    known += [key for key in also.get(where, ()) if key not in known]
+    near = difflib.get_close_matches(str(loc[-1]), known, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown key {name!r}; {hint}{where or 'the recipe'} has {known}"
+
+
+def _section(recipe: type[Section], place: Sequence[Any]) -> type[Section]:
+    """The section at a place of a recipe; list positions are passed over."""
+    found = recipe
+    for name in place:
+        if name in found.model_fields:
+            found = next(_sections(found.model_fields[name].annotation), found)
+    return found
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """Sections in a field's type, such as `Section | None` or `tuple[Section, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _sections(inner)

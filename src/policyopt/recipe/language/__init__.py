@@ -1,0 +1,1 @@
+"""Recipes that train language models on tasks with verifiers, demonstrations or preferences."""

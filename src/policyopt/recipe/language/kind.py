@@ -1,0 +1,220 @@
+"""Language policies: models and tokenizers, worlds of texts, success on held-out tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from policyopt.compose import Method, Nothing, frozen
+from policyopt.engines.choose import engine_for
+from policyopt.evaluation.pairs import agreement
+from policyopt.evaluation.passes import passes
+from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, save_language, with_lora
+from policyopt.policies.language import Language
+from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
+from policyopt.recipe.base import RecipeError
+from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.language.sections import (
+    EvaluationSection,
+    LanguageRecipe,
+    NewModel,
+    PolicySection,
+    TasksSection,
+)
+from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, training_entries, verifier_name
+from policyopt.types import Round
+from policyopt.worlds.tasks import Entry
+from policyopt.worlds.tokens import TokenWorld
+
+TASKS, SAMPLES = 200, 16  # of an evaluation without training
+
+
+@dataclass
+class LanguageSubject(Subject):
+    """A language policy, its tokenizer and its worlds."""
+
+    models: Mapping[str, Language]
+    worlds: Sequence[TokenWorld]
+    engine: Any
+    tokenizer: Any
+    held_out: TokenWorld | None
+    evaluation: EvaluationSection | None
+
+    def check(self, method: Method, world: TokenWorld) -> None:
+        if not isinstance(method.reward, Nothing) and world.judge is None:
+            raise RecipeError(
+                f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
+                "numeric, math_verify, regex or module:function"
+            )
+        name = type(method.sampling).__name__
+        if name == "Recorded" and world.recorded_answers is None:
+            raise RecipeError(
+                f"method {method.key!r} imitates recorded answers, but the tasks have none; give tasks.demonstrations, "
+                "or data with a 'demonstration' per record"
+            )
+        if name == "RecordedPairs" and world.pairs is None:
+            raise RecipeError(
+                f"method {method.key!r} learns from preference pairs, but the tasks have none; use data of "
+                "{prompt, chosen, rejected}, or method dpo:dpo_online with a verifier"
+            )
+
+    def measure(self) -> Evaluation | None:
+        if self.held_out is None or self.evaluation is None:
+            return None
+        return measured(self.policy, self.held_out, self.engine, self.evaluation)
+
+    def save(self, folder: Path) -> None:
+        save_language(self.policy, folder, self.tokenizer)
+
+    def shown(self, done: Round, world: TokenWorld) -> Iterable[Mapping[str, Any]]:
+        rows = done.judged[:2]
+        reward = rows.step["reward"].sum(1).tolist()
+        prompts = [world.decode(world.prompts[task]) for task in rows.row["task"].tolist()]
+        shown = zip(prompts, world.texts(rows), reward, strict=True)
+        return [{"prompt": p, "answer": a, "reward": r} for p, a, r in shown]
+
+
+def measured(policy: Language, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:
+    """Success on held-out tasks, or agreement with held-out preferences where nothing can be scored."""
+    if world.judge is None:
+        found = agreement(policy, world).summary()
+        return Evaluation(f"{found['pairs']} held-out pairs", found)
+    result = passes(policy, world, engine, EVALUATION_SEED, section.samples, section.temperature, section.success)
+    return Evaluation(
+        f"{result.tasks} held-out tasks, {result.samples} samples a task",
+        result.summary(),
+        tuple((prompt, answer, None if math.isnan(score) else score) for prompt, answer, score in result.answers),
+        f"{result.unscored} answers could not be scored and count as wrong" if result.unscored else "",
+    )
+
+
+class LanguageKind:
+    """See `Kind`."""
+
+    recipe = LanguageRecipe
+
+    def build(
+        self, recipe: LanguageRecipe, methods: Sequence[Method], tasks: Sequence[TasksSection], opened: ExitStack
+    ) -> LanguageSubject:
+        device = choose_device(recipe.policy.device)
+        _check_demonstrations(recipe, methods)
+        held_out = held_out_entries(recipe.tasks, recipe.evaluation)
+        entries = [training_entries(section, _excluded(recipe, section, held_out), recipe.seed) for section in tasks]
+        everything = [*held_out, *(entry for found in entries for entry in found)]
+        policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed)
+        models = {"policy": policy.to(device), **_models(recipe, policy, tokenizer)}
+        positions = min((m.positions for m in models.values() if m.positions is not None), default=None)
+
+        def world_of(section: TasksSection, found: Sequence[Entry]) -> TokenWorld:
+            world = make_world(section, found, tokenizer, positions)
+            opened.callback(close_world, world)
+            return world
+
+        worlds = [world_of(section, found) for section, found in zip(tasks, entries, strict=True)]
+        engine = engine_for(policy, worlds[0], recipe.policy.engine)
+        evaluated = world_of(recipe.tasks, held_out) if held_out else None
+        return LanguageSubject(models, worlds, engine, tokenizer, evaluated, recipe.evaluation)
+
+    def evaluate(self, model: str, recipe: LanguageRecipe | None, asked: Asked) -> Evaluation:
+        """With a recipe, its own run's held-out tasks are the first ones of these."""
+        chosen = {"tasks": asked.count or TASKS, "samples": asked.samples or SAMPLES}
+        evaluation = EvaluationSection.model_validate(chosen)
+        given: dict[str, Any] = {"reasoning_gym": asked.task}
+        if recipe is not None:
+            given = recipe.tasks.model_dump(exclude_unset=True)
+            if recipe.evaluation is not None:
+                evaluation = EvaluationSection.model_validate({**recipe.evaluation.model_dump(), **chosen})
+        section = TasksSection.model_validate({**given, **asked.changes})
+        if verifier_name(section) is None:
+            raise RecipeError("evaluation needs a verifier; set tasks.verifier in the recipe")
+        device = choose_device("auto")
+        policy, tokenizer = load_language(model).to(device), load_tokenizer(model)
+        world = make_world(section, held_out_entries(section, evaluation), tokenizer, policy.positions)
+        try:
+            return measured(policy, world, engine_for(policy, world), evaluation)
+        finally:
+            close_world(world)
+
+    def owns(self, model: str) -> bool:
+        return True  # a Hugging Face folder or name; `load_language` says what is wrong with it
+
+
+KIND = LanguageKind()
+
+
+def make_policy(section: PolicySection, entries: Sequence[Entry], seed: int) -> tuple[Language, Any]:
+    """The policy and its tokenizer; a new character tokenizer knows the characters of the tasks."""
+    dtype = getattr(torch, section.dtype)
+    if section.model is not None:
+        tokenizer = load_tokenizer(section.model, section.eos_token)
+        policy = load_language(section.model, dtype)
+    else:
+        assert section.new is not None
+        policy, tokenizer = _new(section.new, entries, seed, dtype)
+    check_pair(policy, tokenizer)
+    if section.lora is not None:
+        policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
+    return policy, tokenizer
+
+
+def _new(new: NewModel, entries: Sequence[Entry], seed: int, dtype: torch.dtype) -> tuple[Language, Any]:
+    texts = [text for entry in entries for text in (entry.prompt, entry.demonstration, entry.answer) if text]
+    if any(entry.messages is not None for entry in entries):
+        raise RecipeError("a new policy has no chat template; use policy.model=FOLDER for tasks with messages")
+    texts += [text for entry in entries for text in (entry.chosen, entry.rejected) if text]
+    tokenizer = character_tokenizer(new.alphabet or "".join(sorted(set("".join(texts)))))
+    check_alphabet(tokenizer, texts)
+    policy = new_language(
+        len(tokenizer),
+        new.model_type,
+        new.hidden_size,
+        new.layers,
+        new.heads,
+        seed,
+        dtype,
+        intermediate_size=new.intermediate_size or 4 * new.hidden_size,
+        max_position_embeddings=new.positions,
+    )
+    return policy, tokenizer
+
+
+def _excluded(recipe: LanguageRecipe, section: TasksSection, held_out: Sequence[Entry]) -> Sequence[Entry]:
+    """Held-out tasks, also as a stage writes them that writes its prompts otherwise."""
+    if not held_out or section == recipe.tasks or section.reasoning_gym is None:
+        return held_out
+    return [*held_out, *held_out_entries(section, recipe.evaluation)]
+
+
+def _check_demonstrations(recipe: LanguageRecipe, methods: Sequence[Method]) -> None:
+    """What no stage uses is a mistake."""
+    used = any(type(method.sampling).__name__ == "Recorded" for method in methods)
+    if recipe.tasks.demonstrations is not None and not used:
+        raise RecipeError(
+            "tasks.demonstrations has no effect: no stage imitates recorded answers; remove it or add a stage with "
+            "method sft"
+        )
+
+
+def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language]:
+    """The models the user supplies. All must share the policy's vocabulary."""
+    found = {}
+    device = next(policy.parameters()).device
+    for name, path in recipe.models.items():
+        model = frozen(load_language(path, getattr(torch, recipe.policy.dtype)).to(device))
+        assert isinstance(model, Language)
+        words = load_tokenizer(path)
+        if model.vocabulary != policy.vocabulary or words.get_vocab() != tokenizer.get_vocab():
+            raise RecipeError(
+                f"models.{name} has {model.vocabulary} tokens and the policy {policy.vocabulary}"
+                + (", of the same number but not the same text" if model.vocabulary == policy.vocabulary else "")
+                + ": they must share one tokenizer, or their log-probabilities can not be compared. Give a model of "
+                "the policy's family"
+            )
+        found[name] = model
+    return found

@@ -1,0 +1,126 @@
+"""What a recipe for a language policy may say."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+
+GENERATED = 10_000  # tasks of a generator, if the recipe does not say
+
+
+class NewModel(Section):
+    """A decoder made from nothing, of an architecture that transformers knows."""
+
+    model_type: str = "qwen2"
+    hidden_size: int = Field(default=128, ge=1)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    intermediate_size: int | None = None  # None: 4 * hidden_size
+    positions: int = Field(default=512, ge=8)
+    alphabet: str | None = None  # of its character tokenizer; None: the characters of the tasks
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> NewModel:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * heads = {2 * self.heads} (positions turn pairs of numbers of a "
+                f"head), got {self.hidden_size}"
+            )
+        return self
+
+
+class LoraOptions(Section):
+    """Train low-rank adapters instead of all weights."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, gt=0)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class PolicySection(Section):
+    """The policy: a model folder (or hub:owner/name), or a new one."""
+
+    model: str | None = None
+    new: NewModel | None = None
+    lora: LoraOptions | None = None
+    dtype: str = Field(default="float32", pattern="^(float32|float64|bfloat16)$")
+    eos_token: str | None = None
+    device: str = "auto"  # auto: CUDA, then Apple, then CPU
+    engine: str = "auto"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PolicySection:
+        if (self.model is None) == (self.new is None):
+            raise ValueError("give exactly one of policy.model (a model folder) and policy.new (a model from nothing)")
+        if self.new is not None and self.eos_token is not None:
+            raise ValueError("policy.eos_token has no effect on a new model; remove it")
+        return self
+
+
+class Demonstrations(Section):
+    """Recorded answers for supervised stages: right with probability `reliability`, else spoilt by `mistake`."""
+
+    reliability: float = Field(default=1.0, ge=0, le=1)
+    mistake: str = "swap_first_two"
+
+
+class TasksSection(Section):
+    """Where tasks come from: one of reasoning_gym, jsonl and folder."""
+
+    reasoning_gym: str | tuple[dict[str, Any], ...] | None = None
+    jsonl: str | None = None
+    folder: str | None = None
+    split: str | None = None  # of a folder with several
+    options: dict[str, Any] = Field(default={})  # of the reasoning-gym generator
+    prompt: str | None = None  # template over {question} and metadata fields
+    size: int = Field(default=GENERATED, ge=1)  # generated tasks
+    limit: int = Field(default=256, ge=1)  # own tokens of an answer at most
+    verifier: str | None = None  # None: reasoning_gym for its tasks, else no reward
+    verifier_options: dict[str, Any] = Field(default={})
+    deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
+    demonstrations: Demonstrations | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TasksSection:
+        given = exactly_one(self, "tasks", ("reasoning_gym", "jsonl", "folder"))
+        generated = given == "reasoning_gym"
+        idle = {
+            "options": self.options and not generated,
+            "prompt": self.prompt is not None and not generated,
+            "demonstrations": self.demonstrations is not None and not generated,
+            # A resolved recipe has the default written out.
+            "size": self.size != GENERATED and not generated,
+            "split": self.split is not None and given != "folder",
+            "verifier_options": self.verifier_options and self.verifier is None and not generated,
+        }
+        without_effect("tasks", idle, f"tasks.{given}")
+        return self
+
+
+class EvaluationSection(Section):
+    """Held-out tasks: greedy accuracy and pass@k, before the last stage and after it."""
+
+    tasks: int = Field(default=500, ge=1)
+    samples: int = Field(default=16, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    success: float = 1.0  # an answer is right if its score is at least this
+    jsonl: str | None = None  # held-out tasks of their own; None: split off the training tasks
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvaluationSection:
+        if self.samples < 8:
+            raise ValueError(f"evaluation.samples must be at least 8 for pass@8, not {self.samples}")
+        return self
+
+
+class LanguageRecipe(Recipe):
+    """A whole run of a language policy."""
+
+    kind: ClassVar[str] = "language"
+
+    policy: PolicySection
+    tasks: TasksSection
+    evaluation: EvaluationSection | None = EvaluationSection()
