@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Role
+from policyopt.ops.matching import Matching
 from policyopt.types import Batch, Distribution, Scores
 
 POLICY_ROLE = Role("policy", grad=True)
@@ -67,6 +68,17 @@ class SeenBatch:
     def scalar(self, model: str) -> Tensor:
         """() with gradient: the number that a `Scalar` model holds."""
         return self._able(model, "scalar", "a number").scalar()
+
+    def noise(self, purpose: str, points: int = 1) -> dict[str, Tensor]:
+        """Row columns that say how `match` noises the rows' samples again; for `Loss.plan`."""
+        return self._able("policy", "noise", "a forward process").noise(self.batch, self.rng(purpose), points)
+
+    def match(self, role: str) -> Matching:
+        """What a role's model says of the rows' samples, noised as planned; with gradient if the role has one."""
+        wanted = self._declared(role)
+        model = self._able(wanted.model, "match", "regression on a forward process")
+        with contextlib.nullcontext() if wanted.grad else torch.no_grad():
+            return model.match(self.batch)
 
     def rng(self, purpose: str) -> torch.Generator:
         """For numbers drawn once per optimiser step, in `Loss.plan`."""

@@ -18,6 +18,7 @@ FEWEST_CASES_A_PART = 3
 NO_VECTORS = {
     *parts.NOT_ON_VECTORS.values(),  # samplers, task orders, hooks, joins of two rules, optimisers, schedules
     parts.MOVES_MODELS,  # gradient steps
+    "it noises finished samples again",  # regression of a denoiser on its forward process
     parts.NEEDS_MORE,  # action values, reparameterised steps, denoising errors: tests/references_*.py
 }
 """The reasons for which a part needs no cases."""

@@ -90,6 +90,9 @@ class _Model:
             return values
         return torch.cat([values, values.new_full((len(batch), 1), float("nan"))], 1)
 
+    def match(self, batch: Batch) -> Any:
+        raise NotOnVectorsError("it noises finished samples again")
+
 
 class _Roles(dict[str, Role]):
     """Every role is declared; only the policy's has a gradient."""

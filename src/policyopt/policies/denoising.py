@@ -1,0 +1,211 @@
+"""Denoising policies: a row is a chain whose step 0 draws the initial noise and whose steps 1..K denoise it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from policyopt.ops.matching import MATCH_DROPPED, MATCH_NOISE, MATCH_TIME, Matching
+from policyopt.policies.chains import NoiseChain
+from policyopt.policies.denoisers import Conditions, Embedding, seeded
+from policyopt.policies.transitions import Transition
+from policyopt.types import Batch, Scores
+
+LATENT, NEXT, CLOCK, CONDITION = "_latent", "_next", "_clock", "_condition"
+"""State: the latent before each step (row: after the last), the latent drawn, the step's number 0..K, the condition."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance u = u_none + scale (u_condition - u_none) (arXiv 2207.12598, with scale = 1 + w): one
+    function for sampling and scoring."""
+
+    scale: float = 1.0
+
+    def __call__(self, network: Any, latent: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        if self.scale == 1:
+            return network(latent, time, condition)
+        if condition is None:
+            raise ValueError("guidance needs conditions, and these rows carry none; use guidance=None")
+        none = network.conditions.without(condition)
+        both = network(torch.cat([latent] * 2), torch.cat([time] * 2), torch.cat([condition, none]))
+        given, unconditional = both.chunk(2)
+        return unconditional + self.scale * (given - unconditional)
+
+
+class StandardPrior(nn.Module):
+    """The usual initial noise N(0, I)."""
+
+    def forward(self, like: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and std of the initial noise, in the shape of latents (N, D)."""
+        return torch.zeros_like(like), torch.ones_like(like)
+
+
+class LearnedPrior(nn.Module):
+    """Initial noise N(m, diag(s^2)) with learned m and s >= least, alike for every condition (FIND)."""
+
+    def __init__(self, dims: int, least: float = 1e-4):
+        super().__init__()
+        self.mean, self.std, self.least = nn.Parameter(torch.zeros(dims)), nn.Parameter(torch.ones(dims)), least
+
+    def forward(self, like: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.mean.to(like).expand_as(like), self.std.to(like).clamp(min=self.least).expand_as(like)
+
+
+class Denoiser(nn.Module):
+    """A network, the chain it is sampled by and a prior.
+
+    network: (latents (N, D), times (N,), conditions) -> (N, D), with attributes `dims` and `conditions`. condition:
+    the column it is conditioned on: a row column of the task ("_condition") or a state ("_obs", in control); None: no
+    condition. Steps that are not trained are not evaluated by `score`: their log-probabilities are nan, which every
+    part selects away; a part that did not would fail loudly.
+    """
+
+    kind = "denoising"
+
+    def __init__(
+        self,
+        network: Any,
+        chain: NoiseChain,
+        condition: str | None = CONDITION,
+        guidance: Guidance = Guidance(),
+        prior: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.network, self.chain, self.condition, self.guidance = network, chain, condition, guidance
+        self.prior = StandardPrior() if prior is None else prior
+        if not (network.conditions.classes or network.conditions.features):
+            self.condition = None
+
+    @property
+    def dims(self) -> int:
+        return self.network.dims
+
+    @property
+    def steps(self) -> int:
+        """Steps of one chain: the draw of the initial noise and K transitions."""
+        return self.chain.steps + 1
+
+    # -- acting and scoring ------------------------------------------------------------------------------------
+    def next(self, batch: Batch) -> Transition:
+        """Of the next latent (B, D), from the row state."""
+        given = None if self.condition is None else batch.row[self.condition]
+        clock = batch.row[CLOCK].clamp(max=self.chain.steps)
+        every = torch.ones_like(clock, dtype=torch.bool)
+        return self._transitions(batch.row[LATENT], clock, given, every)
+
+    def at(self, batch: Batch, *, following: bool = False) -> Transition:
+        """(B, T, D) at the state before each step, or at the state that follows it; every step is evaluated."""
+        latent, clock = ((batch.following(n) if following else batch.step[n]) for n in (LATENT, CLOCK))
+        given = self._conditions(batch, following=following)
+        every = torch.ones_like(clock, dtype=torch.bool)
+        return self._transitions(latent, clock.clamp(max=self.chain.steps), given, every)
+
+    def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
+        dist = self._transitions(
+            batch.step[LATENT], batch.step[CLOCK], self._conditions(batch, following=False), batch.trained
+        )
+        heat = batch.row["temperature"].to(dist.mean.dtype).clamp(min=1e-8)
+        dist = dist.tempered(heat[:, None].expand(-1, batch.steps))
+        return Scores(dist.log_prob(self.taken(batch)), dist.entropy(), dist if full else None)
+
+    def taken(self, batch: Batch) -> Tensor:
+        """(B, T, D) the latents that were drawn."""
+        return batch.step[NEXT]
+
+    def predict(self, latent: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        """What the network says of latents (N, D), with guidance."""
+        return self.guidance(self.network, latent, time, condition)
+
+    def _conditions(self, batch: Batch, *, following: bool) -> Tensor | None:
+        """(B, T, ...): a state at the steps, or the row's condition at each of them."""
+        name = self.condition
+        if name is None:
+            return None
+        if name in batch.step:
+            return batch.following(name) if following else batch.step[name]
+        column = batch.row[name]
+        return column[:, None].expand(-1, batch.steps, *column.shape[1:])
+
+    def _transitions(self, latent: Tensor, clock: Tensor, condition: Tensor | None, wanted: Tensor) -> Transition:
+        """Lead shape of `clock`. Entries that are not wanted have mean nan (and so log-probability nan, if random)."""
+        prior = clock == 0
+        std = torch.cat([self.chain.std.new_ones(1), self.chain.std]).to(latent)[clock]
+        mean, std = torch.full_like(latent, float("nan")), std[..., None].expand_as(latent)
+        if bool(prior.any()):
+            given = None if condition is None else condition[prior]
+            m, s = self.prior(latent[prior], given)
+            mean = mean.masked_scatter(prior[..., None], m)
+            std = std.masked_scatter(prior[..., None], s)
+        chosen = wanted & ~prior
+        if bool(chosen.any()):
+            given = None if condition is None else condition[chosen]
+
+            def predict(x: Tensor, time: Tensor) -> Tensor:
+                return self.predict(x, time, given)
+
+            reached = self.chain.transition(predict, latent[chosen], clock[chosen] - 1)
+            mean = mean.to(reached.mean.dtype).masked_scatter(chosen[..., None], reached.mean)
+        return self.chain.gaussian(mean, std)
+
+    # -- the forward process -----------------------------------------------------------------------------------
+    def noise(self, batch: Batch, rng: torch.Generator, points: int = 1) -> dict[str, Tensor]:
+        """Row columns `match_time` (B, P) and `match_noise` (B, P, D): where and with what `match` noises the rows."""
+        like = batch.row[LATENT]
+        uniform = torch.rand(len(batch), points, generator=rng, dtype=like.dtype)
+        noise = torch.randn(len(batch), points, like.shape[-1], generator=rng, dtype=like.dtype)
+        return {MATCH_TIME: self.chain.path.training_time(uniform).to(like.device), MATCH_NOISE: noise.to(like.device)}
+
+    def match(self, batch: Batch) -> Matching:
+        """The network on the rows' final latents, noised as the columns `match_*` say. Without guidance; points of
+        `match_dropped` are shown no condition."""
+        time, noise = batch.row[MATCH_TIME], batch.row[MATCH_NOISE]
+        clean = batch.row[LATENT][:, None].expand_as(noise)
+        noised, target, scale = self.chain.target(clean, noise, time)
+        said = self.network(noised.flatten(0, 1), time.flatten(), self._matched_conditions(batch))
+        return Matching(said.view_as(noised), target, time, scale)
+
+    def _matched_conditions(self, batch: Batch) -> Tensor | None:
+        if self.condition is None:
+            return None
+        column, time = batch.row[self.condition], batch.row[MATCH_TIME]
+        given = column[:, None].expand(*time.shape, *column.shape[1:]).flatten(0, 1)
+        if MATCH_DROPPED not in batch.row:
+            return given
+        hidden = batch.row[MATCH_DROPPED].flatten().view(-1, *(1,) * (given.dim() - 1))
+        return torch.where(hidden, self.network.conditions.without(given), given)
+
+    # -- critics -------------------------------------------------------------------------------------------------
+    def make_critic(self, rng: torch.Generator) -> ConditionCritic:
+        """The value of what the chain is conditioned on: the observation in control, the task elsewhere."""
+        return ConditionCritic(self.network.conditions, self.condition, rng)
+
+
+class ConditionCritic(nn.Module):
+    """V(condition); the same before every step of a chain. A constant where there is no condition."""
+
+    def __init__(self, conditions: Conditions, column: str | None, rng: torch.Generator, width: int = 64):
+        super().__init__()
+        self.column = column
+        with seeded(rng):
+            self.given = Embedding(conditions, width)
+            self.hidden, self.leave = nn.Linear(width, width), nn.Linear(width, 1)
+
+    def forward(self, condition: Tensor | None, like: Tensor) -> Tensor:
+        """(N, ...) -> (N,)."""
+        x = self.given(condition)
+        x = x if isinstance(x, Tensor) else like.new_zeros(len(like), self.hidden.in_features)
+        return self.leave(torch.tanh(self.hidden(torch.tanh(x))))[:, 0]
+
+    def value(self, batch: Batch) -> Tensor:
+        """(B, T + 1)."""
+        like = batch.row[LATENT]
+        final = self(None if self.column is None else batch.row[self.column], like)[:, None]
+        if self.column is None or self.column not in batch.step:
+            return final.expand(-1, batch.steps + 1)
+        states = batch.step[self.column].flatten(0, 1)
+        at_steps = self(states, states).view(len(batch), batch.steps)
+        return torch.cat([torch.where(batch.valid, at_steps, final), final], 1)
