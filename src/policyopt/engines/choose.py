@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from policyopt.engines.control import ControlEngine
 from policyopt.engines.native import EngineError, NativeEngine, native_obstacle
 from policyopt.engines.plain import generate
 from policyopt.engines.transformers import TransformersEngine
 from policyopt.policies.language import Language
+from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.tokens import TokenWorld
 
 ENGINES = ("auto", "native", "transformers", "plain")
@@ -25,6 +27,8 @@ def engine_for(policy: Any, world: Any, name: str = "auto") -> Any:
         raise EngineError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
     if name == "plain":
         return generate
+    if name == "auto" and isinstance(world, EnvironmentWorld):
+        return ControlEngine()
     text = isinstance(policy, Language) and isinstance(world, TokenWorld)
     if name == "auto" and not text:
         return generate

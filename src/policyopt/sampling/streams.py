@@ -1,0 +1,49 @@
+"""Fixed numbers of steps from environments that go on from round to round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from policyopt.compose import Cell, CompositionError, Context, Part
+from policyopt.ops.streams import first_state, state_after
+from policyopt.sampling.samplers import Draw, Judge
+from policyopt.types import Batch, Round
+
+STREAMS = Cell("streams", dict)
+"""Where the environments are (`ops.streams`); {} before the first round."""
+
+
+@dataclass(frozen=True)
+class Stream(Part):
+    """`horizon` steps of each of `count` environments, which go on where the last round left them.
+
+    Rows are pieces of episodes; a piece that the horizon ends is TRUNCATED and its last state bootstraps. Every episode
+    has a seed of its own, a function of (run, environment, episode), so that a resumed run continues exactly.
+    exploration: what the policy makes of it, an epsilon or a standard deviation; 0 without it.
+    """
+
+    horizon: int = 2048
+    count: int = 1
+    exploration: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.count < 1:
+            raise CompositionError(
+                f"sampling.horizon and sampling.count are at least 1, not {self.horizon} and {self.count}"
+            )
+        if self.exploration < 0:
+            raise CompositionError(f"sampling.exploration must not be negative, got {self.exploration}")
+
+    def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
+        batch = ctx.stream(ctx[STREAMS] or first_state(ctx.seed), self.horizon, self.count, self.exploration)
+        group = (ctx.step << 20) + torch.arange(len(batch), device=batch.device)
+        batch = judge(batch.with_rows({"group": group}))
+        ended = batch.row["episode_length"] > 0
+        ctx.meter.mean("return", batch.row["episode_return"], ended)
+        ctx.meter.mean("episode_length", batch.row["episode_length"].float(), ended)
+        return batch
+
+    def after(self, ctx: Context, done: Round) -> None:
+        ctx[STREAMS] = state_after(ctx[STREAMS] or first_state(ctx.seed), done.judged)

@@ -1,0 +1,174 @@
+"""Environments side by side: in this process, in worker processes, or as one of Gymnasium's vector environments.
+
+A slot steps and is reset on its own. `step` returns the observation that the step led to, never one after a reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+
+from policyopt.worlds.environments import Actions, UnsuitableEnvironmentError
+
+NO_RESET: np.ndarray = np.zeros(0, dtype=np.int64)
+
+
+class Slots(Protocol):
+    """`count` environments. seeded: a reset takes the seed of the episode, so that an episode can be repeated."""
+
+    count: int
+    seeded: bool
+
+    def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
+        """Begin episodes in some slots; their first observations go to out[slot]."""
+        ...
+
+    def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One step of every slot: observations to `out`, rewards (N,) float64, terminated (N,), truncated (N,)."""
+        ...
+
+    def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
+        """Begin an episode in every slot and take its actions (n, ...), of any number; observations go to `out`."""
+        ...
+
+    def waiting(self) -> np.ndarray:
+        """(N,) True where the next step only begins an episode: it takes no action and gives no reward."""
+        ...
+
+
+class Local:
+    """In this process, one after another."""
+
+    seeded = True
+
+    def __init__(self, envs: list[gymnasium.Env], actions: Actions):
+        self.envs, self.count, self._actions = envs, len(envs), actions
+        self._none = np.zeros(self.count, dtype=bool)
+        self._reward, self._terminated, self._truncated = (
+            np.zeros(self.count),
+            np.zeros(self.count, dtype=bool),
+            np.zeros(self.count, dtype=bool),
+        )
+
+    def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
+        for index, seed in zip(slot, seeds, strict=True):
+            out[index] = self.envs[index].reset(seed=seed)[0]
+
+    def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        reward, terminated, truncated = self._reward, self._terminated, self._truncated
+        for index, action in enumerate(self._actions.singles(actions)):
+            out[index], reward[index], terminated[index], truncated[index], _ = self.envs[index].step(action)
+        return reward, terminated, truncated
+
+    def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
+        self.reset(range(self.count), seeds, out)
+        for index, (env, taken) in enumerate(zip(self.envs, actions, strict=True)):
+            for action in self._actions.singles(taken):
+                out[index] = env.step(action)[0]
+
+    def waiting(self) -> np.ndarray:
+        return self._none
+
+
+class Workers:
+    """In worker processes, `count` of them, by Gymnasium's asynchronous vector environment."""
+
+    seeded = True
+
+    def __init__(self, make: Callable[[], gymnasium.Env], count: int):
+        self.count = count
+        self._vector = AsyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.DISABLED, copy=False)
+        self._none = np.zeros(count, dtype=bool)
+        self._begun = False
+
+    def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
+        if not self._begun:  # a worker that never began can not be passed over
+            self._vector.reset(seed=0)
+            self._begun = True
+        if not len(slot):
+            return
+        mask = np.zeros(self.count, dtype=bool)
+        every: list[int | None] = [0] * self.count
+        for index, seed in zip(slot, seeds, strict=True):
+            mask[index], every[index] = True, seed
+        found, _ = self._vector.reset(seed=every, options={"reset_mask": mask})
+        out[mask] = found[mask]
+
+    def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        out[:], reward, terminated, truncated, _ = self._vector.step(actions)
+        return reward, terminated, truncated
+
+    def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
+        # Workers only step together, so a slot begins its episode when as many steps remain as it takes. Until then
+        # it repeats one action, whatever that leads to.
+        remaining = np.array([len(taken) for taken in actions])
+        most = int(remaining.max())
+        example = actions[int(remaining.argmax())]
+        ended = np.ones(self.count, dtype=bool)
+        for left in range(most, -1, -1):
+            due = ended | (remaining == left)
+            self.reset(due.nonzero()[0].tolist(), [seeds[index] for index in due.nonzero()[0]], out)
+            if left:
+                together = np.stack(
+                    [taken[len(taken) - left] if len(taken) >= left else example[0] for taken in actions]
+                )
+                _, terminated, truncated = self.step(together, out)
+                ended = (terminated | truncated) & (remaining < left)
+
+    def waiting(self) -> np.ndarray:
+        return self._none
+
+    def close(self) -> None:
+        self._vector.close()
+
+
+class Vectored:
+    """One of Gymnasium's vector environments, which begins episodes by itself in one of two ways.
+
+    Next step: the step after an episode's end ignores its action and returns the first observation of the next episode;
+    it is no transition. Same step: the ending step already returns that observation, the final one is in its infos.
+    Only the first episodes have seeds of their own, so a stream can not be repeated from the middle.
+    """
+
+    seeded = False
+
+    def __init__(self, vector: Any):
+        self.count, self._vector = vector.num_envs, vector
+        self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        if self._mode is AutoresetMode.DISABLED:
+            raise UnsuitableEnvironmentError(
+                "a vector environment resets itself (autoreset_mode NEXT_STEP or SAME_STEP); with DISABLED give its "
+                "environments one by one: EnvironmentWorld.make(id, processes=...)"
+            )
+        self._waiting = np.zeros(self.count, dtype=bool)
+        self._first: Any = None  # observations after a reset of the same step
+
+    def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
+        """All slots at once begin with their seeds; later a slot has begun by itself."""
+        if len(slot) == self.count and self._first is None:
+            out[:], _ = self._vector.reset(seed=list(seeds))
+            self._first = out.copy()
+        elif self._mode is AutoresetMode.SAME_STEP:
+            out[list(slot)] = self._first[list(slot)]
+
+    def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found, reward, terminated, truncated, infos = self._vector.step(actions)
+        out[:] = found
+        ended = terminated | truncated
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._waiting = ended
+        elif ended.any():
+            self._first = np.array(found)
+            for index in ended.nonzero()[0]:
+                out[index] = infos["final_obs"][index]
+        return np.asarray(reward, dtype=np.float64), terminated, truncated
+
+    def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
+        raise UnsuitableEnvironmentError("a vector environment begins episodes without seeds; none can be repeated")
+
+    def waiting(self) -> np.ndarray:
+        return self._waiting

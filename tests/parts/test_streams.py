@@ -1,0 +1,134 @@
+"""Streams: fast equals step by step, fragments are whole, a resumed run continues exactly."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from policyopt.engines.control import ControlEngine
+from policyopt.ops.random import uniforms
+from policyopt.ops.streams import first_state, same_state, state_after
+from policyopt.policies.bodies import MLP, Recurrent
+from policyopt.policies.control import new_actor
+from policyopt.policies.perception import carried
+from policyopt.types import Finish, Tasks
+from policyopt.worlds.gymnasium import EnvironmentWorld
+
+SMALL = MLP((16,))
+RECURRENT = Recurrent(MLP((16,)), 8)
+
+
+def acting(name, body=SMALL, limit=None, head="auto", seed=0, **options):
+    world = EnvironmentWorld.make(name, limit=limit, **options)
+    policy = new_actor(world.observation_space, world.action_space, body=body, head=head, seed=seed)
+    return world.acted_by(policy), policy
+
+
+def stream(world, policy, state, horizon, keys, exploration=0.0):
+    with torch.no_grad():
+        return ControlEngine().stream(policy, world, state, horizon, keys, 3, exploration)
+
+
+def plain_episode(world, policy, fragment, key, offset, exploration, memory):
+    """The steps of one fragment by `next` and `append`: its episode is begun again and led to the fragment's start."""
+    steps, before = int(fragment.lengths[0]), int(fragment.row["_before"][0])
+    batch = world.start(Tasks(torch.zeros(1).long(), {"_seed": fragment.row["_seed"]}))
+    for action in memory["actions"]:
+        batch = world.append(batch, action[None], torch.zeros(1), torch.ones(1, dtype=torch.bool), 3)
+    assert batch.steps == before
+    batch = policy.begin(batch)
+    if memory["memory"] is not None:
+        batch = batch.with_rows({"_memory": memory["memory"][None]})
+    if exploration:
+        batch = batch.with_rows({"_exploration": torch.tensor([exploration])})
+    with torch.no_grad():
+        for position in range(offset, offset + steps):
+            dist = policy.next(batch)
+            step = dist.sample(uniforms(key[None], position, dist.width))
+            moved = policy.advance(batch, step)
+            live = torch.ones(1, dtype=torch.bool)
+            batch = carried(batch, world.append(batch, step, dist.log_prob(step), live, 3), moved, live)
+    return batch
+
+
+CASES = [
+    ("CartPole-v1", SMALL, "auto", None, 0.0),
+    ("CartPole-v1", SMALL, "q", 12, 0.3),
+    ("CartPole-v1", RECURRENT, "auto", None, 0.0),
+    ("Pendulum-v1", SMALL, "squashed", 30, 0.0),
+    ("Pendulum-v1", SMALL, "beta", 30, 0.0),
+    ("Hopper-v5", SMALL, "gaussian", None, 0.0),
+    ("Hopper-v5", SMALL, "deterministic", 25, 0.2),
+]
+
+
+@pytest.mark.parametrize(("name", "body", "head", "limit", "exploration"), CASES)
+def test_a_stream_is_next_and_append(name, body, head, limit, exploration):
+    world, policy = acting(name, body, limit, head)
+    horizon, keys, state = 60, torch.tensor([11, 12, 13]), first_state(5)
+    for _ in range(2):
+        batch = stream(world, policy, state, horizon, keys, exploration)
+        offset = dict.fromkeys(range(3), 0)
+        for row in range(len(batch)):
+            fragment = batch[row : row + 1]
+            slot = int(fragment.row["_env"])
+            goes_on = int(fragment.row["_before"]) > 0
+            before = {"actions": state["actions"][slot] if goes_on else [], "memory": None}
+            if goes_on and state["memory"] is not None:
+                before["memory"] = state["memory"][slot]
+            plain = plain_episode(world, policy, fragment, keys[slot], offset[slot], exploration, before)
+            start, length = int(fragment.row["_before"]), int(fragment.lengths)
+            for column in ("_obs", "_action", "reward", "behaviour", *(["_memory"] if policy.memory else [])):
+                torch.testing.assert_close(
+                    fragment.step[column][:, :length],
+                    plain.step[column][:, start:].to(fragment.step[column].dtype),
+                    rtol=1e-4,
+                    atol=1e-5,
+                    equal_nan=True,
+                )
+            torch.testing.assert_close(fragment.row["_obs"], plain.row["_obs"], rtol=1e-4, atol=1e-5)
+            cut = int(fragment.row["episode_length"]) == 0
+            expected = int(Finish.TRUNCATED if cut else plain.row["finish"])
+            assert int(fragment.row["finish"]) == expected
+            if not cut:
+                assert int(fragment.row["episode_length"]) == plain.steps
+                assert math.isclose(
+                    float(fragment.row["episode_return"]), float(plain.row["episode_return"]), rel_tol=1e-5
+                )
+            offset[slot] += length
+        assert set(offset.values()) == {horizon}
+        state = state_after(state, batch)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Hopper-v5"])
+def test_environments_are_brought_back_to_where_they_were(name):
+    """Live environments, those of a new process, and those that another run moved meanwhile: bitwise the same."""
+    world, policy = acting(name)
+    first = stream(world, policy, first_state(1), 50, torch.tensor([1, 2]))
+    state = state_after(first_state(1), first)
+    went_on = stream(world, policy, state, 50, torch.tensor([3, 4]))
+    fresh = acting(name)[0]
+    resumed = stream(fresh, policy, copy.deepcopy(state), 50, torch.tensor([3, 4]))
+    moved = stream(world, policy, state, 50, torch.tensor([3, 4]))  # the live ones are a round ahead
+    for other in (resumed, moved):
+        for column in went_on.step:
+            assert torch.equal(went_on.step[column], other.step[column]), column
+        for column in went_on.row:
+            assert torch.equal(went_on.row[column].nan_to_num(7), other.row[column].nan_to_num(7)), column
+
+
+def test_workers_equal_one_process():
+    world, policy = acting("CartPole-v1")
+    apart, _ = acting("CartPole-v1", processes=True)
+    apart.acted_by(policy)
+    state, other = first_state(1), first_state(1)
+    for _ in range(2):
+        one, two = stream(world, policy, state, 40, torch.arange(3)), stream(apart, policy, other, 40, torch.arange(3))
+        assert all(torch.equal(one.step[column], two.step[column]) for column in one.step)
+        state, other = state_after(state, one), state_after(other, two)
+        assert same_state(state, other)
+    third, _ = acting("CartPole-v1", processes=True)
+    third.acted_by(policy)
+    one, two = stream(world, policy, state, 40, torch.arange(3)), stream(third, policy, state, 40, torch.arange(3))
+    assert all(torch.equal(one.step[column], two.step[column]) for column in one.step)
