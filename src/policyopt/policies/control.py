@@ -17,7 +17,7 @@ A row that goes on from an earlier fragment starts with that fragment's `_memory
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from policyopt.compose import CompositionError
 from policyopt.distributions import Deterministic, Distribution
-from policyopt.policies.bodies import MLP, Body, Recurrent, Unrolled, encoder, orthogonal
+from policyopt.policies.bodies import MLP, Body, Flat, Image, Recurrent, Unrolled, encoder, orthogonal
 from policyopt.policies.critics import QCritic, ValueCritic
 from policyopt.policies.fast import Fast, fast_path
 from policyopt.policies.heads import Head, QHead, head_for
@@ -97,10 +97,9 @@ class Actor(nn.Module):
         self.spec, self.head = spec, spec.head
         actions = spec.actions
         self.eyes = Eyes(spec.observations, normalise=spec.normalise)
-        shape = spec.observations.inputs
-        recurrent = isinstance(spec.body, Recurrent)
-        self.body = Unrolled(spec.body, shape, rng) if recurrent else encoder(spec.body, shape, rng)
-        self.out = orthogonal(nn.Linear(self.body.features, self.head.outputs(actions)), self.head.gain, rng)
+        with torch.random.fork_rng(devices=[]):  # torch's own initialisation, replaced at once, is not to be noticed
+            self.body = _body(spec, rng)
+            self.out = orthogonal(nn.Linear(self.body.features, self.head.outputs(actions)), self.head.gain, rng)
         free = self.head.free(actions)
         initial = getattr(self.head, "initial_log_std", 0.0)
         self.log_std = nn.Parameter(torch.full((free,), float(initial))) if free else None
@@ -116,6 +115,10 @@ class Actor(nn.Module):
     @property
     def normaliser(self) -> Normaliser | None:
         return self.eyes.normaliser
+
+    def observe(self, batch: Batch) -> None:
+        """Move the statistics of observations by the batch's own steps. For `UpdateNormaliser`, between rounds."""
+        self.eyes.learn(batch)
 
     # -- compose.Policy ------------------------------------------------------------------------------------
     def next(self, batch: Batch) -> Distribution:
@@ -206,14 +209,12 @@ class Actor(nn.Module):
         x = self.eyes(observations, self.out.weight.dtype)
         if not isinstance(self.body, Unrolled):
             return self.body(x)
-        if memory is None:
-            memory = x.new_zeros(len(x), self.memory)
-        return self.body(x, memory.to(x.dtype))
+        return self.body(x, x.new_zeros(len(x), self.memory) if memory is None else memory.to(x.dtype))
 
     # -- critics -------------------------------------------------------------------------------------------
     def make_critic(self, rng: torch.Generator) -> ValueCritic:
         """A state value with a network of its own, in this policy's floating type and with its statistics."""
-        return self._like_me(ValueCritic(self, self.spec.critic_body, rng))
+        return self._like_me(lambda: ValueCritic(self, self.spec.critic_body, rng))
 
     def make_q(self, rng: torch.Generator, heads: int = 2) -> QCritic:
         """An ensemble of `heads` action values: of (observation, action in [-1, 1]), or with an output per choice."""
@@ -223,11 +224,11 @@ class Actor(nn.Module):
                 f"action values of several choices at once ({actions.sizes}) are not offered; use Discrete or Box "
                 "actions, or a method with a state value"
             )
-        return self._like_me(QCritic(self, self.spec.critic_body, heads, rng))
+        return self._like_me(lambda: QCritic(self, self.spec.critic_body, heads, rng))
 
-    def _like_me(self, critic: Any) -> Any:
-        like = self.out.weight
-        critic = critic.to(device=like.device, dtype=like.dtype)
+    def _like_me(self, make: Callable[[], Any]) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            critic = make().to(self.out.weight)
         if self.normaliser is not None:
             critic.normaliser.follow(self.normaliser)
         return critic
@@ -248,6 +249,11 @@ class Actor(nn.Module):
     def fast(self) -> Fast | None:
         """Acting without torch, on a snapshot of the weights; None if the body can not. See `fast.Fast`."""
         return fast_path(self)
+
+
+def _body(spec: ControlSpec, rng: torch.Generator) -> Flat | Image | Unrolled:
+    shape = spec.observations.inputs
+    return Unrolled(spec.body, shape, rng) if isinstance(spec.body, Recurrent) else encoder(spec.body, shape, rng)
 
 
 def _bounds(actions: Actions) -> tuple[Tensor, Tensor]:

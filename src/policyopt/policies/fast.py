@@ -27,6 +27,17 @@ from policyopt.policies.spaces import Box
 _ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "silu": lambda x: x / (1 + np.exp(-x))}
 
 
+_THREADED = 2**17  # products from which numpy's BLAS starts threads of its own, which costs more than it gains
+
+
+def _linear(x: Any, weight: Any, bias: Any) -> Any:
+    if x.size * weight.shape[1] > _THREADED:
+        return torch.addmm(torch.from_numpy(bias), torch.from_numpy(x), torch.from_numpy(weight)).numpy()
+    x = x @ weight
+    x += bias
+    return x
+
+
 def _array(x: Tensor) -> Any:
     return x.detach().cpu().numpy().copy()
 
@@ -53,8 +64,7 @@ class Fast:
         x = self._read(np.asarray(observations))
         last = len(self._layers) - 1
         for number, (weight, bias) in enumerate(self._layers):
-            x = x @ weight
-            x += bias
+            x = _linear(x, weight, bias)
             if number < last:
                 if self._norms:
                     scale, shift, epsilon = self._norms[number]
