@@ -264,8 +264,13 @@ class StageContext:
         with torch.no_grad():
             return engine.stream(self.models["policy"], self.world, state, horizon, keys, self.updates, exploration)
 
-    def optimizer(self, model: str, spec: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", lambda: spec.make(parameters))
+    def optimizer(self, model: str, spec: Any) -> torch.optim.Optimizer:
+        """The optimiser of a model's trained parameters in this stage; `spec` makes it when it is first asked for."""
+
+        def make() -> torch.optim.Optimizer:
+            return spec.make([p for p in self.models[model].parameters() if p.requires_grad])
+
+        return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", make)
 
     def __getitem__(self, cell: Cell) -> Any:
         if cell.name not in self.run.cells:

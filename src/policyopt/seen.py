@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -88,17 +89,23 @@ class SeenBatch:
         found: Any = self.ctx.models[model]
         if not hasattr(found, ability):
             raise CompositionError(
-                f"model {model!r} ({type(found).__name__}) can not give {what}, which method {self.ctx.stage.key!r} "
-                "needs; use a policy kind that can, or another method"
+                f"model {model!r} ({type(found).__name__}) can not give {what}, which this method needs; use a kind "
+                "of policy that can, or another method"
             )
         return found
 
-    def value(self, critic: str) -> Tensor:
-        """(B, T + 1) with gradient; see `compose.ValueModel`."""
-        key = f"value of {critic}"
+    def value(self, critic: str, *, following: bool = False) -> Tensor:
+        """(B, T) with gradient: the value before each step, or of the state that follows it."""
+        key = f"value of {critic} {following}"
         if key not in self._cache:
             model: Any = self.ctx.models[critic]
-            self._cache[key] = model.value(self.batch)
+            # A critic that can leaves out the value after the last step, which most losses do not read.
+            before = None if following else getattr(model, "before", None)
+            if before is None:
+                whole = model.value(self.batch)
+                self._cache[key] = whole[:, 1:] if following else whole[:, :-1]
+            else:
+                self._cache[key] = before(self.batch)
         return self._cache[key]
 
     def _declared(self, role: str) -> Role:
@@ -115,8 +122,16 @@ def collect_roles(ctx: Context, batch: Batch) -> Batch:
     with torch.no_grad():
         seen = SeenBatch(ctx, batch)
         taken = {
-            name: seen.compute(name).detach()
+            name: _kept(seen.compute(name).detach(), full=role.full)
             for name, role in ctx.stage.roles.items()
             if role.when == "collected" and name not in batch.scores
         }
     return batch.with_scores(taken)
+
+
+def _kept(scores: Scores, *, full: bool) -> Scores:
+    """With the entropy, for the metrics; whole distributions only where a role asks for them."""
+    entropy = scores.entropy
+    if entropy is None and scores.dist is not None:
+        entropy = scores.dist.entropy()
+    return replace(scores, entropy=entropy, dist=scores.dist if full else None)

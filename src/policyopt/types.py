@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -141,15 +142,15 @@ class Batch:
     def steps(self) -> int:
         return self.step["kind"].shape[1]
 
-    @property
+    @cached_property
     def own(self) -> Bool[Tensor, "B T"]:
         return self.step["kind"] == StepKind.OWN
 
-    @property
+    @cached_property
     def valid(self) -> Bool[Tensor, "B T"]:
         return self.step["kind"] != StepKind.PAD
 
-    @property
+    @cached_property
     def trained(self) -> Bool[Tensor, "B T"]:
         return self.step["train"] & self.own
 
@@ -190,9 +191,14 @@ class Batch:
     # -- selecting -----------------------------------------------------------------------------------------
     def __getitem__(self, rows: Any) -> Batch:
         """Rows by a boolean mask (B,), indices or a slice; structure is in ids, so any subset is valid."""
+        listed = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.dim() == 1
+
+        def take(column: Tensor) -> Tensor:
+            return column.index_select(0, rows) if listed else column[rows]  # the same, but faster on small columns
+
         return Batch(
-            {name: column[rows] for name, column in self.row.items()},
-            {name: column[rows] for name, column in self.step.items()},
+            {name: take(column) for name, column in self.row.items()},
+            {name: take(column) for name, column in self.step.items()},
             {name: scores[rows] for name, scores in self.scores.items()},
         )
 

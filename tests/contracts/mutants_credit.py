@@ -65,7 +65,7 @@ def advantages_not_whitened(patch: Patch) -> None:
 @mutant(LOOPS)
 def value_clip_takes_the_smaller_error(patch: Patch) -> None:
     def wrong(self, seen, batch):
-        value, target = seen.value(self.critic)[:, :-1], batch.step["return"]
+        value, target = seen.value(self.critic), batch.step["return"]
         old = batch.step["value"]
         if self.clip is None:
             return 0.5 * (value - target) ** 2

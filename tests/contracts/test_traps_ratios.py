@@ -61,7 +61,7 @@ def test_trap_14_every_consumer_reads_its_own_column() -> None:
         seen, expected = SeenBatch(ctx, part), code[rows, :13]
         for role, shift in (("policy", 0), ("old", 0), ("early", 0), ("kept", 0.5), ("behaviour", 0.5)):
             close(seen[role].logp, expected + shift, what=role)
-        close(seen.value("critic"), code[rows, :14], what="value")
+        close(seen.value("critic"), expected, what="value")
     close(SeenBatch(ctx, collect_roles(ctx, batch)).batch.scores["early"].logp, code[:4, :13])
 
 

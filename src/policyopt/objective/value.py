@@ -36,7 +36,7 @@ class SquaredValueError(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         # Selected first: a critic may say anything of padding, and the square's gradient would carry nan back.
-        value = select(batch.trained, seen.value(self.critic)[:, :-1])
+        value = select(batch.trained, seen.value(self.critic))
         target = select(batch.trained, batch.step["return"])
         error = (value - target) ** 2
         if self.clip is not None:

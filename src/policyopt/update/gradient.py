@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,12 +83,18 @@ def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
 
 def losses(ctx: Any, batch: Batch, terms: Sequence[Term], micro_rows: int | None = None) -> Iterator[Tensor]:
     """The loss of one optimiser step, as one scalar per micro-batch; values and gradients add up."""
-    planned = plan(ctx, batch, terms)
+    return planned_losses(ctx, batch, plan(ctx, batch, terms), micro_rows)
+
+
+def planned_losses(
+    ctx: Any, batch: Batch, planned: Sequence[Planned], micro_rows: int | None = None
+) -> Iterator[Tensor]:
+    """The same for terms that are planned already: every evaluation then has the same masks, scales and noise."""
     pieces = 1 if micro_rows is None else -(-len(batch) // micro_rows)
     if pieces == 1:
         yield _micro_loss(ctx, batch, slice(None), planned)
         return
-    for rows in split(batch, pieces, couples_of(terms)):
+    for rows in split(batch, pieces, couples_of([item.term for item in planned])):
         yield _micro_loss(ctx, batch, rows, planned)
 
 
@@ -113,6 +120,13 @@ def _micro_loss(ctx: Any, batch: Batch, rows: Tensor | slice, planned: Sequence[
             for name, watched in item.term.loss.watch(seen, full).items():
                 ctx.meter.add(f"{item.term.name}/{name}", select(mask, watched.detach()).sum(), mask.sum())
     return loss
+
+
+def total_norm(gradients: Sequence[Tensor]) -> float:
+    """Euclidean norm of all gradients together."""
+    if not gradients:
+        return 0.0
+    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))
 
 
 @dataclass(frozen=True)
@@ -173,28 +187,32 @@ class Gradients(Part, ABC):
     def step(self, ctx: Any, batch: Batch, model: str) -> None:
         """One optimiser step of one model."""
         terms = [term for term in ctx.stage.terms if term.trains == model]
-        parameters = [p for p in ctx.models[model].parameters() if p.requires_grad]
         spec = self.optimizers[model]
-        optimizer = ctx.optimizer(model, spec, parameters)
+        optimizer = ctx.optimizer(model, spec)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for group in optimizer.param_groups:
             group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         for loss in losses(ctx, batch, terms, self.micro_rows):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
         for term in terms:
             ctx.meter.add(f"loss/{term.name}", 0.0, 1)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not torch.isfinite(norm):
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = total_norm(gradients)
+        if not math.isfinite(norm):
             raise NonFiniteGradientError(
-                f"the gradient of {model!r} is {norm.item()} in round {ctx.step} (terms {[t.name for t in terms]}); "
+                f"the gradient of {model!r} is {norm} in round {ctx.step} (terms {[t.name for t in terms]}); "
                 "the model was left as it was. Lower the learning rate or look at the rewards of this round"
             )
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        if self.clip_norm is not None and norm > self.clip_norm:
+            for gradient in gradients:
+                gradient.mul_(self.clip_norm / (norm + 1e-6))
         ctx.meter.add(f"gradient_norm/{model}", norm, 1)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,10 @@ class AdamW(Optimizer):
     schedule: Schedule = Constant()
 
     def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        # Fused: one kernel for all parameters, where torch has one for their device.
+        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
         return torch.optim.AdamW(
-            parameters, self.learning_rate, self.betas, self.epsilon, weight_decay=self.weight_decay
+            parameters, self.learning_rate, self.betas, self.epsilon, weight_decay=self.weight_decay, fused=fused
         )
 
 
@@ -97,3 +99,16 @@ class SGD(Optimizer):
 
     def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Gradients over the root of their moving mean square (Tieleman and Hinton 2012); epsilon outside the root."""
+
+    learning_rate: float = 7e-4
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    schedule: Schedule = Constant()
+
+    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon)
