@@ -69,10 +69,11 @@ class Embedding(nn.Module):
 
 
 def waves(time: Tensor, width: int, scale: float) -> Tensor:
-    """(N,) -> (N, width) sines and cosines at frequencies 1..1e4 / scale: times are told apart at any scale."""
+    """(N,) -> (N, width) sines and cosines of time / scale at angular frequencies from 16 down to 0.1: higher ones make
+    what a small network says of neighbouring times differ by chance."""
     half = width // 2
-    frequency = torch.exp(-math.log(1e4) * torch.arange(half, device=time.device, dtype=time.dtype) / half)
-    angle = time[:, None] / scale * 1000 * frequency
+    spread = torch.arange(half, device=time.device, dtype=time.dtype) / half
+    angle = (time / scale)[:, None] * 16 * torch.exp(-math.log(160) * spread)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 

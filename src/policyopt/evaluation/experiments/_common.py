@@ -41,9 +41,11 @@ class CountingEngine:
     def __init__(self) -> None:
         self.rows = 0
 
-    def __call__(self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int) -> Batch:
+    def __call__(
+        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
+    ) -> Batch:
         self.rows += len(batch)
-        return generate(policy, world, batch, keys, temperature, version)
+        return generate(policy, world, batch, keys, temperature, version, **pause)
 
 
 @dataclass(frozen=True)
