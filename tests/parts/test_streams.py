@@ -132,3 +132,55 @@ def test_workers_equal_one_process():
     third.acted_by(policy)
     one, two = stream(world, policy, state, 40, torch.arange(3)), stream(third, policy, state, 40, torch.arange(3))
     assert all(torch.equal(one.step[column], two.step[column]) for column in one.step)
+
+
+def stepwise(world, policy, batch, keys, temperature):
+    """`engines.plain`, with the memory of a policy that has one."""
+    batch, position = policy.begin(batch), 0
+    with torch.no_grad():
+        while not bool(batch.done.all()):
+            live, dist = ~batch.done, policy.next(batch)
+            if temperature == 0:
+                step = dist.mode()
+            else:
+                dist = dist.tempered(batch.row["temperature"])
+                step = dist.sample(uniforms(keys, position, dist.width))
+            moved = policy.advance(batch, step)
+            batch = carried(batch, world.append(batch, step, dist.log_prob(step), live, 3), moved, live)
+            position += 1
+    return batch
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
+@pytest.mark.parametrize(
+    ("name", "body", "head", "limit"),
+    [
+        ("CartPole-v1", SMALL, "auto", None),
+        ("CartPole-v1", RECURRENT, "auto", None),
+        ("Pendulum-v1", SMALL, "squashed", 20),
+        ("Hopper-v5", SMALL, "gaussian", 30),
+    ],
+)
+def test_whole_episodes_are_next_and_append(name, body, head, limit, temperature):
+    world, policy = acting(name, body, limit, head)
+    tasks = world.tasks(torch.tensor([3, 3, 5, 8])).with_rows({"_exploration": torch.zeros(4)})
+    start = world.start(tasks)
+    start = start.with_rows({"temperature": torch.full((4,), temperature)})
+    keys = torch.tensor([1, 2, 3, 4])
+    plain = stepwise(world, policy, start, keys, temperature)
+    with torch.no_grad():
+        fast = ControlEngine()(policy, world, start, keys, temperature, 3)
+    assert torch.equal(plain.own, fast.own)
+    assert torch.equal(plain.row["finish"], fast.row["finish"])
+    assert set(plain.row) == set(fast.row)
+    assert set(plain.step) == set(fast.step)
+    for column, expected in plain.step.items():
+        own = plain.own.view(*plain.own.shape, *(1,) * (expected.dim() - 2))
+        torch.testing.assert_close(
+            torch.where(own, expected, torch.zeros_like(expected)), fast.step[column], rtol=1e-4, atol=1e-4, msg=column
+        )
+    for column in sorted(set(plain.row) - {"_history"}):
+        torch.testing.assert_close(plain.row[column], fast.row[column], rtol=1e-4, atol=1e-4, msg=column)
+    group = fast.step["_obs"][:, 0]
+    assert torch.equal(group[0], group[1])
+    assert not torch.equal(group[1], group[2])

@@ -5,6 +5,7 @@ Equals `engines.plain`: the n-th step of a row uses the n-th numbers of the row'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policyopt.engines.acting import EXPLORATION, MEMORY, Acting, acting
 from policyopt.engines.plain import generate
-from policyopt.ops.random import uniforms
+from policyopt.ops.random import derive, generator, new_keys
 from policyopt.ops.streams import State, episode_seed, state_after
 from policyopt.types import Batch, Finish, StepKind, Tasks, empty_batch
-
-MEMORY, EXPLORATION = "_memory", "_exploration"
 
 
 class ControlEngine:
@@ -26,7 +26,14 @@ class ControlEngine:
     def __call__(
         self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
     ) -> Batch:
-        return generate(policy, world, batch, keys, temperature, version, **pause)
+        """Steps until every row is done. Rows that have steps already, or that pause, take them one by one."""
+        if pause or batch.steps or not len(batch):
+            return generate(policy, world, batch, keys, temperature, version, **pause)
+        actor = acting(policy, batch, keys, temperature)
+        episodes = _Episodes(world.environments(batch), batch.row["_obs"].cpu().numpy().copy())
+        logs = episodes.run(actor, world)
+        world.release(episodes.envs)
+        return _whole(batch, actor, episodes, logs, world, version)
 
     def stream(
         self,
@@ -44,18 +51,20 @@ class ControlEngine:
         limit ended; `episode_length` is above 0 only where the episode ended.
         """
         streams = world.streams(state, len(keys))
-        actor = _acting(policy, streams, keys, horizon, exploration)
+        actor = acting(policy, _resting(streams.now, keys, exploration, streams.memory), keys)
         trace = _Trace(horizon, streams.now, streams.episode, streams.before, streams.earned)
         for t in range(horizon):
             trace.obs[t] = streams.now
-            trace.waiting[t] = streams.slots.waiting()
+            waiting = streams.slots.waiting()
+            trace.waiting[t] = waiting
             step = actor.step(t, streams.now)
             reward, terminated, truncated = streams.slots.step(world.sent(step), streams.now)
             trace.reward[t], trace.terminated[t] = reward, terminated
+            if waiting.any():
+                actor.end(waiting.nonzero()[0].tolist())  # what it saw there belongs to no episode
             if terminated.any() or truncated.any():
                 ended = (terminated | truncated).nonzero()[0].tolist()
-                trace.end(t, ended, streams.now)
-                actor.end(t, ended)
+                trace.end(t, ended, streams.now, actor.end(ended))
                 streams.episode[ended] += 1
                 streams.begin(ended)
         trace.now = streams.now
@@ -64,94 +73,128 @@ class ControlEngine:
         return batch
 
 
-class _Acting:
-    """A policy choosing the steps of environments side by side, remembering what its columns need. By `policy.next`."""
+def episodes(
+    policy: Any, world: Any, count: int, seed: int, *, greedy: bool = False, parallel: int = 32
+) -> tuple[Tensor, Tensor]:
+    """Returns (count,) float64 and lengths (count,) of whole episodes, for evaluation: rewards as the environment gives
+    them, no exploration. greedy: the mode of every step. Changes neither policy nor world nor any stream.
 
-    def __init__(self, policy: Any, streams: Any, keys: Tensor, horizon: int, exploration: float):
-        self.policy, self.horizon, self.keys = policy, horizon, keys
-        count = len(keys)
-        rows = empty_batch(Tasks(torch.zeros(count, dtype=torch.int64, device=keys.device)))
-        rows = rows.with_rows({"_obs": torch.from_numpy(streams.now.copy()).to(keys.device)})
-        self.exploration = torch.full((count,), float(exploration), device=keys.device) if exploration else None
-        if self.exploration is not None:
-            rows = rows.with_rows({EXPLORATION: self.exploration})
-        rows = policy.begin(rows) if hasattr(policy, "begin") else rows
-        self.fresh = rows.row.get(MEMORY)
-        if streams.memory is not None and self.fresh is not None:
-            rows = rows.with_rows({MEMORY: streams.memory.to(self.fresh)})
-        self.rows = rows
-        self.numbers: Any = None
-        self.steps: list[Tensor] = []
-        self._logp: list[Tensor] = []
-        self.memory: list[Tensor] = []
-        self.final: dict[tuple[int, int], Tensor] = {}
-
-    def step(self, t: int, now: np.ndarray) -> Tensor:
-        """(N, ...) raw steps."""
-        rows = self.rows.with_rows({"_obs": torch.from_numpy(now.copy()).to(self.keys.device)})
-        dist = self.policy.next(rows)
-        if self.numbers is None:
-            self.numbers = horizon_uniforms(self.keys, self.horizon, dist.width)
-        step = dist.sample(self.numbers[t])
-        self.steps.append(step)
-        self._logp.append(dist.log_prob(step))
-        if self.fresh is not None:
-            self.memory.append(rows.row[MEMORY])
-            rows = rows.with_rows(self.policy.advance(rows, step))
-        self.rows = rows
-        return step
-
-    def end(self, t: int, slots: list[int]) -> None:
-        """Episodes ended with step t: their memory is empty again."""
-        if self.fresh is None:
-            return
-        memory = self.rows.row[MEMORY].clone()
-        for slot in slots:
-            self.final[t, slot] = memory[slot].clone()
-        memory[slots] = self.fresh[slots]
-        self.rows = self.rows.with_rows({MEMORY: memory})
-
-    def taken(self) -> tuple[Tensor, Tensor]:
-        """The raw steps (H, N, ...) and their log-probabilities (H, N)."""
-        return torch.stack(self.steps).cpu(), torch.stack(self._logp).cpu()
+    Episode n depends on (seed, n) only, not on how many run side by side.
+    """
+    earned, lengths = [], []
+    with torch.no_grad():
+        for first in range(0, count, parallel):
+            rows = range(first, min(first + parallel, count))
+            seeds = [derive(seed, "evaluation", row) >> 32 for row in rows]
+            keys = torch.cat([new_keys(1, generator(seed, "evaluation", row)) for row in rows])
+            batch = world.start(Tasks(torch.zeros(len(rows), dtype=torch.int64), {"_seed": torch.tensor(seeds)}))
+            actor = acting(policy, batch, keys, 0.0 if greedy else 1.0, record=False)
+            running = _Episodes(world.environments(batch), batch.row["_obs"].cpu().numpy().copy(), record=False)
+            running.run(actor, world)
+            world.release(running.envs)
+            earned.append(torch.from_numpy(running.earned))
+            lengths.append(torch.from_numpy(running.lengths))
+    return torch.cat(earned), torch.cat(lengths)
 
 
-class _FastActing(_Acting):
-    """The same in numpy, on the policy's fast path; densities are computed for all steps at once."""
+class _Episodes:
+    """Environments that each run to the end of one episode."""
 
-    def __init__(self, policy: Any, streams: Any, keys: Tensor, horizon: int, exploration: float):
-        super().__init__(policy, streams, keys, horizon, exploration)
-        self._fast = policy.fast()
-        self._outs: list[np.ndarray] = []
-        self._level = float(exploration)
+    def __init__(self, envs: list[Any], now: np.ndarray, *, record: bool = True):
+        self.envs, self.now, self.record = envs, now, record
+        count = len(envs)
+        self.earned, self.lengths = np.zeros(count), np.zeros(count, dtype=np.int64)
+        self.finish = np.full(count, int(Finish.RUNNING))
+        self.memory: dict[int, Tensor] = {}
 
-    def step(self, t: int, now: np.ndarray) -> Tensor:
-        out = self._fast(now)
-        if self.numbers is None:
-            width = self.policy.distribution_of(torch.as_tensor(out, device=self.keys.device)).width
-            self.numbers = self._fast.noise(horizon_uniforms(self.keys, self.horizon, width))
-        step = torch.from_numpy(self._fast.pick(out, self.numbers[t], self._level))
-        self.steps.append(step)
-        self._outs.append(out)
-        return step
+    def run(self, actor: Acting, world: Any) -> list[_Log]:
+        """What happened at each step, of the environments that still ran."""
+        logs, live = [], np.arange(len(self.envs))
+        for t in range(2**62):
+            if not len(live):
+                break
+            before = self.now[live]
+            step = actor.step(t, before, live)
+            reward = self._step(world, step, live)
+            if self.record:
+                logs.append(_Log(live, before, reward))
+            ended = live[self.finish[live] != Finish.RUNNING]
+            if len(ended):
+                final = actor.end(ended.tolist())
+                if final is not None:
+                    self.memory.update(zip(ended.tolist(), final, strict=True))
+                live = live[self.finish[live] == Finish.RUNNING]
+        return logs
 
-    def taken(self) -> tuple[Tensor, Tensor]:
-        steps = torch.stack(self.steps)
-        outs = torch.from_numpy(np.stack(self._outs)).to(self.keys.device)
-        dist = self.policy.distribution_of(outs, self.exploration)
-        return steps, dist.log_prob(steps.to(self.keys.device)).cpu()
+    def _step(self, world: Any, step: Tensor, live: np.ndarray) -> np.ndarray:
+        sent = world.sent(step)
+        reward = np.zeros(len(live))
+        for index, (row, action) in enumerate(zip(live.tolist(), world.actions.singles(sent), strict=True)):
+            self.now[row], reward[index], terminated, truncated, _ = self.envs[row].step(action)
+            if terminated or truncated:
+                self.finish[row] = int(Finish.STOPPED if terminated else Finish.TRUNCATED)
+        self.earned[live] += reward
+        self.lengths[live] += 1
+        return reward
 
 
-def _acting(policy: Any, streams: Any, keys: Tensor, horizon: int, exploration: float) -> _Acting:
-    made = policy.fast() if hasattr(policy, "fast") else None
-    return (_Acting if made is None else _FastActing)(policy, streams, keys, horizon, exploration)
+@dataclass(frozen=True)
+class _Log:
+    """One step of the environments `live`."""
+
+    live: np.ndarray
+    obs: np.ndarray
+    reward: np.ndarray
 
 
-def horizon_uniforms(keys: Tensor, horizon: int, width: int) -> Tensor:
-    """(H, N, width) the numbers that every stream uses at positions 0 ... H - 1."""
-    count = len(keys)
-    position = torch.arange(horizon, device=keys.device).repeat_interleave(count)
-    return uniforms(keys.repeat(horizon), position, width).view(horizon, count, width)
+def _whole(batch: Batch, actor: Acting, ran: _Episodes, logs: Sequence[_Log], world: Any, version: int) -> Batch:
+    """Finished rows from what happened at each step."""
+    rows, steps = len(batch), len(logs)
+    own = torch.arange(steps) < torch.from_numpy(ran.lengths)[:, None]
+
+    def together(values: Sequence[Any], *, everywhere: bool = False) -> Tensor:
+        """An entry per step, of the rows that took it (or of all) -> (B, T, ...), zero beyond a row's end."""
+        found = torch.as_tensor(values[0])
+        found = found.new_zeros((rows, steps, *found.shape[1:]))
+        for t, (log, value) in enumerate(zip(logs, values, strict=True)):
+            live = torch.from_numpy(log.live)
+            found[live, t] = torch.as_tensor(value)[live] if everywhere else torch.as_tensor(value)
+        return found
+
+    taken, logp = actor.taken()
+    wide = torch.get_default_dtype()
+    step = {
+        "kind": own.to(torch.uint8) * int(StepKind.OWN),
+        "train": own,
+        "behaviour": together(logp).to(wide),
+        "reward": world.clipped(together([log.reward for log in logs])).to(wide),
+        "turn": torch.zeros(own.shape, dtype=torch.int64),
+        "version": own.long() * version,
+        "_obs": together([log.obs for log in logs]),
+        "_action": together(taken),
+    }
+    earned = torch.from_numpy(ran.earned)
+    row = {
+        "finish": torch.from_numpy(ran.finish),
+        "_obs": torch.from_numpy(ran.now),
+        "_earned": earned,
+        "episode_return": earned.clone(),
+        "episode_length": torch.from_numpy(ran.lengths),
+    }
+    if actor.empty is not None:
+        step[MEMORY] = together([memory.cpu() for memory in actor.memory], everywhere=True)
+        row[MEMORY] = torch.stack([ran.memory[n] for n in range(rows)]).cpu()
+    made = Batch({name: column.cpu() for name, column in batch.row.items()} | row, step)
+    return made.to(batch.device)
+
+
+def _resting(now: np.ndarray, keys: Tensor, exploration: float, memory: Tensor | None) -> Batch:
+    """What a policy reads beside the observations, a row per environment."""
+    rows = empty_batch(Tasks(torch.zeros(len(keys), dtype=torch.int64, device=keys.device)))
+    rows = rows.with_rows({"_obs": torch.from_numpy(now.copy()).to(keys.device)})
+    if exploration:
+        rows = rows.with_rows({EXPLORATION: torch.full((len(keys),), float(exploration), device=keys.device)})
+    return rows if memory is None else rows.with_rows({MEMORY: memory.to(keys.device)})
 
 
 class _Trace:
@@ -165,11 +208,14 @@ class _Trace:
         self.reward = np.zeros(shape)
         self.terminated, self.ended, self.waiting = (np.zeros(shape, dtype=bool) for _ in range(3))
         self.final: dict[tuple[int, int], np.ndarray] = {}
+        self.memory: dict[tuple[int, int], Tensor] = {}
 
-    def end(self, t: int, slots: list[int], now: np.ndarray) -> None:
+    def end(self, t: int, slots: list[int], now: np.ndarray, memory: Tensor | None) -> None:
         self.ended[t, slots] = True
-        for slot in slots:
+        for index, slot in enumerate(slots):
             self.final[t, slot] = now[slot].copy()
+            if memory is not None:
+                self.memory[t, slot] = memory[index]
 
     def pieces(self) -> _Pieces:
         """Maximal runs of steps of one environment and episode, in the order of environments, then of time."""
@@ -182,7 +228,7 @@ class _Trace:
         taken = ~self.waiting[first, slot]
         return _Pieces(slot[taken], first[taken], last[taken])
 
-    def cut(self, actor: _Acting, world: Any, seed: int, version: int) -> Batch:
+    def cut(self, actor: Acting, world: Any, seed: int, version: int) -> Batch:
         """One row per run of steps."""
         at = self.pieces()
         index, inside = at.index()
@@ -200,23 +246,20 @@ class _Trace:
         step = {
             "kind": own.to(torch.uint8) * int(StepKind.OWN),
             "train": own,
-            "behaviour": steps(logp).to(torch.get_default_dtype()),
+            "behaviour": steps(torch.stack(logp)).to(torch.get_default_dtype()),
             "reward": world.clipped(steps(self.reward)).to(torch.get_default_dtype()),
             "turn": torch.zeros(own.shape, dtype=torch.int64),
             "version": own.long() * version,
             "_obs": steps(self.obs),
-            "_action": steps(taken),
+            "_action": steps(torch.stack(taken)),
         }
-        if actor.fresh is not None:
+        if actor.empty is not None:
             step[MEMORY] = steps(torch.stack(actor.memory).cpu())
             latest = actor.rows.row[MEMORY]
-            after = [
-                actor.final.get((t, n), latest[n]) if t == self.horizon - 1 or gone else actor.memory[t + 1][n]
-                for t, n, gone in zip(at.last, at.slot, ended, strict=True)
-            ]
-            row[MEMORY] = torch.stack(after).cpu()
-        if actor.exploration is not None:
-            row[EXPLORATION] = actor.exploration.cpu()[at.slot]
+            # A run that no end of an episode closes is the environment's last one.
+            row[MEMORY] = torch.stack([self.memory.get((t, n), latest[n]) for n, _, t in at]).cpu()
+        if EXPLORATION in actor.rows.row:
+            row[EXPLORATION] = actor.rows.row[EXPLORATION].cpu()[at.slot]
         return Batch(row, step)
 
     def _rows(self, at: _Pieces, ended: np.ndarray, seed: int) -> dict[str, Tensor]:
@@ -232,7 +275,7 @@ class _Trace:
             so_far, gained = so_far + at.lengths[row], earned[row]
             if ended[row]:
                 episode, so_far, gained = episode + 1, 0, 0.0
-        finals = [self.final[t, n] if (t, n) in self.final else self._obs_after(t, n) for n, _, t in at]
+        finals = [self.final.get((t, n), self.now[n]) for n, _, t in at]
         total, length = torch.tensor(earned, dtype=torch.float64), torch.from_numpy(before + at.lengths)
         gone = torch.from_numpy(ended)
         stopped = torch.from_numpy(self.terminated[at.last, at.slot])
@@ -253,9 +296,6 @@ class _Trace:
             "episode_return": torch.where(gone, total, torch.nan),
             "episode_length": torch.where(gone, length, 0),
         }
-
-    def _obs_after(self, t: int, slot: int) -> np.ndarray:
-        return self.now[slot] if t == self.horizon - 1 else self.obs[t + 1, slot]
 
 
 @dataclass(frozen=True)

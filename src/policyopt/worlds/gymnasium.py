@@ -164,9 +164,9 @@ class EnvironmentWorld:
     def clipped(self, reward: Tensor) -> Tensor:
         return reward if self.reward_clip is None else reward.clamp(*self.reward_clip)
 
-    def environments(self, count: int) -> list[gymnasium.Env]:
-        """`count` environments that are in use nowhere else; `release` takes them back."""
-        return [self._take(count) for _ in range(count)]
+    def environments(self, batch: Batch) -> list[gymnasium.Env]:
+        """The environment of every row, where its actions have led it, for the caller's use; `release` takes it back."""
+        return [self._resumed(batch, row, history) for row, history in enumerate(batch.row["_history"].tolist())]
 
     def release(self, envs: list[gymnasium.Env]) -> None:
         self._idle.extend(envs)
@@ -187,7 +187,7 @@ class EnvironmentWorld:
             return Vectored(self.vector(count))
         if self.processes:
             return Workers(self.build, count)
-        return Local(self.environments(count), self.actions)
+        return Local([self._take(count) for _ in range(count)], self.actions)
 
     def _repeat(self, streams: Streams, state: State) -> None:
         count, episodes = streams.slots.count, state["episode"]
