@@ -53,8 +53,12 @@ class ExactKL(Loss):
     first: str = "policy"
     second: str = "reference"
 
-    penalises: ClassVar[str] = "reference"
     formula = "sum_v p(v) (log p(v) - log q(v))"
+
+    @property
+    def penalises(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The other one: a bound to the old policy may stand beside a penalty to the reference."""
+        return self.second if self.first == "policy" else self.first
 
     @property
     def roles(self) -> tuple[str, ...]:
