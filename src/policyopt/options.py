@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from policyopt.compose import AXES, CompositionError, Method, Part, Term
 
 ROOTS = (*AXES, "before", "after")
-_TERM_FIXED = {"name", "mask", "trains", "couples", "limit"}
+_TERM_FIXED = {"name", "mask", "trains", "couples"}
 
 
 class OptionError(CompositionError):
@@ -75,7 +75,8 @@ def _component(item: Any) -> str:
 def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], Any]]]:
     """(name, child, function that gives the node with another child)."""
     if isinstance(node, (Part, Term)) and dataclasses.is_dataclass(node):
-        names = [f.name for f in dataclasses.fields(node) if not isinstance(node, Term) or f.name not in _TERM_FIXED]
+        fixed = _TERM_FIXED | ({"limit"} if node.limit is None else set()) if isinstance(node, Term) else set()
+        names = [f.name for f in dataclasses.fields(node) if f.name not in fixed]
         return [(name, getattr(node, name), functools.partial(_with_field, node, name)) for name in names]
     if isinstance(node, tuple) and node and all(isinstance(item, (Part, Term)) for item in node):
         return [(_component(item), item, functools.partial(_with_item, node, i)) for i, item in enumerate(node)]
