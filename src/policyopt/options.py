@@ -115,7 +115,13 @@ def _type_of(node: Any, name: str) -> Any:
 
 def options(method: Method) -> list[Option]:
     """Every option of a method, parts that can be exchanged included."""
-    return [option for root in ROOTS for option in _walk((root,), getattr(method, root))]
+    return [option for root in ROOTS for option in (*_whole(method, root), *_walk((root,), getattr(method, root)))]
+
+
+def _whole(method: Method, root: str) -> list[Option]:
+    """The part of an axis that has one, which can be exchanged like the parts inside it."""
+    part = getattr(method, root)
+    return [Option((root,), part, Part, type(method).__name__)] if isinstance(part, Part) else []
 
 
 def _matches(key: tuple[str, ...], path: tuple[str, ...]) -> bool:
@@ -200,11 +206,22 @@ def _part(option: Option, value: Any) -> Part:
     if inspect.isclass(option.type) and not issubclass(chosen, option.type):
         raise OptionError(f"{option.key} takes a {option.type.__name__}; {name} is not one")
     hints = typing.get_type_hints(chosen)
-    unknown = sorted(set(given) - {f.name for f in dataclasses.fields(chosen)})  # type: ignore[arg-type]
+    known = [f.name for f in dataclasses.fields(chosen)]  # type: ignore[arg-type]
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        raise OptionError(f"{option.key}: {name} has no option {unknown}; it has {sorted(hints)}")
+        raise OptionError(f"{option.key}: {name} has no option {unknown}; it has {known}")
     inside = {k: _convert(Option((*option.path, k), None, hints[k], name), v) for k, v in given.items()}
-    return chosen(**inside)
+    return chosen(**{**_common(option, chosen), **inside})
+
+
+def _common(option: Option, chosen: type[Part]) -> dict[str, Any]:
+    """Where the part of a whole axis is exchanged, options that both parts have stay as they were: another update
+    keeps the optimisers, another credit the discount."""
+    if len(option.path) > 1:
+        return {}
+    old = {field.name for field in dataclasses.fields(option.value)}
+    shared = [f.name for f in dataclasses.fields(chosen) if f.init and f.name in old]  # type: ignore[arg-type]
+    return {name: getattr(option.value, name) for name in shared}
 
 
 def prune(method: Method) -> Method:

@@ -7,9 +7,13 @@ import datasets
 import pytest
 import tiny
 
+import policyopt
 from policyopt.compose import CompositionError
+from policyopt.options import options as options_of
 from policyopt.recipe.build import build
 from policyopt.recipe.schema import RecipeError, load_recipe
+from policyopt.sampling.samplers import DynamicSampling
+from policyopt.update.replay import ReplaySteps
 
 REWARD = {"verifier": "rules:length"}
 
@@ -278,3 +282,24 @@ def test_a_model_in_a_change_takes_the_place_of_the_new_one(given, tmp_path):
     assert changed.new.layers == 2
     with pytest.raises(RecipeError, match=r"exactly one of policy.model"):
         load_recipe(path, ["policy.model=null"])
+
+
+# -- options of methods --------------------------------------------------------------------------------------------
+def test_the_part_of_an_axis_is_exchanged_as_a_whole():
+    """Options that both parts have stay as they were; the others are the new part's defaults or given."""
+    ppo = policyopt.override(policyopt.load("ppo"), {"sampling.temperature": 0.7, "update.policy.learning_rate": 0.5})
+    changed = policyopt.override(
+        ppo, {"sampling": {"part": "dynamic_sampling", "size": 3}, "update": "replay_steps", "sampling.most_draws": 7}
+    )
+    assert changed.sampling == DynamicSampling(size=3, temperature=0.7, most_draws=7)
+    assert isinstance(changed.update, ReplaySteps)
+    assert changed.update.optimizers == ppo.update.optimizers
+    assert "sampling" in {option.key for option in options_of(ppo)}
+    for wrong, message in (
+        ({"sampling": "groop"}, "did you mean 'group'"),
+        ({"sampling": {"part": "group", "sizes": 3}}, r"group has no option \['sizes'\]; it has \['size'"),
+        ({"credit": 3}, "takes a part of credit by name, got 3"),
+        ({"objective": "clipped_surrogate"}, "no effect"),
+    ):
+        with pytest.raises(CompositionError, match=message):
+            policyopt.override(ppo, wrong)

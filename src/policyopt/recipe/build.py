@@ -55,7 +55,7 @@ def build(recipe: Recipe) -> Built:
         for method, stage, section in zip(methods, recipe.stages, sections, strict=True):
             name = names[repr(section)]
             subject.check(method, worlds[name])
-            stages.append(Stage(replace(method, world=name), stage.steps))
+            stages.append(Stage(replace(subject.adapt(method), world=name), stage.steps))
         run = Run(subject.models, worlds["world"], subject.engine, recipe.seed, worlds)
         return Built(recipe, run, Program(tuple(stages)), subject, opened.pop_all())
 

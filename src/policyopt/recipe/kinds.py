@@ -50,6 +50,10 @@ class Subject(ABC):
     def check(self, method: Method, world: Any) -> None:
         """RecipeError: the tasks lack what the method learns from."""
 
+    def adapt(self, method: Method) -> Method:
+        """The method with what this policy adds to every one."""
+        return method
+
     @abstractmethod
     def measure(self) -> Evaluation | None:
         """Equal for equal weights, whatever happened before. None: there is nothing to measure on."""

@@ -160,7 +160,8 @@ def plot(
 def _bars(axis: Any, values: Mapping[str, Any], offset: int, label: str) -> None:
     """The measures that are of one scale with the first."""
     found = measures(values)
-    found = {name: measure for name, measure in found.items() if measure.share == next(iter(found.values())).share}
+    first = next(iter(found.values()))
+    found = {name: measure for name, measure in found.items() if measure.share == first.share}
     heights = [values[name] for name in found]
     intervals = [values[f"{name}_interval"] for name in found]
     errors = [
@@ -169,8 +170,8 @@ def _bars(axis: Any, values: Mapping[str, Any], offset: int, label: str) -> None
     ]
     places = [index + 0.4 * offset for index in range(len(heights))]
     axis.bar(places, heights, width=0.38, label=label, yerr=errors, capsize=2)
-    if next(iter(found.values())).share:
+    if first.share:
         axis.set(ylim=(0, 1.02))
     ticks = [measure.label.removesuffix(" accuracy").replace(", ", ",\n") for measure in found.values()]
     axis.set_xticks([index + 0.2 for index in range(len(heights))], ticks, fontsize=8)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower right" if first.share else "best")

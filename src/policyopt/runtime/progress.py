@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 # Metrics worth a column, and the names under which methods report them, the most telling first.
 SHOWN = {
+    "return": ("return",),
     "reward": ("reward",),
     "loss": ("loss/likelihood", "loss/preference", "loss/distillation"),
     "KL": ("kl/kl", "reference_kl", "policy/kl_old"),
@@ -112,7 +113,8 @@ def summary(metrics: Mapping[str, float], timing: Mapping[str, float]) -> str:
     shown = []
     for label, names in SHOWN.items():
         name = next((name for name in names if name in metrics), None)
-        if name is not None and not (label == "loss" and "reward" in metrics):
+        told = {"loss": "reward" in metrics, "reward": "return" in metrics}  # by a better one
+        if name is not None and not told.get(label, False):
             shown.append(f"{label} {metrics[name]:.3g}")
     if metrics.get("unscored"):
         shown.append(f"unscored {metrics['unscored']:.0%}")

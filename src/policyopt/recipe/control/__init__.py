@@ -1,0 +1,1 @@
+"""Recipes that train agents in Gymnasium environments."""

@@ -1,0 +1,200 @@
+"""Agents: networks and environments, returns of held-out episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from policyopt.compose import Critic, Method, QCritic, frozen
+from policyopt.engines.choose import engine_for
+from policyopt.evaluation.returns import returns
+from policyopt.ops.random import derive
+from policyopt.policies.bodies import CNN, MLP, NATURE, SMALL, Body, Recurrent
+from policyopt.policies.control import Actor, new_actor
+from policyopt.policies.control_checkpoint import SPEC, load_control, save_control
+from policyopt.policies.heads import Head, head_for
+from policyopt.policies.spaces import actions_of, observations_of
+from policyopt.recipe.base import RecipeError
+from policyopt.recipe.control.sections import ControlRecipe, EvaluationSection, NewAgent, PolicySection, TasksSection
+from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.types import Round
+from policyopt.update.normalise import UpdateNormaliser
+from policyopt.worlds.gymnasium import EnvironmentWorld
+
+# Held-out episodes do not depend on the run's seed, so that seeds and methods are compared on the same ones.
+HELD_OUT_SEED = 20_000_003
+
+
+@dataclass
+class ControlSubject(Subject):
+    """An agent and its environments."""
+
+    models: Mapping[str, nn.Module]
+    worlds: Sequence[EnvironmentWorld]
+    engine: Any
+    held_out: EnvironmentWorld
+    evaluation: EvaluationSection | None
+
+    def check(self, method: Method, world: EnvironmentWorld) -> None:
+        name = type(method.sampling).__name__
+        if name in ("Recorded", "RecordedPairs"):
+            raise RecipeError(
+                f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; use a "
+                "method that acts, such as ppo"
+            )
+
+    def adapt(self, method: Method) -> Method:
+        """Statistics of observations belong to the policy, not to the method: they follow what it sees."""
+        if self.policy.normaliser is None:
+            return method
+        critics = tuple(name for name, spec in method.models.items() if isinstance(spec, CRITICS))
+        return replace(method, after=(*method.after, UpdateNormaliser(also=critics)))
+
+    def measure(self) -> Evaluation | None:
+        if self.evaluation is None:
+            return None
+        return measured(self.policy, self.held_out, self.engine, self.evaluation.episodes)
+
+    def save(self, folder: Path) -> None:
+        save_control(self.policy, folder)
+
+    def shown(self, done: Round, world: EnvironmentWorld) -> Iterable[Mapping[str, Any]]:
+        """One row: what was seen, done and paid along the way, thinned out."""
+        row = done.judged[:1]
+        length = int(row.lengths[0])
+        every = max(1, length // SHOWN_STEPS)
+        steps = {name: row.step[name][0, :length:every] for name in ("_obs", "_action", "reward")}
+        seen = steps["_obs"].flatten(1)[:, :SHOWN_NUMBERS]
+        ended = int(row.row["episode_length"][0]) > 0
+        return [
+            {
+                "length": length,
+                "reward": float(row.step["reward"][0].sum()),
+                "return": float(row.row["episode_return"][0]) if ended else None,
+                "every": every,
+                "observations": _rounded(seen),
+                "actions": _rounded(world.emit(steps["_action"])),
+                "rewards": _rounded(steps["reward"]),
+            }
+        ]
+
+
+SHOWN_STEPS, SHOWN_NUMBERS = 50, 8  # of a row, and of an observation
+CRITICS = (Critic, QCritic)
+
+
+def _rounded(x: torch.Tensor) -> Any:
+    return x.double().cpu().numpy().round(4).tolist() if x.is_floating_point() else x.tolist()
+
+
+def measured(policy: Actor, world: EnvironmentWorld, engine: Any, episodes: int) -> Evaluation:
+    """Return on held-out episodes."""
+    found = returns(policy, world, engine, EVALUATION_SEED, episodes)
+    return Evaluation(f"{world.name}: {episodes} held-out episodes", found.summary())
+
+
+class ControlKind:
+    """See `Kind`."""
+
+    recipe = ControlRecipe
+
+    def build(
+        self, recipe: ControlRecipe, methods: Sequence[Method], tasks: Sequence[TasksSection], opened: ExitStack
+    ) -> ControlSubject:
+        device = choose_device(recipe.policy.device)
+        worlds = [make_world(section, derive(recipe.seed, "tasks")) for section in tasks]
+        held_out = make_world(recipe.tasks, HELD_OUT_SEED)
+        policy = make_policy(recipe.policy, held_out, recipe.seed).to(device)
+        for world in (*worlds, held_out):
+            check_spaces(policy, world).acted_by(policy)
+        models = {name: frozen(load_control(path)).to(device) for name, path in recipe.models.items()}
+        engine = engine_for(policy, worlds[0])
+        return ControlSubject({"policy": policy, **models}, worlds, engine, held_out, recipe.evaluation)
+
+    def evaluate(self, model: str, recipe: ControlRecipe | None, asked: Asked) -> Evaluation:
+        if asked.samples is not None or "prompt" in asked.changes:
+            raise RecipeError("--samples and --prompt have no effect for agents; give --tasks, a number of episodes")
+        section = TasksSection(gymnasium=asked.task) if recipe is None else recipe.tasks
+        section = TasksSection.model_validate({**section.model_dump(exclude_unset=True), **asked.changes})
+        given = None if recipe is None else recipe.evaluation
+        episodes = asked.count or (given or EvaluationSection()).episodes
+        policy = load_control(model)
+        world = check_spaces(policy, make_world(section, HELD_OUT_SEED)).acted_by(policy)
+        return measured(policy, world, engine_for(policy, world), episodes)
+
+    def owns(self, model: str) -> bool:
+        return (Path(model) / SPEC).is_file()
+
+
+KIND = ControlKind()
+
+
+def make_world(section: TasksSection, seed: int) -> EnvironmentWorld:
+    atari = {True: {}, False: None}[section.atari] if isinstance(section.atari, bool) else section.atari
+    return EnvironmentWorld.make(
+        section.gymnasium,
+        seed=seed,
+        limit=section.limit,
+        frame_stack=section.frame_stack,
+        atari=atari,
+        options=section.options,
+        reward_clip=section.reward_clip,
+        processes=section.processes,
+    )
+
+
+def make_policy(section: PolicySection, world: EnvironmentWorld, seed: int) -> Actor:
+    if section.model is not None:
+        return load_control(section.model)
+    new = section.control
+    assert new is not None
+    critic = None if new.critic is None else MLP(new.critic.hidden, new.critic.activation, new.critic.layer_norm)
+    head = _head(new, world)
+    policy = new_actor(
+        world.observation_space,
+        world.action_space,
+        head=head,
+        body=_body(new, head, world),
+        critic=critic,
+        normalise=new.normalise,
+        seed=derive(seed, "policy") >> 32,
+    )
+    return policy.to(getattr(torch, section.dtype))
+
+
+def _head(new: NewAgent, world: EnvironmentWorld) -> Head:
+    head: Any = head_for(actions_of(world.action_space), new.head)
+    known = {field.name for field in fields(head)}
+    if unknown := sorted(set(new.head_options) - known):
+        raise RecipeError(f"policy.control.head_options: {new.head} has no option {unknown}; it has {sorted(known)}")
+    return replace(head, **new.head_options)
+
+
+def _body(new: NewAgent, head: Head, world: EnvironmentWorld) -> Body:
+    image = observations_of(world.observation_space).image
+    kind = ("cnn" if image else "mlp") if new.body == "auto" else new.body
+    if kind == "mlp":
+        plain = head.body
+        body: MLP | CNN = MLP(
+            plain.hidden if new.hidden is None else new.hidden, new.activation or plain.activation, new.layer_norm
+        )
+    else:
+        body = NATURE if kind == "cnn" else SMALL
+    return body if new.memory is None else Recurrent(body, new.memory)
+
+
+def check_spaces(policy: Actor, world: EnvironmentWorld) -> EnvironmentWorld:
+    """RecipeError: the policy sees or does something else than the environment asks."""
+    seen, done = observations_of(world.observation_space), actions_of(world.action_space)
+    if (policy.spec.observations, policy.spec.actions) != (seen, done):
+        raise RecipeError(
+            f"the policy sees {policy.spec.observations} and does {policy.spec.actions}; {world.name} shows {seen} and "
+            f"takes {done}. Use the environment it was made for, or a new policy (policy.control)"
+        )
+    return world

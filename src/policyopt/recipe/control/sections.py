@@ -1,0 +1,82 @@
+"""What a recipe for an agent may say."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+
+
+class Critic(Section):
+    """The network of critics, where it is not the policy's."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    layer_norm: bool = False
+
+
+class NewAgent(Section):
+    """A network made from nothing, for the environment's observations and actions."""
+
+    body: str = Field(default="auto", pattern="^(auto|mlp|cnn|small_cnn)$")  # auto: mlp, or cnn for images
+    hidden: tuple[int, ...] | None = None  # of an mlp; None: what the head is published with
+    activation: str | None = None
+    layer_norm: bool = False
+    memory: int | None = Field(default=None, ge=1)  # size of a recurrent unit behind the body
+    head: str = "auto"  # auto: categorical for choices, gaussian for numbers
+    head_options: dict[str, Any] = Field(default={})
+    critic: Critic | None = None  # None: like the policy
+    normalise: bool = False  # observations, by their running mean and deviation
+
+    @model_validator(mode="after")
+    def _used(self) -> NewAgent:
+        set_ = {"hidden": self.hidden, "activation": self.activation, "layer_norm": self.layer_norm}
+        if self.body in ("cnn", "small_cnn"):
+            without_effect("policy.control", set_, f"policy.control.body={self.body}")
+        without_effect("policy.control", {"head_options": self.head_options and self.head == "auto"}, "head=auto")
+        return self
+
+
+class PolicySection(Section):
+    """The policy: a folder that a run saved, or a new one."""
+
+    model: str | None = None
+    control: NewAgent | None = None
+    dtype: str = Field(default="float32", pattern="^(float32|float64)$")
+    device: str = "cpu"  # small networks and environments: a GPU is slower
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PolicySection:
+        exactly_one(self, "policy", ("model", "control"))
+        return self
+
+
+class TasksSection(Section):
+    """An environment, by its Gymnasium id."""
+
+    gymnasium: str
+    options: dict[str, Any] = Field(default={})  # of the environment itself
+    limit: int | None = Field(default=None, ge=1)  # steps of an episode; None: the environment's own
+    frame_stack: int = Field(default=1, ge=1)  # the last so many observations as one
+    atari: bool | dict[str, Any] = False  # the usual preprocessing of Atari games, or options of it
+    reward_clip: tuple[float, float] | None = None  # of the rewards that are trained on, not of those reported
+    processes: bool = False  # streams step in a process each
+
+
+class EvaluationSection(Section):
+    """Held-out episodes: return of the most likely actions and of sampled ones, before the last stage and after it."""
+
+    episodes: int = Field(default=20, ge=2)
+
+
+class ControlRecipe(Recipe):
+    """A whole run of an agent."""
+
+    kind: ClassVar[str] = "control"
+    marks: ClassVar = {"tasks": ("gymnasium",), "policy": ("control",)}
+
+    policy: PolicySection
+    tasks: TasksSection
+    evaluation: EvaluationSection | None = EvaluationSection()
