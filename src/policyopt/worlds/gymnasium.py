@@ -120,6 +120,7 @@ class EnvironmentWorld:
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
         """One more action of every live row. Its reward is the environment's; a terminated episode is STOPPED, one
         that a limit ended TRUNCATED."""
+        step = step.to(batch.step["_action"].dtype)  # what is kept is what is done
         found = self._stepped(batch, step, live)
         reward = found.reward.to(batch.device)
         behind = live.view(-1, *(1,) * (step.dim() - 1))
@@ -165,7 +166,7 @@ class EnvironmentWorld:
         return reward if self.reward_clip is None else reward.clamp(*self.reward_clip)
 
     def environments(self, batch: Batch) -> list[gymnasium.Env]:
-        """The environment of every row, where its actions have led it, for the caller's use; `release` takes it back."""
+        """The environment of every row, where its actions have led it; `release` takes it back."""
         return [self._resumed(batch, row, history) for row, history in enumerate(batch.row["_history"].tolist())]
 
     def release(self, envs: list[gymnasium.Env]) -> None:
