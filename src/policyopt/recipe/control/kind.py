@@ -70,7 +70,7 @@ class ControlSubject(Subject):
         length = int(row.lengths[0])
         every = max(1, length // SHOWN_STEPS)
         steps = {name: row.step[name][0, :length:every] for name in ("_obs", "_action", "reward")}
-        seen = steps["_obs"].flatten(1)[:, :SHOWN_NUMBERS]
+        seen = steps["_obs"].reshape(len(steps["_obs"]), -1)[:, :SHOWN_NUMBERS]
         ended = int(row.row["episode_length"][0]) > 0
         return [
             {

@@ -1,0 +1,197 @@
+"""Agents from the command line: train, stop, go on, save, evaluate; what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import yaml
+
+from policyopt.compose import CompositionError
+from policyopt.recipe.build import build
+from policyopt.recipe.schema import load_recipe, make_recipe
+from policyopt.recipe.training import Training
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "control").glob("*.yaml"))
+PPO = {
+    "sampling": {"part": "stream", "horizon": 40, "count": 2},
+    "update.minibatches": 2,
+    "update.unit": "step",
+    "update.policy.learning_rate": 0.003,
+}
+GRPO = {"selection.count": 2, "sampling.size": 3, "update.learning_rate": 0.01}
+
+
+def recipe(path, environment="CartPole-v1", **changes):
+    data = {
+        "name": "agent",
+        "seed": 3,
+        "policy": {"control": {"hidden": [8]}},
+        "tasks": {"gymnasium": environment, "limit": 30},
+        "stages": [{"method": "ppo", "steps": 3, "options": PPO}],
+        "evaluation": {"episodes": 3},
+        "folder": str(path / "run"),
+        **changes,
+    }
+    (path / "r.yaml").write_text(yaml.safe_dump(data))
+    return path / "r.yaml"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return tiny.Command(monkeypatch, capsys)
+
+
+def files(run):
+    """What must be equal between runs: everything but clocks and event files."""
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["seconds"]
+    names = ("metrics.jsonl", "samples.jsonl", "objective.txt", "model/policy.json", "model/policy.safetensors")
+    return {"summary": summary, **{name: (run / name).read_bytes() for name in names}}
+
+
+# -- a run ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("environment", "method", "policy"),
+    [
+        ("CartPole-v1", "ppo", {"normalise": True}),
+        ("CartPole-v1", "grpo", {}),
+        ("Pendulum-v1", "ppo", {"head": "squashed", "critic": {"hidden": [8]}}),
+        ("Pendulum-v1", "ppo", {"head": "beta"}),
+        ("CartPole-v1", "ppo", {"memory": 6}),
+        ("Taxi-v4", "ppo", {}),
+    ],
+)
+def test_training_leaves_returns_a_plot_and_a_model(environment, method, policy, tmp_path, command):
+    stages = [{"method": method, "steps": 2, "options": PPO if method == "ppo" else GRPO}]
+    made = recipe(tmp_path, environment, policy={"control": {"hidden": [8], **policy}}, stages=stages)
+    called = command("train", made)
+    assert called.code == 0, called.err
+    assert f"{environment}: 3 held-out episodes" in called.out
+    run = tmp_path / "run"
+    kept = json.loads((run / "summary.json").read_text())
+    for when in ("before", "after"):
+        for name in ("return_greedy", "return_sampled"):
+            low, high = kept[when][f"{name}_interval"]
+            assert low <= kept[when][name] <= high
+    assert all(line["gradient_norm/policy"] > 0 for line in tiny.lines(run / "metrics.jsonl"))
+    assert any("return" in line or "reward" in line for line in tiny.lines(run / "metrics.jsonl"))
+    (sample,) = tiny.lines(run / "samples.jsonl")
+    assert len(sample["actions"]) == len(sample["rewards"]) == len(sample["observations"]) > 0
+    assert (run / "plot.png").is_file()
+    again = command("eval", run / "model", "--task", made, "--json")
+    assert json.loads(again.out) == kept["after"]
+    named = command("eval", run / "model", "--task", environment, "--tasks", 2, "--limit", 5)
+    assert "2 held-out episodes" in named.out
+
+
+def test_a_saved_policy_is_trained_further(tmp_path, command):
+    made = recipe(tmp_path, policy={"control": {"hidden": [8], "normalise": True}})
+    assert command("train", made).code == 0
+    shutil.move(tmp_path / "run" / "model", tmp_path / "model")
+    called = command("train", made, f"policy.model={tmp_path / 'model'}", f"folder={tmp_path / 'second'}")
+    assert called.code == 0, called.err
+    first, second = (json.loads((tmp_path / run / "summary.json").read_text()) for run in ("run", "second"))
+    assert second["before"] == first["after"]
+
+
+def test_evaluating_changes_nothing_and_uses_episodes_of_its_own(tmp_path):
+    made = recipe(tmp_path, policy={"control": {"hidden": [8], "normalise": True}}, seed=0)
+    with build(load_recipe(made)) as built, build(load_recipe(made, ["seed=1"])) as other:
+        subject = built.subject
+        before = {name: value.clone() for name, value in subject.policy.state_dict().items()}
+        one, again = subject.measure(), subject.measure()
+        assert one == again
+        assert all(torch.equal(before[name], value) for name, value in subject.policy.state_dict().items())
+        ids = torch.arange(1000)
+        held, train = subject.held_out.tasks(ids).row["_seed"], built.run.worlds["world"].tasks(ids).row["_seed"]
+        assert not set(held.tolist()) & set(train.tolist())
+        assert torch.equal(held, other.subject.held_out.tasks(ids).row["_seed"])
+        assert not torch.equal(train, other.run.worlds["world"].tasks(ids).row["_seed"])
+
+
+# -- stopping and going on -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("policy", [{"normalise": True}, {"memory": 5}], ids=["normalised", "recurrent"])
+def test_a_stopped_run_goes_on_bit_for_bit(policy, tmp_path, command):
+    """Also in the middle of an episode: a round ends at step 40 of each environment, an episode at step 30."""
+    stages = [{"method": "ppo", "steps": 5, "options": PPO}]
+    made = recipe(tmp_path, policy={"control": {"hidden": [8], **policy}}, stages=stages, checkpoint_every=2)
+    straight = command("train", made, f"folder={tmp_path / 'straight'}")
+    assert straight.code == 0, straight.err
+    with Training.start(load_recipe(made)) as training:
+        for _ in zip(range(3), training.rounds(), strict=False):
+            pass  # left in the middle: round 3 is recorded, but in no checkpoint
+    again = command("resume", tmp_path / "run")
+    assert again.code == 0, again.err
+    assert "resumed at round 2 of 5" in again.out
+    assert files(tmp_path / "run") == files(tmp_path / "straight")
+
+
+def test_the_resolved_recipe_is_the_same_run(tmp_path, command):
+    made = recipe(tmp_path)
+    assert command("train", made).code == 0
+    assert load_recipe(made) == load_recipe(tmp_path / "run" / "recipe.yaml")
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+WRONG = {
+    "key of the tasks": ("tasks.frame_stak=2", "unknown key 'tasks.frame_stak'; did you mean 'frame_stack'"),
+    "key of the policy": ("policy.control.normalize=true", "did you mean 'normalise'"),
+    "key of the evaluation": ("evaluation.episode=2", "did you mean 'episodes'"),
+    "environment": ("tasks.gymnasium=CartPole-v2", "no Gymnasium environment has the id 'CartPole-v2'"),
+    "head": ("policy.control.head=squashd", "head is one of auto"),
+    "head of other actions": ("policy.control.head=squashed", "head 'squashed' is for Box actions"),
+    "option of the head": (
+        "policy.control={head: categorical, head_options: {log_std: 1}}",
+        r"no option \['log_std'\]",
+    ),
+    "option without effect": ("policy.control.body=cnn", r"policy.control.hidden.*no effect with policy.control.body"),
+    "option of an automatic head": ("policy.control.head_options={a: 1}", "no effect with head=auto"),
+    "activation": ("policy.control.activation=gelu", "activation is one of"),
+    "two policies": ("policy={model: x, control: {}}", "exactly one of policy.model and policy.control"),
+    "no model": ("policy.model=nowhere", "has no policy.json"),
+    "section of language": ("tasks.verifier=exact", "unknown key 'tasks.verifier'"),
+    "method for other data": ("stages=[{method: sft, steps: 1}]", "recorded"),
+    "option of the method": ("sampling.horizons=3", "Did you mean 'sampling.horizon'"),
+    "models without effect": ("models.teacher=x", "have no effect"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_change_is_refused_before_anything_is_made(case, tmp_path):
+    change, message = WRONG[case]
+    with pytest.raises((CompositionError, ValueError), match=message):
+        build(load_recipe(recipe(tmp_path), [change]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_source_of_tasks_names_the_sources_of_all_kinds(tmp_path):
+    data = yaml.safe_load(recipe(tmp_path).read_text())
+    del data["policy"]
+    data["tasks"] = {"gymnasum": "CartPole-v1"}
+    with pytest.raises(CompositionError, match="did you mean 'gymnasium'"):
+        make_recipe(data)
+
+
+def test_a_policy_for_another_environment_is_refused(tmp_path, command):
+    assert command("train", recipe(tmp_path)).code == 0
+    called = command("eval", tmp_path / "run" / "model", "--task", "Pendulum-v1")
+    assert called.code == 2
+    assert "the policy sees" in called.err
+    called = command("eval", tmp_path / "run" / "model", "--task", "CartPole-v1", "--samples", 8)
+    assert "have no effect for agents" in called.err
+
+
+# -- our recipes -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_our_recipes_build_and_train(path, command, tmp_path):
+    small = ["steps=1", "evaluation.episodes=2", "tasks.limit=20", f"folder={tmp_path / 'run'}"]
+    options = load_recipe(path).stages[-1].options
+    if "sampling" in options:
+        small += ["sampling.horizon=64"]
+    if "update.minibatches" in options:
+        small += ["update.minibatches=2"]
+    called = command("train", path, *small)
+    assert called.code == 0, called.err
