@@ -243,7 +243,7 @@ def garnet(
     share = torch.rand(states, actions, branching, generator=rng, dtype=torch.float64) + 1e-3
     move = torch.zeros(states, actions, states, dtype=torch.float64).scatter(2, order, share / share.sum(-1, True))
     reward = torch.randn(states, actions, generator=rng, dtype=torch.float64)
-    return TabularMDP(move, reward, torch.full((states,), 1 / states).double(), gamma, horizon, cut=True)
+    return TabularMDP(move, reward, torch.full((states,), 1 / states, dtype=torch.float64), gamma, horizon, cut=True)
 
 
 def contextual_bandit(rewards: Tensor) -> TabularMDP:
