@@ -73,7 +73,8 @@ class Estimator(nn.Module):
     def forward(self, x: Tensor, extra: Tensor | None) -> Tensor:
         lead = x.shape[:-1] if extra is None else torch.broadcast_shapes(x.shape[:-1], extra.shape[:-1])
         features = x[None] if self.images is None else torch.stack([image(x) for image in self.images])
-        features = features.expand(len(features), *lead, features.shape[-1])
+        extended = (len(features), *(1,) * (len(lead) - x.dim() + 1), *features.shape[1:])
+        features = features.reshape(extended).expand(-1, *lead, -1)
         if extra is not None:
             features = torch.cat([features, extra.expand(len(features), *lead, extra.shape[-1])], -1)
         out = self.network(features.reshape(len(features), -1, features.shape[-1]))
