@@ -213,7 +213,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(preference.PairLogistic(), loss, {"beta": 0.2, "label_smoothing": 0.1}),
     Knob(supervised.GeneralisedJensenShannon(), loss, {"beta": 0.4}),
     Knob(value.SquaredValueError(), loss, {"clip": 0.3}),
-    Knob(groups.GroupStandardised(), credit, {"epsilon": 0.1, "ddof": 0}),
+    Knob(groups.GroupStandardised(), credit, {"epsilon": 0.1, "ddof": 0, "bound": 0.5}),
     Knob(returns.ReturnToGo(), credit, {"gamma": 0.9}),
     Knob(returns.UpdateBaseline(), baseline, {"decay": 0.5}),
     Knob(returns.GeneralisedAdvantage(), credit, {"gamma": 0.9, "lam": 0.5}),

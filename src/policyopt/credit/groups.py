@@ -24,12 +24,29 @@ def standardised(
     return torch.where(usable, (reward - group_mean(reward, ids, scored)) / (deviation + epsilon), 0.0)
 
 
+def check_bound(bound: float | None) -> None:
+    if bound is not None and bound <= 0:
+        raise CompositionError(f"the bound of advantages must be above 0, not {bound}; None is no bound")
+
+
+def bounded(x: Tensor, bound: float | None) -> Tensor:
+    """x clipped to -bound..bound."""
+    return x if bound is None else x.clamp(-bound, bound)
+
+
 @dataclass(frozen=True)
 class GroupStandardised(Part):
-    """GRPO's outcome advantage (arXiv 2402.03300, section 4.1.2). ddof 1 divides the variance by n - 1."""
+    """GRPO's outcome advantage (arXiv 2402.03300, section 4.1.2). ddof 1 divides the variance by n - 1.
+
+    bound: advantages are clipped to -bound..bound. reward, advantage: the columns it reads and writes, for methods
+    that standardise several rewards apart.
+    """
 
     epsilon: float = 1e-6
     ddof: int = 1
+    bound: float | None = None
+    reward: str = "reward"
+    advantage: str = "advantage"
 
     formula = "A_b = (R_b - mean_g R) / (std_g R + epsilon)"
 
@@ -38,12 +55,20 @@ class GroupStandardised(Part):
             raise CompositionError(
                 f"need epsilon >= 0 and ddof 0 (divide by n) or 1 (by n - 1), got {self.epsilon} and {self.ddof}"
             )
+        check_bound(self.bound)
 
-    writes = ("advantage",)
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.reward,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return (self.advantage,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        advantage = standardised(total_reward(batch), batch.row["group"], batch.row["scored"], self.epsilon, self.ddof)
-        return batch.with_steps({"advantage": spread(batch, advantage)})
+        reward = total_reward(batch, self.reward)
+        advantage = standardised(reward, batch.row["group"], batch.row["scored"], self.epsilon, self.ddof)
+        return batch.with_steps({self.advantage: spread(batch, bounded(advantage, self.bound))})
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ LOSS, ROWS, AVERAGE = ("seen", "batch"), ("ctx", "batch"), ("mask", "batch", "to
 NOT_ON_VECTORS = {
     ("ctx", "draw", "judge"): "a sampler generates rows, which no case can fix",
     ("ctx", "count"): "a task order draws tasks of a world",
+    ("ctx",): "a hook moves models before a round",
     ("ctx", "done"): "a hook writes the state of a run after a round",
+    ("batch",): "a coefficient, which the part that reads it has cases for",
     (): "it is not called on a batch",
 }
 NEEDS_MORE = "it asks models for more than log-probabilities and values, which is all that vectors carry"

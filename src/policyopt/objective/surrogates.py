@@ -76,11 +76,13 @@ class ClippedSurrogate(Loss):
     """PPO's clipped surrogate, per step; clip_high above clip_low is DAPO's clip-higher.
 
     dual_clip: c > 1 bounds the loss of steps with A < 0 by -c A (arXiv 1912.09729, eq. 5); None: no bound.
+    advantage: the column A is read from, for methods with a term per reward.
     """
 
     clip_low: PerStep = 0.2
     clip_high: PerStep = 0.2
     dual_clip: float | None = None
+    advantage: str = "advantage"
 
     formula = "-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(log pi - log pi_old)"
 
@@ -89,11 +91,14 @@ class ClippedSurrogate(Loss):
         if self.dual_clip is not None and self.dual_clip <= 1:
             raise CompositionError(f"dual_clip must be above 1, not {self.dual_clip}")
 
-    reads = ("advantage",)
     roles = ("old",)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.advantage,)
+
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        ratio, advantage = log_ratio(seen, batch).exp(), batch.step["advantage"]
+        ratio, advantage = log_ratio(seen, batch).exp(), batch.step[self.advantage]
         low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
         loss = clipped_surrogate(ratio, advantage, low, high)
         if self.dual_clip is None:
@@ -102,7 +107,7 @@ class ClippedSurrogate(Loss):
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         change = log_ratio(seen, batch)
-        ratio, advantage = change.exp(), batch.step["advantage"]
+        ratio, advantage = change.exp(), batch.step[self.advantage]
         low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
         clipped = out_of_range(ratio, advantage, low, high)
         if self.dual_clip is not None:

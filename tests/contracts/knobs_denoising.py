@@ -1,0 +1,104 @@
+"""Knobs of parts that denoising methods brought."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from test_dead_knobs import Knob
+from torch import Tensor
+
+from enumeration import Fixed
+from policyopt.compose import Term
+from policyopt.credit import denoising, heads, history
+from policyopt.credit.groups import GroupStandardised
+from policyopt.objective import advantages, clipping
+from policyopt.sampling import progress
+from policyopt.selection import extremes, steps
+from policyopt.types import Round
+from policyopt.update.averaging import TokenMean
+from support import context, full_step, grids, method, per_row, ragged, rewarded
+
+WORTH = [1.0, 0.0, 0.4, 3.0]
+
+
+def rows() -> Any:
+    """Four rows of two groups with rewards and two columns of them."""
+    batch = rewarded(ragged(), WORTH)
+    return batch.with_steps({"reward:reward": batch.step["reward"]})
+
+
+def with_history(part: Any) -> Tensor:
+    """Advantages of the third round."""
+    ctx = context(method(), grids())
+    for shift in (0.0, 0.7):
+        done = rewarded(ragged(), [x + shift for x in WORTH])
+        part.after(ctx, Round(done, done, done, {}))
+    return part(ctx, rows()).step["advantage"].flatten()
+
+
+def credited(part: Any) -> Tensor:
+    found = part(context(method(), grids()), rows())
+    return torch.cat([found.step[name].flatten() for name in part.writes])
+
+
+def signed(part: Any) -> Tensor:
+    return part(None, ragged()).step["advantage"]
+
+
+def kept(part: Any) -> Tensor:
+    batch = per_row(ragged((2, 3, 2, 3, 2, 3, 2, 3)), [0.9, 0.1, -0.6, 2.0, 0.3, -0.7, 0.2, 0.4])
+    return part(context(method(), grids()), batch).row["_row"].double()
+
+
+def thinned(part: Any) -> Tensor:
+    return part(context(method(), grids()), ragged()).trained.double()
+
+
+def stems(part: Any) -> Tensor:
+    world = SimpleNamespace(limit=31)
+    found = [part(SimpleNamespace(world=world, stage_step=step)) for step in (0, 30, 99, 150)]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def chains() -> Any:
+    """Rows of chains of three and four denoising steps."""
+    batch = ragged((4, 8, 3, 11), tools=False)
+    clock = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 1, 2, 3]).expand(4, -1)
+    return batch.with_steps({"clock_denoise": clock, "discount": 0.9 ** (3.0 - clock)})
+
+
+def ranges(part: Any) -> Tensor:
+    return part(chains())
+
+
+def on_two_clocks(part: Any) -> Tensor:
+    found = part(context(method(), grids()), chains())
+    return torch.cat([found.step[name].flatten() for name in part.writes])
+
+
+def prepared(part: Any) -> Tensor:
+    made = method(Term("a", part, TokenMean()), sampling=Fixed(chains(), ("advantage", "discount")))
+    value, gradient = full_step(context(made, grids()), chains())
+    return torch.cat([value[None], gradient.flatten()])
+
+
+KNOBS = (
+    Knob(
+        history.TaskStandardised(),
+        with_history,
+        {"past": 1, "fewest": 7, "ddof": 0, "epsilon": 0.1, "bound": 0.2},
+    ),
+    Knob(history.SignWeighted(), signed, {"positive": 2.0, "negative": 0.5}),
+    Knob(heads.PerHead(), credited, {"epsilon": 0.1, "ddof": 0, "bound": 0.5}),
+    Knob(extremes.BestAndWorst(4), kept, {"keep": 2}),
+    Knob(extremes.ClearExtremes(), kept, {"high": 1.0, "low": -0.65}),
+    Knob(steps.RandomSteps(), thinned, {"share": 0.3}),
+    Knob(progress.BackwardProgress(), stems, {"first": 10, "last": 18, "rounds": 60}),
+    Knob(
+        clipping.ClipByNoise(0.01, 0.2, count=3, end=3),
+        ranges,
+        {"least": 0.05, "most": 0.1, "rate": 1.0, "count": 2, "end": 4},
+    ),
+    Knob(denoising.OverDenoising(GroupStandardised()), on_two_clocks, {"gamma": 0.5}),
+    Knob(advantages.StandardisedAdvantages(), prepared, {"low": 0.2, "high": 0.8}),
+)
