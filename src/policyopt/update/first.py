@@ -1,0 +1,53 @@
+"""Training that comes before a round's rows are judged."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from policyopt.compose import Method, Part, Term
+from policyopt.types import Batch, concatenate
+from policyopt.update.gradient import Gradients, GradientSteps
+
+
+@dataclass(frozen=True)
+class TrainedFirst(Part):
+    """A `before` hook: `count` fresh rows of each of several models, and on them an update by terms of its own. The
+    parts of the round then read models that know the present policy (a discriminator whose log-odds are charged).
+
+    Rows carry the column `author`, the place of their model in `authors`. They are drawn for the tasks that the round
+    draws next, in groups of their own.
+    """
+
+    terms: tuple[Term, ...] = ()
+    update: Gradients = field(default_factory=GradientSteps)
+    authors: tuple[str, ...] = ("policy", "reference")
+    count: int = 32
+
+    writes = ("author",)
+
+    def __call__(self, ctx: Any) -> None:
+        stage = ctx.stage
+        view = copy.copy(ctx)
+        view.stage = Method(
+            about=stage.about,
+            selection=stage.selection,
+            sampling=self,
+            update=self.update,
+            objective=self.terms,
+            roles=stage.roles,
+            models=stage.models,
+        )
+        self.update(view, concatenate([self.rows(ctx, place) for place in range(len(self.authors))]))
+
+    def rows(self, ctx: Any, place: int) -> Batch:
+        """Finished rows of the model at a place of `authors`."""
+        device = next(ctx.models["policy"].parameters()).device
+        tasks = ctx.stage.selection.draw(ctx, self.count).to(device)
+        # The upper half of the round's group ids: the round itself counts from the lower end.
+        group = (ctx.step << 20) + (1 << 19) + place * self.count + torch.arange(self.count)
+        rows = ctx.extend(ctx.world.start(tasks.with_rows({"group": group.to(device)})), self.authors[place])
+        return rows.with_rows({"author": torch.full_like(rows.row["task"], place)})
