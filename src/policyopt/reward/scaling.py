@@ -31,20 +31,20 @@ class _Sums:
     """Discounted sums of a round's rows, and when each step was taken."""
 
     values: np.ndarray  # (R, T)
-    own: np.ndarray  # (R, T)
+    valid: np.ndarray  # (R, T)
     time: np.ndarray  # (R, T) steps of the row's environment since the round began
     env: np.ndarray  # (R,)
     last: Mapping[int, float]  # the sum each environment is at after the round
 
     def spread(self, cell: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, float]]:
         """(R, T) the variance of all sums up to the step's time, and the moments after the last."""
-        time, values = self.time[self.own], self.values[self.own] - cell["mean"]
+        time, values = self.time[self.valid], self.values[self.valid] - cell["mean"]
         count = cell["count"] + np.bincount(time).cumsum()
         first = np.bincount(time, values).cumsum() / count
         second = (cell["count"] * cell["variance"] + np.bincount(time, values**2).cumsum()) / count
         variance = np.maximum(second - first**2, 0.0)
         spread = np.ones_like(self.values)
-        spread[self.own] = variance[time]
+        spread[self.valid] = variance[time]
         moments = {"mean": cell["mean"] + first[-1], "variance": variance[-1], "count": count[-1]}
         return spread, {name: float(value) for name, value in moments.items()}
 
@@ -75,16 +75,16 @@ class ScaledReward(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         raw = batch.step["reward"]
-        if not batch.own.any():
+        if not batch.valid.any():
             return batch.with_steps({"unscaled": raw})
         variance, _ = self._sums(ctx[REWARD_SCALE], batch, raw).spread(ctx[REWARD_SCALE])
         scaled = raw / torch.from_numpy(np.sqrt(variance + self.epsilon)).to(raw)
         if self.clip is not None:
             scaled = scaled.clamp(-self.clip, self.clip)
-        return batch.with_steps({"reward": torch.where(batch.own, scaled, 0.0).to(raw.dtype), "unscaled": raw})
+        return batch.with_steps({"reward": torch.where(batch.valid, scaled, 0.0).to(raw.dtype), "unscaled": raw})
 
     def after(self, ctx: Context, done: Round) -> None:
-        if not done.judged.own.any():
+        if not done.judged.valid.any():
             return
         cell = ctx[REWARD_SCALE]
         sums = self._sums(cell, done.judged, done.judged.step["unscaled"])
@@ -94,15 +94,15 @@ class ScaledReward(Part):
         ctx[REWARD_SCALE] = {**sums.spread(cell)[1], "sums": kept}
 
     def _sums(self, cell: Mapping[str, Any], batch: Batch, raw: Tensor) -> _Sums:
-        own = batch.own.cpu().numpy()
-        rewards = np.where(own, raw.double().cpu().numpy(), 0.0)
+        valid = batch.valid.cpu().numpy()
+        rewards = np.where(valid, raw.double().cpu().numpy(), 0.0)
         if "_episode" not in batch.row:  # whole episodes: every row is an environment of its own
             rows = np.arange(len(batch))
             sums = discounted_sums(rewards, np.zeros(len(batch)), self.gamma)
-            return _Sums(sums, own, own.cumsum(1) - 1, rows, {})
+            return _Sums(sums, valid, valid.cumsum(1) - 1, rows, {})
         env, episode, begun = (batch.row[name].cpu().numpy() for name in ("_env", "_episode", "_before"))
         ended = batch.row["episode_length"].cpu().numpy() > 0
-        carried, passed, last, lengths = np.zeros(len(batch)), np.zeros(len(batch), dtype=np.int64), {}, own.sum(1)
+        carried, passed, last, lengths = np.zeros(len(batch)), np.zeros(len(batch), dtype=np.int64), {}, valid.sum(1)
         order = np.lexsort((begun, episode, env))
         newest = dict(zip(env[order].tolist(), order.tolist(), strict=True))
         so_far: dict[int, int] = {}
@@ -115,4 +115,4 @@ class ScaledReward(Part):
         sums = discounted_sums(rewards, carried, self.gamma)
         for slot, row in newest.items():
             last[slot] = 0.0 if ended[row] else float(sums[row, lengths[row] - 1])
-        return _Sums(sums, own, passed[:, None] + own.cumsum(1) - 1, env, last)
+        return _Sums(sums, valid, passed[:, None] + valid.cumsum(1) - 1, env, last)
