@@ -31,15 +31,15 @@ def paid(part: Any) -> Tensor:
 def learned(part: Any) -> Tensor:
     """The discriminator after it was trained before a round."""
     terms = tuple(
-        Term(name, Authorship(), TokenMean(), mask=mask, trains="discriminator")
+        Term(name, Authorship("critic"), TokenMean(), mask=mask, trains="critic")
         for name, mask in (("ours", steps_of_first), ("theirs", steps_of_others))
     )
-    steps = GradientSteps({"discriminator": optimizers.SGD(0.1)})
+    steps = GradientSteps({"critic": optimizers.SGD(0.1)})
     policy, other = Table(numbers(4, 2, seed=1)), Table(numbers(4, 2, seed=2))
-    models = {"policy": policy, "reference": other, "discriminator": TableQ(torch.zeros(1, 4, 2))}
+    models = {"policy": policy, "reference": other, "critic": TableQ(torch.zeros(1, 4, 2))}
     ctx = context(method(), models, chain(4, 0.1, horizon=6), generate)
     dataclasses.replace(part, terms=terms, update=steps)(ctx)
-    found: Any = ctx.models["discriminator"]
+    found: Any = ctx.models["critic"]
     return found.values.detach().clone()
 
 
