@@ -23,9 +23,10 @@ Wrapper = Callable[[gymnasium.Env], gymnasium.Env]
 class Recipe:
     """How one environment is made.
 
-    limit: steps of an episode (None: the id's own). frame_stack: the last so many observations as one. atari:
-    preprocess as gymnasium.wrappers.AtariPreprocessing does (84 x 84 grey frames, 4 frames a step, up to 30 no-ops),
-    with these options; {} for its defaults. wrappers: applied last, in order. options: of the environment itself.
+    limit: the policy's steps of an episode (None: the id's own). frame_stack: the last so many observations as one.
+    atari: preprocess as gymnasium.wrappers.AtariPreprocessing does (84 x 84 grey frames, 4 frames a step, up to 30
+    no-ops), with these options; {} for its defaults. wrappers: applied after that, in order. options: of the
+    environment itself.
     """
 
     id: str
@@ -45,21 +46,25 @@ class Recipe:
         options = dict(self.options)
         if self.atari is not None:
             options.setdefault("frameskip", 1)  # AtariPreprocessing skips frames itself
-        env = registered(self.id, self.limit, options)
+        env = registered(self.id, options, limited=self.limit is None)
         if self.atari is not None:
             env = wrappers.AtariPreprocessing(env, **self.atari)
         if self.frame_stack > 1:
             env = wrappers.FrameStackObservation(env, self.frame_stack)
         for wrap in self.wrappers:
             env = wrap(env)
+        if self.limit is not None:  # last, so that it counts the policy's steps
+            env = wrappers.TimeLimit(env, self.limit)
         return flattened(env, self.id)
 
 
-def registered(name: str, limit: int | None, options: Mapping[str, Any]) -> gymnasium.Env:
-    """`gymnasium.make`, without its checker of every step. An unknown id names near ones."""
+def registered(name: str, options: Mapping[str, Any], *, limited: bool = True) -> gymnasium.Env:
+    """`gymnasium.make`, without its checker of every step. limited: with the id's own limit of steps. An unknown id
+    names near ones."""
     register_atari(name)
     try:
-        return gymnasium.make(name, max_episode_steps=limit, disable_env_checker=True, **options)
+        own = None if limited else -1
+        return gymnasium.make(name, max_episode_steps=own, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
         raise UnsuitableEnvironmentError(unknown(name)) from error
     except gymnasium.error.DependencyNotInstalled as error:
