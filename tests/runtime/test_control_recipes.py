@@ -10,7 +10,10 @@ import torch
 import yaml
 
 from policyopt.compose import CompositionError
+from policyopt.ops.random import derive
+from policyopt.ops.streams import episode_seed
 from policyopt.recipe.build import build
+from policyopt.recipe.kinds import EVALUATION_SEED
 from policyopt.recipe.schema import load_recipe, make_recipe
 from policyopt.recipe.training import Training
 
@@ -105,11 +108,11 @@ def test_evaluating_changes_nothing_and_uses_episodes_of_its_own(tmp_path):
         one, again = subject.measure(), subject.measure()
         assert one == again
         assert all(torch.equal(before[name], value) for name, value in subject.policy.state_dict().items())
-        ids = torch.arange(1000)
-        held, train = subject.held_out.tasks(ids).row["_seed"], built.run.worlds["world"].tasks(ids).row["_seed"]
-        assert not set(held.tolist()) & set(train.tolist())
-        assert torch.equal(held, other.subject.held_out.tasks(ids).row["_seed"])
-        assert not torch.equal(train, other.run.worlds["world"].tasks(ids).row["_seed"])
+        held = {derive(EVALUATION_SEED, "evaluation", n) >> 32 for n in range(1000)}
+        train = [run.worlds["world"].tasks(torch.arange(1000)).row["_seed"] for run in (built.run, other.run)]
+        assert not torch.equal(*train)
+        streamed = {episode_seed(0, slot, n) for slot in range(4) for n in range(1000)}
+        assert not held & {*train[0].tolist(), *train[1].tolist(), *streamed}
 
 
 # -- stopping and going on -------------------------------------------------------------------------------------------

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
+from policyopt.engines.control import episodes
 from policyopt.evaluation.statistics import Interval, mean_interval
-from policyopt.ops.random import generator, new_keys
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,17 @@ class Returns:
         return {**values, **lengths, "episodes": self.episodes}
 
 
-def returns(policy: Any, world: Any, engine: Any, seed: int, episodes: int) -> Returns:
-    """Over the first episodes of a world, from the same initial states for both. Equal arguments give equal numbers."""
-    greedy, steps = _episodes(policy, world, engine, seed, episodes, 0.0)
-    sampled, sampled_steps = _episodes(policy, world, engine, seed, episodes, 1.0)
+def returns(policy: Any, world: Any, seed: int, count: int) -> Returns:
+    """Over `count` episodes of an environment, with the same initial states for both. Equal arguments give equal
+    numbers, and neither the policy nor the run's own environments change."""
+    greedy, steps = episodes(policy, world, count, seed, greedy=True)
+    sampled, sampled_steps = episodes(policy, world, count, seed)
     return Returns(
-        spread_interval(greedy), spread_interval(sampled), float(steps.mean()), float(sampled_steps.mean()), episodes
+        spread_interval(greedy.numpy()),
+        spread_interval(sampled.numpy()),
+        float(steps.double().mean()),
+        float(sampled_steps.double().mean()),
+        count,
     )
 
 
@@ -46,16 +50,3 @@ def spread_interval(values: np.ndarray) -> Interval:
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return Interval(float(values[0]), float(values[0]), float(values[0]), 0.95)
     return mean_interval(values)
-
-
-def _episodes(
-    policy: Any, world: Any, engine: Any, seed: int, count: int, temperature: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) undiscounted returns as the environment gave them, and lengths."""
-    device = next(policy.parameters()).device
-    rows = world.start(world.tasks(torch.arange(count, device=device)))
-    rows = rows.with_rows({"temperature": torch.full((count,), float(temperature), device=device)})
-    keys = new_keys(count, generator(seed, "evaluation", temperature)).to(device)
-    with torch.no_grad():
-        done = engine(policy, world, rows, keys, temperature, 0)
-    return done.row["episode_return"].double().cpu().numpy(), done.row["episode_length"].cpu().numpy()

@@ -35,7 +35,8 @@ MEASURES = {
     "return_greedy": Measure("return, most likely actions", share=False),
     "return_sampled": Measure("return, sampled actions", share=False),
     "reward": Measure("reward of fresh samples", share=False),
-    "modes": Measure("modes reached"),
+    "modes": Measure("evenness of modes"),
+    "near_data": Measure("samples like the data"),
 }
 
 

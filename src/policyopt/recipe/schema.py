@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from policyopt.options import ROOTS
 from policyopt.recipe.base import Recipe, RecipeError, problems
 from policyopt.recipe.control.sections import ControlRecipe
+from policyopt.recipe.denoising.sections import DenoisingRecipe
 from policyopt.recipe.language.sections import LanguageRecipe
 
 # Without a mark of another kind a recipe is the last one's.
-RECIPES: tuple[type[Recipe], ...] = (ControlRecipe, LanguageRecipe)
+RECIPES: tuple[type[Recipe], ...] = (ControlRecipe, DenoisingRecipe, LanguageRecipe)
 SOURCES = ("model", "new", "control", "denoising")  # where a policy comes from: one of them
 
 __all__ = ["Recipe", "RecipeError", "apply_change", "load_recipe", "make_recipe"]

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 SHOWN = {
     "return": ("return",),
     "reward": ("reward",),
-    "loss": ("loss/likelihood", "loss/preference", "loss/distillation"),
+    "loss": ("loss/likelihood", "loss/preference", "loss/distillation", "loss/matching"),
     "KL": ("kl/kl", "reference_kl", "policy/kl_old"),
     "entropy": ("entropy",),
 }

@@ -27,9 +27,6 @@ from policyopt.types import Round
 from policyopt.update.normalise import UpdateNormaliser
 from policyopt.worlds.gymnasium import EnvironmentWorld
 
-# Held-out episodes do not depend on the run's seed, so that seeds and methods are compared on the same ones.
-HELD_OUT_SEED = 20_000_003
-
 
 @dataclass
 class ControlSubject(Subject):
@@ -59,7 +56,7 @@ class ControlSubject(Subject):
     def measure(self) -> Evaluation | None:
         if self.evaluation is None:
             return None
-        return measured(self.policy, self.held_out, self.engine, self.evaluation.episodes)
+        return measured(self.policy, self.held_out, self.evaluation.episodes)
 
     def save(self, folder: Path) -> None:
         save_control(self.policy, folder)
@@ -93,9 +90,10 @@ def _rounded(x: torch.Tensor) -> Any:
     return x.double().cpu().numpy().round(4).tolist() if x.is_floating_point() else x.tolist()
 
 
-def measured(policy: Actor, world: EnvironmentWorld, engine: Any, episodes: int) -> Evaluation:
-    """Return on held-out episodes."""
-    found = returns(policy, world, engine, EVALUATION_SEED, episodes)
+def measured(policy: Actor, world: EnvironmentWorld, episodes: int) -> Evaluation:
+    """Return on held-out episodes. They are a function of the seed here, so seeds and methods are compared on the same
+    ones; training episodes have seeds from streams of their own."""
+    found = returns(policy, world, EVALUATION_SEED, episodes)
     return Evaluation(f"{world.name}: {episodes} held-out episodes", found.summary())
 
 
@@ -109,7 +107,7 @@ class ControlKind:
     ) -> ControlSubject:
         device = choose_device(recipe.policy.device)
         worlds = [make_world(section, derive(recipe.seed, "tasks")) for section in tasks]
-        held_out = make_world(recipe.tasks, HELD_OUT_SEED)
+        held_out = make_world(recipe.tasks, EVALUATION_SEED)
         policy = make_policy(recipe.policy, held_out, recipe.seed).to(device)
         for world in (*worlds, held_out):
             check_spaces(policy, world).acted_by(policy)
@@ -125,8 +123,8 @@ class ControlKind:
         given = None if recipe is None else recipe.evaluation
         episodes = asked.count or (given or EvaluationSection()).episodes
         policy = load_control(model)
-        world = check_spaces(policy, make_world(section, HELD_OUT_SEED)).acted_by(policy)
-        return measured(policy, world, engine_for(policy, world), episodes)
+        world = check_spaces(policy, make_world(section, EVALUATION_SEED)).acted_by(policy)
+        return measured(policy, world, episodes)
 
     def owns(self, model: str) -> bool:
         return (Path(model) / SPEC).is_file()

@@ -1,0 +1,118 @@
+"""Denoising policies as data, and in a folder: `denoiser.json` says what they are made of, `denoiser.safetensors` holds
+the weights. Opening them runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from policyopt.policies.chains import NoiseChain, cosine_betas, diffusion, flow
+from policyopt.policies.denoisers import Conditions, ImageDenoiser, PatchDenoiser, VectorDenoiser
+from policyopt.policies.denoising import CONDITION, Denoiser, Guidance
+from policyopt.policies.transitions import Averaged, Summed
+
+SPEC, WEIGHTS = "denoiser.json", "denoiser.safetensors"
+_FORMAT, _VERSION = "policyopt denoising policy", 1
+DENSITIES = {"averaged": Averaged(), "summed": Summed()}
+
+
+class DenoiserFolderError(ValueError):
+    """A folder that can not be opened as a denoising policy; says what is wrong with it and the remedy."""
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """How samples are drawn. path: a rectified flow or a diffusion model. eta: noise of every step, 0 is deterministic.
+
+    shift: of a flow's levels. times: training times of a diffusion model. density: how a step's log-density reduces
+    over dimensions. guidance: scale of classifier-free guidance, 1 without it.
+    """
+
+    path: Literal["flow", "diffusion"] = "flow"
+    steps: int = 16
+    eta: float = 0.7
+    shift: float = 1.0
+    times: int = 100
+    density: Literal["averaged", "summed"] = "averaged"
+    guidance: float = 1.0
+
+    @property
+    def time_scale(self) -> float:
+        """The largest time that the network is told."""
+        return 1.0 if self.path == "flow" else float(self.times)
+
+    def chain(self) -> NoiseChain:
+        density = DENSITIES[self.density]
+        if self.path == "flow":
+            return flow(self.steps, self.eta, self.shift, density=density)
+        return diffusion(self.steps, self.eta, cosine_betas(self.times), density=density)
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """A denoising policy as pure data. shape: (D,) of vectors or (C, H, W) of images. classes: ids it is conditioned
+    on, 0 without conditions."""
+
+    shape: tuple[int, ...]
+    body: Literal["mlp", "unet", "transformer"] = "mlp"
+    width: int = 64
+    depth: int = 3
+    classes: int = 0
+    chain: ChainSpec = ChainSpec()
+
+    def make(self, seed: int = 0) -> Denoiser:
+        """A policy of random weights, a function of the seed alone."""
+        given: dict[str, Any] = {"conditions": Conditions(self.classes), "time_scale": self.chain.time_scale}
+        given |= {"width": self.width, "seed": seed}
+        if (self.body == "mlp") != (len(self.shape) == 1):
+            raise ValueError(f"body {self.body!r} does not denoise samples of shape {self.shape}")
+        if self.body == "mlp":
+            network: Any = VectorDenoiser(self.shape[0], depth=self.depth, **given)
+        elif self.body == "unet":
+            network = ImageDenoiser(self.shape, **given)  # type: ignore[arg-type]
+        else:
+            network = PatchDenoiser(self.shape, depth=self.depth, **given)  # type: ignore[arg-type]
+        return Denoiser(network, self.chain.chain(), CONDITION, Guidance(self.chain.guidance))
+
+
+def save_denoiser(policy: Denoiser, spec: DenoiserSpec, folder: str | Path) -> None:
+    """Write the policy that `spec` made; the folder is made. Both files are whole or as they were."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    content = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(spec)}
+    temporary = folder / (WEIGHTS + ".tmp")
+    save_file(weights, temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    temporary = folder / (SPEC + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / SPEC)
+
+
+def load_denoiser(folder: str | Path, **chain: Any) -> tuple[Denoiser, DenoiserSpec]:
+    """The policy of a folder, sampled with other settings of its chain where they are given."""
+    folder = Path(folder)
+    for name in (SPEC, WEIGHTS):
+        if not (folder / name).is_file():
+            raise DenoiserFolderError(
+                f"{str(folder)!r} has no {name}; a denoising policy is a folder of {SPEC} and {WEIGHTS}, as training "
+                "writes it"
+            )
+    try:
+        content = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+        if content.pop("format") != _FORMAT or content.pop("version") != _VERSION:
+            raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
+        drawn = ChainSpec(**{**content.pop("chain"), **chain})
+        spec = DenoiserSpec(tuple(content.pop("shape")), chain=drawn, **content)
+        policy = spec.make()
+        policy.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise DenoiserFolderError(f"{str(folder)!r} can not be opened as a denoising policy: {error}") from error
+    return policy, spec

@@ -1,0 +1,1 @@
+"""Recipes that train diffusion and flow models with rewards."""

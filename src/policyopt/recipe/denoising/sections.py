@@ -1,0 +1,97 @@
+"""What a recipe for a diffusion or flow model may say."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+
+
+class ChainSection(Section):
+    """How samples are drawn: see `ChainSpec`. Of a saved policy, what is given replaces its own."""
+
+    path: Literal["flow", "diffusion"] = "flow"
+    steps: int = Field(default=16, ge=1)
+    eta: float = Field(default=0.7, ge=0)  # noise of every step; 0 is deterministic and can not be scored
+    shift: float = Field(default=1.0, gt=0)  # of a flow's levels
+    times: int = Field(default=100, ge=1)  # training times of a diffusion model
+    density: Literal["averaged", "summed"] = "averaged"  # of a step, over dimensions
+    guidance: float = Field(default=1.0, ge=0)  # scale; 1: none
+
+    @model_validator(mode="after")
+    def _used(self) -> ChainSection:
+        flow = self.path == "flow"
+        default = type(self).model_fields
+        idle = {
+            "shift": not flow and self.shift != default["shift"].default,
+            "times": flow and self.times != default["times"].default,
+        }
+        without_effect("policy.chain", idle, f"path={self.path}")
+        return self
+
+
+class NewDenoiser(Section):
+    """A denoiser made from nothing, for the samples of the tasks."""
+
+    body: Literal["auto", "mlp", "unet", "transformer"] = "auto"  # auto: mlp for points, unet for images
+    width: int = Field(default=64, ge=8)
+    depth: int = Field(default=3, ge=1)  # of mlp and transformer
+
+
+class PolicySection(Section):
+    """The policy: a folder that a run saved, or a new one."""
+
+    model: str | None = None
+    denoising: NewDenoiser | None = None
+    chain: ChainSection = ChainSection()
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PolicySection:
+        exactly_one(self, "policy", ("model", "denoising"))
+        return self
+
+
+class TasksSection(Section):
+    """Recorded samples drawn by code, and what fresh ones are paid for."""
+
+    points: Literal["eight_gaussians", "two_moons", "checkerboard"] | None = None
+    images: Literal["shapes"] | None = None
+    side: int = Field(default=8, ge=4)  # of images, in pixels
+    channels: int = Field(default=3, ge=1)
+    conditioned: bool = False  # on the mode of the points, or the first shape of an image
+    size: int = Field(default=4096, ge=16)  # recorded samples
+    reward: str | None = None  # a name, or module:function of (samples (B, D), task ids (B,)) -> (B,)
+    reward_options: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TasksSection:
+        given = exactly_one(self, "tasks", ("points", "images"))
+        fields = type(self).model_fields
+        idle = {
+            name: given == "points" and getattr(self, name) != fields[name].default for name in ("side", "channels")
+        }
+        without_effect("tasks", idle, f"tasks.{given}")
+        without_effect("tasks", {"reward_options": self.reward_options and self.reward is None}, "no tasks.reward")
+        if self.side % 2:
+            raise ValueError(f"tasks.side must be even, got {self.side}: networks halve images")
+        return self
+
+
+class EvaluationSection(Section):
+    """Fresh samples: reward, variety and likeness to the data, before the last stage and after it."""
+
+    samples: int = Field(default=1000, ge=2)
+
+
+class DenoisingRecipe(Recipe):
+    """A whole run of a denoiser."""
+
+    kind: ClassVar[str] = "denoising"
+    marks: ClassVar = {"tasks": ("points", "images"), "policy": ("denoising",)}
+
+    policy: PolicySection
+    tasks: TasksSection
+    evaluation: EvaluationSection | None = EvaluationSection()

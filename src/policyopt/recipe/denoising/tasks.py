@@ -1,0 +1,136 @@
+"""From a recipe's tasks to samples, rewards and worlds of denoising chains."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from policyopt.evaluation.samples import Data
+from policyopt.ops.random import generator
+from policyopt.policies.chains import NoiseChain
+from policyopt.recipe.base import RecipeError
+from policyopt.recipe.denoising.sections import TasksSection
+from policyopt.worlds import drawings
+from policyopt.worlds.denoising import DenoisingWorld, Reward
+
+DATA_SEED = 20_000_003  # of the recorded samples: they are a data set, the same in every run
+POINTS: Mapping[str, tuple[Callable[..., tuple[Tensor, Tensor]], int]] = {
+    "eight_gaussians": (drawings.eight_gaussians, 8),
+    "two_moons": (drawings.two_moons, 2),
+    "checkerboard": (drawings.checkerboard, 8),
+}
+
+
+def near_mode(target: int = 0, sharpness: float = 1.0) -> Reward:
+    """exp(-sharpness * squared distance to a centre of the eight Gaussians)."""
+    return drawings.near_mode(target, drawings.ring_centres(), sharpness)
+
+
+def on_mode(target: int = 0, within: float = 0.5) -> Reward:
+    """1 within a distance of a centre of the eight Gaussians."""
+    return drawings.on_mode(target, drawings.ring_centres(), within)
+
+
+def right_of(x: float = 0.0) -> Reward:
+    """1 for points right of a line."""
+    return lambda points, task: (points[:, 0] > x).to(points.dtype)
+
+
+POINT_REWARDS = {"near_mode": near_mode, "on_mode": on_mode, "right_of": right_of}
+IMAGE_REWARDS: Mapping[str, tuple[Callable[..., Tensor], float]] = {
+    "compressible": (drawings.compressed_size, -1.0),
+    "incompressible": (drawings.compressed_size, 1.0),
+    "jpeg_small": (drawings.jpeg_size, -1.0),
+    "jpeg_large": (drawings.jpeg_size, 1.0),
+    "colour_share": (drawings.colour_share, 1.0),
+    "symmetry": (drawings.symmetry, 1.0),
+    "blobs": (drawings.blobs, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Recorded samples (N, D) of a shape, and the mode (N,) of each."""
+
+    samples: Tensor
+    mode: Tensor
+    modes: int
+    shape: tuple[int, ...]
+
+    def data(self) -> Data | None:
+        """What fresh samples are compared with; for images nearness in pixels says little."""
+        return Data.of(self.samples, self.mode, self.modes) if len(self.shape) == 1 else None
+
+
+def source(section: TasksSection) -> Source:
+    rng = generator(DATA_SEED, section.points or section.images)
+    if section.points is not None:
+        draw, modes = POINTS[section.points]
+        samples, mode = draw(section.size, rng)
+        if section.points == "checkerboard":
+            mode = mode.unique(return_inverse=True)[1]
+        return Source(samples, mode, modes, (2,))
+    images, mode = drawings.draw_shapes(section.size, section.side, rng, section.channels)
+    return Source(images.flatten(1), mode, len(drawings.SHAPES), tuple(images.shape[1:]))
+
+
+def make_world(section: TasksSection, found: Source, chain: NoiseChain) -> DenoisingWorld:
+    """One task per recorded sample."""
+    return DenoisingWorld(
+        chain.std,
+        found.samples.shape[1],
+        len(found.samples),
+        reward(section, found.shape),
+        found.mode if section.conditioned else None,
+        found.samples,
+    )
+
+
+def reward(section: TasksSection, shape: tuple[int, ...]) -> Reward | None:
+    name, options = section.reward, section.reward_options
+    if name is None:
+        return None
+    known: Mapping[str, Any] = POINT_REWARDS if section.points is not None else IMAGE_REWARDS
+    if ":" in name:
+        return _imported(name, options)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(f"unknown reward {name!r}; {hint}there are {sorted(known)}, or give module:function")
+    if section.points is not None:
+        _check(known[name], name, options, skip=0)
+        return known[name](**options)
+    measure, sign = known[name]
+    _check(measure, name, options, skip=1)
+    return drawings.of_images(lambda images: measure(images, **options), shape, sign)  # type: ignore[arg-type]
+
+
+def _check(function: Callable[..., Any], name: str, options: Mapping[str, Any], skip: int) -> None:
+    taken = list(inspect.signature(function).parameters)[skip:]
+    unknown = sorted(set(options) - set(taken))
+    needed = [p.name for p in list(inspect.signature(function).parameters.values())[skip:] if p.default is p.empty]
+    missing = sorted(set(needed) - set(options))
+    if unknown or missing:
+        wrong = f"has no option {unknown}" if unknown else f"needs {missing}"
+        raise RecipeError(f"tasks.reward_options: {name} {wrong}; it has {taken}")
+
+
+def _imported(name: str, options: Mapping[str, Any]) -> Reward:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"tasks.reward={name!r} cannot be imported: {error}; write module:function") from error
+    return lambda samples, task: found(samples, task, **options)
+
+
+def colours(samples: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Flat images as (N, C, H, W), three channels or one."""
+    images = samples.unflatten(1, shape)
+    return images if shape[0] == 3 else images[:, :1].expand(-1, 3, -1, -1)
