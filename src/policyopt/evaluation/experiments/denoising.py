@@ -1,0 +1,139 @@
+"""Learning from rewards of samples: rectified flows in the plane, tuned by policy gradients over their chains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import Method, Program, Stage
+from policyopt.evaluation.experiments._common import CountingEngine, Outcome
+from policyopt.evaluation.experiments._denoising import CENTRES, eight_gaussians_flow, off_ring, sampled, share_of_modes
+from policyopt.ops.masked import masked_sum
+from policyopt.policies.chains import flow
+from policyopt.policies.transitions import Summed
+from policyopt.run import Run
+from policyopt.train import rounds as train_rounds
+from policyopt.types import Batch, Round
+from policyopt.worlds.denoising import DenoisingWorld
+from policyopt.worlds.drawings import near_mode, nearest_mode
+
+PROMPTS, SHOWN = 8, 512
+
+
+def chain_divergence(policy: Any, base: Any, batch: Batch) -> float:
+    """KL(policy || base) of the chains that the policy drew, in nats: the mean over rows of the sum over a row's
+    stochastic steps. It bounds the divergence of the finished samples from above. Deterministic steps have none."""
+    with torch.no_grad():
+        ours, theirs = (replace(model.at(batch), density=Summed()) for model in (policy, base))
+        return float(masked_sum(ours.kl(theirs), batch.own).mean())
+
+
+def network_calls(batch: Batch, limit: int) -> int:
+    """Evaluations of the network that sampling the rows took: a stem is made once per group."""
+    if "stem" not in batch.row:
+        return len(batch) * (limit - 1)
+    stems = sum(int(batch.row["stem"][batch.row["group"] == g][0]) - 1 for g in batch.row["group"].unique())
+    return stems + int((limit - batch.row["stem"].clamp(min=1)).sum())
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished run, with the base model it began at."""
+
+    policy: Any
+    base: Any
+    rows: int
+    calls: int
+    curve: tuple[float, ...]
+    world: DenoisingWorld
+
+    def samples(self, seed: int) -> Batch:
+        return sampled(self.policy, SHOWN, seed, self.world)
+
+    def notes(self, batch: Batch) -> dict[str, float]:
+        """How far the tuned model has gone."""
+        points = batch.row["_latent"]
+        return {
+            "KL(tuned || base) along the chains (nats)": chain_divergence(self.policy, self.base, batch),
+            "mean distance to the nearest mode": off_ring(points),
+            "modes with at least 2 percent of the samples": float((share_of_modes(points) >= 0.02).sum()),
+            "network calls in sampling": float(self.calls),
+        }
+
+
+def _tune(method: Method, policy: Any, world: DenoisingWorld, rounds: int, seed: int) -> Tuned:
+    """Run the real loop. Rows are finished samples."""
+    base = copy.deepcopy(policy)
+    run = Run({"policy": policy}, world, CountingEngine(), seed)
+    rows = calls = 0
+    curve = []
+    done: Round
+    for done in train_rounds(run, Program((Stage(method, rounds),))):
+        rows += len(done.judged)
+        calls += network_calls(done.judged, world.limit)
+        curve.append(done.metrics["reward"])
+    return Tuned(policy, base, rows, calls, tuple(curve), world)
+
+
+def _tuned_flow(
+    method: Method, seed: int, rounds: int, reward: Callable[..., Any], steps: int = 16, eta: float = 0.7
+) -> Tuned:
+    """The flow on eight Gaussians, sampled as an SDE."""
+    chain = flow(steps, eta)
+    return _tune(method, eight_gaussians_flow(seed, chain), DenoisingWorld(chain.std, 2, PROMPTS, reward), rounds, seed)
+
+
+def _mean_reward(done: Tuned, seed: int) -> Outcome:
+    batch = done.samples(seed)
+    value = float(done.world.grade(batch).mean())
+    return Outcome(value, value, done.rows, done.curve, "mean reward of a round's samples", done.notes(batch))
+
+
+def flow_to_one_mode(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 Gaussians on a ring of radius 2, SDE of 16 steps (eta 0.7), reward exp(-squared distance to one mode); 8
+    prompts that all mean the same.
+
+    value: mean reward of 512 samples after training.
+    """
+    return _mean_reward(_tuned_flow(method, seed, rounds, near_mode(0, CENTRES)), seed)
+
+
+def flow_to_a_detail(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 Gaussians (std 0.15), SDE of 20 steps (eta 0.7); the reward looks at the place inside the mode only, which the
+    last steps decide: exp(-|x - centre - (0.2, 0)|^2 / (2 0.15^2)).
+
+    value: mean reward of 512 samples after training.
+    """
+
+    def reward(points: Tensor, task: Tensor) -> Tensor:
+        inside = points - CENTRES[nearest_mode(points, CENTRES)[0]]
+        return (-((inside - inside.new_tensor([0.2, 0.0])) ** 2).sum(1) / (2 * 0.15**2)).exp()
+
+    return _mean_reward(_tuned_flow(method, seed, rounds, reward, 20), seed)
+
+
+def two_rewards(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 Gaussians, SDE of 16 steps (eta 0.3); "first" = 100 exp(-(x - 2^0.5)^2) and "second" = exp(-(y - 2^0.5)^2): only
+    the mode at 45 degrees has both.
+
+    value: the smaller of the means of first / 100 and of second over 512 samples after training.
+    """
+
+    def near(points: Tensor) -> Tensor:
+        return (-((points - 2**0.5) ** 2)).exp()
+
+    def rewards(points: Tensor, task: Tensor) -> dict[str, Tensor]:
+        right, up = near(points).unbind(1)
+        return {"first": 100 * right, "second": up}
+
+    done = _tuned_flow(method, seed, rounds, rewards, eta=0.3)
+    batch = done.samples(seed)
+    right, up = near(batch.row["_latent"]).mean(0).tolist()
+    notes = {"mean of the large reward / 100": right, "mean of the small reward": up, **done.notes(batch)}
+    curve = done.curve
+    return Outcome(min(right, up), min(right, up), done.rows, curve, "sum of a round's rewards", notes)
