@@ -25,8 +25,8 @@ b2_diffurl = Method(
         paper="arXiv 2503.11240",
         equation="section 4.1 (backward progressive training), section 4.2 (branch-based sampling)",
         mechanism="At first only the last steps of a chain are trained, then ever earlier ones, so that each is "
-        "learned when what follows it is already good. Branches differ in trained steps alone, so a difference in reward "
-        "is theirs. Of a branch group only a clear best and a clear worst are kept.",
+        "learned when what follows it is already good. Branches differ in trained steps alone, so a difference in "
+        "reward is theirs. Of a branch group only a clear best and a clear worst are kept.",
         departures="Settings of the released script. The clip to -5..5 comes before rows are compared, so only rows "
         "beyond it tie. instantiation: the last H rounds are those in which the prompt came up.",
         when_to_use="Rewards that few samples get, decided late in the chain.",

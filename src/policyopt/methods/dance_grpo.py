@@ -32,8 +32,8 @@ dance_grpo = Method(
         "prompt begin with the same noise, only a random part of the steps is trained, and the advantages of several "
         "rewards are added, not the rewards. No KL term.",
         departures="The clip range belongs to the density averaged over dimensions (1e-4 for an image's latent, 0.1 "
-        "for the plane). Which of several rewards there are is the world's: `dance_grpo.with_heads` adds a term per reward "
-        "and, if asked, trains on the best and worst of a group only.",
+        "for the plane). Which of several rewards there are is the world's: `dance_grpo.with_heads` adds a term per "
+        "reward and, if asked, trains on the best and worst of a group only.",
         when_to_use="A diffusion or flow model and one or several rewards of its samples.",
         seed=239,
         nearest="ddpo",

@@ -25,10 +25,11 @@ ddpo = Method(
         paper="arXiv 2305.13301",
         equation="eq. 5 (DDPO_IS), eq. 4 (DDPO_SF, variant ddpo:ddpo_sf), section 4.3 (rewards by prompt)",
         mechanism="Every denoising step is an action with an exact Gaussian density and the reward comes with the "
-        "sample, so PPO's clipped surrogate applies to the chain. Rewards are standardised by those of the same prompt.",
+        "sample, so PPO's clipped surrogate applies to the chain. Rewards are standardised by those of the same "
+        "prompt.",
         departures="The density is averaged over dimensions, as in the released code, so a clip range c bounds the "
-        "joint ratio by (1 + c)^D: 1e-4 belongs to latents of thousands of numbers, 0.1 to the plane. The history of a "
-        "prompt is counted in rounds it came up in (the code: 16 rewards). No draw of the initial noise is trained. "
+        "joint ratio by (1 + c)^D: 1e-4 belongs to latents of thousands of numbers, 0.1 to the plane. The history of "
+        "a prompt is counted in rounds it came up in (the code: 16 rewards). No draw of the initial noise is trained. "
         "instantiation: 32 prompts a round, 8 samples each.",
         when_to_use="A diffusion or flow model and a reward of its samples; the plainest of the policy gradients.",
         nearest="ppo",

@@ -118,8 +118,8 @@ def flow_to_a_detail(method: Method, seed: int, rounds: int) -> Outcome:
 
 
 def two_rewards(method: Method, seed: int, rounds: int) -> Outcome:
-    """8 Gaussians, SDE of 16 steps (eta 0.3); "first" = 100 exp(-(x - 2^0.5)^2) and "second" = exp(-(y - 2^0.5)^2): only
-    the mode at 45 degrees has both.
+    """8 Gaussians, SDE of 16 steps (eta 0.3); "first" = 100 exp(-(x - 2^0.5)^2) and "second" = exp(-(y - 2^0.5)^2):
+    only the mode at 45 degrees has both.
 
     value: the smaller of the means of first / 100 and of second over 512 samples after training.
     """
