@@ -13,6 +13,8 @@ after every `world.append` the generator puts there what `advance` said before i
     batch = carried(batch, world.append(batch, step, ...), moved, live)
 
 A row that goes on from an earlier fragment starts with that fragment's `_memory` row column instead of `begin`'s.
+Gradients run through the steps of a row and not through its stored first memory: updates on single steps
+(`Batch.flat`) train a recurrent policy without them, updates on rows with them.
 """
 
 from __future__ import annotations
@@ -132,8 +134,8 @@ class Actor(nn.Module):
         features = self._states(batch, following=following)
         level = batch.row.get(EXPLORATION)
         dist = self.distribution_of(self.out(features), None if level is None else level[:, None])
-        heat = batch.row["temperature"].to(self.out.weight.dtype)
-        if bool(((heat != 1) & (heat != 0)).any()):
+        if batch.heat not in (0.0, 1.0):
+            heat = batch.row["temperature"].to(self.out.weight.dtype)
             dist = dist.tempered(torch.where(heat == 0, 1.0, heat)[:, None].expand(-1, batch.steps))
         return dist
 
