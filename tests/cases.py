@@ -109,6 +109,8 @@ def by_row(low: float, high: float, *, geometric: bool) -> Callable:
         slope = torch.zeros(len(batch), batch.steps, dtype=torch.float64)
         for b in range(len(batch)):
             steps = [t for t in range(batch.steps) if batch.trained[b, t]]
+            if not steps:
+                continue
             policy, old = ([_table(tables, m)[b][t] for t in steps] for m in ("policy", "old"))
             a = sum(batch.step["advantage"][b, t].item() for t in steps) / len(steps)
             value[b], slopes = loops.sequence_surrogate(policy, old, a, low, high, geometric=geometric)

@@ -1,0 +1,225 @@
+"""A small real policy of every kind, its world, rows that it wrote there, and what the loops say of a part on them.
+
+Nothing here is of one part: a kind is a policy, relatives of it (old, reference, teacher ...), a critic and rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+import loops
+from cases import AVERAGES, Case
+from policyopt.compose import Role
+from policyopt.engines.plain import generate
+from policyopt.ops.random import generator, new_keys
+from policyopt.policies.bodies import MLP
+from policyopt.policies.chains import flow
+from policyopt.policies.checkpoint import new_language
+from policyopt.policies.control import new_actor
+from policyopt.policies.denoisers import Conditions, VectorDenoiser
+from policyopt.policies.denoising import Denoiser
+from policyopt.policies.tabular import Table
+from policyopt.types import Batch, Categorical, Tasks
+from policyopt.worlds.denoising import DenoisingWorld
+from policyopt.worlds.points import RoundDisc
+from policyopt.worlds.tables import gridworld
+from policyopt.worlds.tokens import TokenWorld
+from support import numbers
+
+KINDS = ("language", "control", "denoising", "tabular")
+RELATIVES = {"policy": 0.0, "old": 0.05, "proximal": 0.08, "reference": 0.2, "teacher": 0.3}
+"""Models of the policy's kind, and how far their parameters are from the policy's."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """name; models: RELATIVES and "critic"; world; rows: what the policy wrote there, with every column a part may
+    read (random numbers) and some steps not trained on."""
+
+    name: str
+    models: dict[str, nn.Module]
+    world: Any
+    rows: Batch
+
+
+# -- policies and worlds -------------------------------------------------------------------------------------------
+def language() -> tuple[nn.Module, Any]:
+    policy = new_language(11, "llama", hidden_size=16, layers=1, heads=2, seed=3, dtype=torch.float64)
+    prompts = [[3], [5, 1, 7, 2], [4, 4], [9, 10, 6]]
+    return policy, TokenWorld(prompts, eos=0, limit=8, decode=str, judge=lambda texts, tasks: [1.0] * len(texts))
+
+
+def control() -> tuple[nn.Module, Any]:
+    box = (spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-1.0, 1.0, (2,), np.float32))
+    return new_actor(*box, head="gaussian", body=MLP((8,)), seed=2), RoundDisc(limit=6, near=1.5, speed=1.5, size=4)
+
+
+def denoising() -> tuple[nn.Module, Any]:
+    policy = Denoiser(VectorDenoiser(3, Conditions(classes=4), width=8, depth=2, seed=1), flow(4, eta=0.7))
+    conditions = torch.arange(4)
+    return policy, DenoisingWorld(policy.chain.std, 3, 4, lambda x, task: x.sum(1), conditions)
+
+
+def tabular() -> tuple[nn.Module, Any]:
+    world = replace(gridworld(["S.G", ".#X", "S.."], 0.2, horizon=7), cut=True)
+    return Table(torch.zeros(world.states, 4)), world
+
+
+MAKE: dict[str, Callable[[], tuple[nn.Module, Any]]] = {f.__name__: f for f in (language, control, denoising, tabular)}
+
+
+def moved(model: nn.Module, scale: float, seed: int) -> nn.Module:
+    """A copy with normal noise on its parameters."""
+    twin, rng = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
+    return twin
+
+
+@cache
+def kind(name: str) -> Kind:
+    """Made once, in float64; nobody may change its models."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        fresh, world = MAKE[name]()
+        policy: Any = moved(fresh, 0.4, 1)
+        models = {role: moved(policy, scale, 10 + n) for n, (role, scale) in enumerate(RELATIVES.items())}
+        models["critic"] = moved(policy.make_critic(torch.Generator().manual_seed(0)), 0.3, 30)
+        return Kind(name, models, world, written(name, policy, world))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def written(name: str, policy: Any, world: Any) -> Batch:
+    """Eight rows of two attempts at each of four tasks, in interleaved groups, with columns for every part."""
+    ids = torch.arange(8) % world.size
+    tasks = world.tasks(ids)
+    tasks = Tasks(ids, {**tasks.row, "group": 20 - 3 * (torch.arange(8) % 4)})
+    with torch.no_grad():
+        rows = generate(policy, world, world.start(tasks), new_keys(8, generator(name, 3)), 1.0, 0)
+    count, width, index = len(rows), rows.steps, torch.arange(8)
+    steps = {
+        "reward": torch.where(rows.own, numbers(count, width, seed=2), 0.0),
+        "advantage": numbers(count, width, seed=3),
+        "return": numbers(count, width, seed=4),
+        "value": numbers(count, width, seed=5),
+    }
+    # Every fifth step is not trained on, and all but one step of a row.
+    skipped = (torch.arange(count * width).view(count, width) % 5 == 3) | (
+        (index == 6)[:, None] & (torch.arange(width) != 2)
+    )
+    steps["train"] = rows.step["train"] & ~skipped
+    pairs = {"pair": index % 4, "rank": index // 4, "_row": index, "scored": index != 5}
+    return rows.with_rows(pairs).with_steps(steps).with_steps({"train": steps["train"] & (index != 5)[:, None]})
+
+
+# -- what the loops say --------------------------------------------------------------------------------------------
+def gaussian_kl(m: list[float], s: list[float], n: list[float], t: list[float]) -> tuple[float, Any, Any]:
+    """KL(N(m, s) || N(n, t)) over dimensions, and its derivatives by m and s."""
+    value = sum(
+        math.log(b / a) + (a * a + (x - y) ** 2) / (2 * b * b) - 0.5 for x, a, y, b in zip(m, s, n, t, strict=True)
+    )
+    by_m = [(x - y) / b**2 for x, y, b in zip(m, n, t, strict=True)]
+    return value, by_m, [a / b**2 - 1 / a for a, b in zip(s, t, strict=True)]
+
+
+def gaussian_entropy(m: list[float], s: list[float]) -> tuple[float, Any, Any]:
+    value = sum(0.5 * math.log(2 * math.pi * math.e * a * a) for a in s)
+    return value, [0.0] * len(m), [1 / a for a in s]
+
+
+GAUSSIAN: dict[str, tuple[Callable[..., Any], str]] = {
+    "exact_kl": (gaussian_kl, "reference"),
+    "full_reverse_kl": (gaussian_kl, "teacher"),
+    "entropy": (gaussian_entropy, ""),
+}
+"""Losses of whole distributions that have a closed form for normal steps, and the other role."""
+
+
+def scored(case: Case, of: Kind) -> dict[str, Any]:
+    """Scores of every role on the rows, with gradient where the trained model is asked."""
+    found = {}
+    for role, wanted in {"policy": Role(grad=True), **case.roles}.items():
+        model: Any = of.models[wanted.model]
+        with torch.set_grad_enabled(role == "policy"):
+            found[role] = model.score(of.rows, None, full=case.full)
+    return found
+
+
+def by_loops(key: str, case: Case, of: Kind, average: str) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradient by the parameters of the trained model: the loops say value and derivative by what a step is
+    scored with (log-probability, distribution or value), the model itself turns that into parameters."""
+    rows = of.rows
+    weights = scale(case, rows, average)
+    parameters = [p for p in of.models[case.trains].parameters() if p.requires_grad]
+    if case.trains != "policy":
+        critic: Any = of.models[case.trains]
+        seen = critic.value(rows)[:, :-1]
+        value, slope = case.reference(rows, {case.trains: seen.detach()})
+        return (weights * value).sum(), gradient([seen], [weights * slope], parameters)
+    scores = scored(case, of)
+    dist = scores["policy"].dist if case.full else None
+    if dist is not None and not isinstance(dist, Categorical):
+        return of_normals(key, scores, rows, weights, parameters)
+    tables = {role: (s.dist.logp if case.full else s.logp).detach() for role, s in scores.items()}
+    value, slope = case.reference(rows, tables)
+    spread = weights if case.unit != "pair" else of_pairs(rows, weights)
+    while spread.dim() < slope.dim():
+        spread = spread[..., None]
+    through = dist.logp if dist is not None else scores["policy"].logp
+    return (weights * value).sum(), gradient([through], [spread * slope], parameters)
+
+
+def of_normals(
+    key: str, scores: dict[str, Any], rows: Batch, weights: Tensor, parameters: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    formula, other = GAUSSIAN[key]
+    ours, theirs = scores["policy"].dist, scores[other].dist if other else None
+    by_mean, by_std = torch.zeros_like(ours.mean), torch.zeros_like(ours.std)
+    # Densities of denoising steps are averaged over dimensions, those of actions are summed.
+    share = 1 / ours.mean.shape[-1] if hasattr(ours, "density") else 1.0
+    total = 0.0
+    for b, t in rows.trained.nonzero().tolist():
+        inputs = [ours.mean[b, t].tolist(), ours.std[b, t].tolist()]
+        inputs += [theirs.mean[b, t].tolist(), theirs.std[b, t].tolist()] if theirs is not None else []
+        value, mean, std = formula(*inputs)
+        weight = share * float(weights[b, t])
+        total += weight * value
+        by_mean[b, t], by_std[b, t] = weight * torch.tensor(mean), weight * torch.tensor(std)
+    found = [(ours.mean, by_mean), (ours.std, by_std)]
+    found = [(through, slope) for through, slope in found if through.requires_grad]
+    return torch.tensor(total), gradient([f for f, _ in found], [s for _, s in found], parameters)
+
+
+def scale(case: Case, rows: Batch, average: str) -> Tensor:
+    """The weights of the loops' average times the case's term weight of 0.7."""
+    if case.unit == "step":
+        return 0.7 * torch.tensor(AVERAGES[average][1](rows.trained.tolist()))
+    trained = rows.trained.any(1)
+    if case.unit == "pair":
+        both = [all(bool(trained[i]) for i in range(8) if rows.row["pair"][i] == p) for p in rows.row["pair"]]
+        trained = (rows.row["rank"] == 0) & torch.tensor(both)
+    return 0.7 * torch.tensor(loops.row_mean(trained.tolist()))
+
+
+def of_pairs(rows: Batch, weights: Tensor) -> Tensor:
+    """The weight of a pair, which stands on its chosen row, on both."""
+    pair, rank = rows.row["pair"], rows.row["rank"]
+    return torch.stack([weights[(pair == p) & (rank == 0)][0] for p in pair])
+
+
+def gradient(outputs: list[Tensor], slopes: list[Tensor], parameters: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(outputs, parameters, slopes, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
