@@ -93,8 +93,9 @@ class Loss(Part, ABC):
         belong here. Every micro-batch gets its rows of them."""
         return batch
 
-    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
-        """Diagnostics in the loss's shape; they are averaged over the units the term counts."""
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Diagnostics in the loss's shape; they are averaged over the units the term counts, or those of them that a
+        mask beside the values selects."""
         return {}
 
 

@@ -118,7 +118,9 @@ def _micro_loss(ctx: Any, batch: Batch, rows: Tensor | slice, planned: Sequence[
         with torch.no_grad():
             ctx.meter.add(f"loss/{item.term.name}", counted.detach(), 0)
             for name, watched in item.term.loss.watch(seen, full).items():
-                ctx.meter.add(f"{item.term.name}/{name}", select(mask, watched.detach()).sum(), mask.sum())
+                values, some = watched if isinstance(watched, tuple) else (watched, mask)
+                counts = mask & some
+                ctx.meter.add(f"{item.term.name}/{name}", select(counts, values.detach()).sum(), counts.sum())
     return loss
 
 
@@ -137,6 +139,8 @@ class Gradients(Part, ABC):
     Euclidean norm, per model. every: a model's step is taken at every n-th update only (delayed policies).
     after_step: called with the run's context after every update (averages of weights). stop: (seen, batch) -> bool
     before an update; if it holds, the rest of the round's updates is left out.
+    execution: "recorded" replays the operations of the first update (the same numbers, less overhead: it pays for small
+    models); "compiled" has torch compile them (numbers differ by rounding; needs a C++ compiler, takes some seconds).
     """
 
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
@@ -145,6 +149,7 @@ class Gradients(Part, ABC):
     every: Mapping[str, int] = field(default_factory=dict)
     after_step: tuple[Callable[..., None], ...] = ()
     stop: Any = None
+    execution: Literal["eager", "recorded", "compiled"] = "eager"
 
     honours_limits = False
 
@@ -167,19 +172,29 @@ class Gradients(Part, ABC):
         return ("micro_rows",)
 
     @abstractmethod
-    def batches(self, ctx: Any, batch: Batch) -> Iterable[Batch]:
-        """What each update is computed on."""
+    def batches(self, ctx: Any, batch: Batch) -> Iterable[tuple[Batch, Tensor | None]]:
+        """What each update is computed on: rows of a batch by number, None for all."""
 
     def __call__(self, ctx: Any, batch: Batch) -> None:
-        for part in self.batches(ctx, batch):
-            if self.stop is not None and self.stop(SeenBatch(ctx, part), part):
-                return
-            self.update(ctx, part)
+        for whole, rows in self.batches(ctx, batch):
+            if self.stop is not None:
+                part = whole if rows is None else whole[rows]
+                if self.stop(SeenBatch(ctx, part), part):
+                    return
+            self.update(ctx, whole, rows)
 
-    def update(self, ctx: Any, batch: Batch) -> None:
+    def update(self, ctx: Any, batch: Batch, rows: Tensor | None = None) -> None:
+        """One step of every model whose turn it is."""
+        part = None
         for model in self.optimizers:
-            if (ctx.updates + 1) % self.every.get(model, 1) == 0:
-                self.step(ctx, batch, model)
+            if (ctx.updates + 1) % self.every.get(model, 1):
+                continue
+            if self.execution != "eager":
+                self.replay(ctx, batch, rows, model)
+                continue
+            if part is None:
+                part = batch if rows is None else batch[rows]
+            self.step(ctx, part, model)
         ctx.count_update()
         for hook in self.after_step:
             hook(ctx)
@@ -187,23 +202,45 @@ class Gradients(Part, ABC):
     def step(self, ctx: Any, batch: Batch, model: str) -> None:
         """One optimiser step of one model."""
         terms = [term for term in ctx.stage.terms if term.trains == model]
-        spec = self.optimizers[model]
-        optimizer = ctx.optimizer(model, spec)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for group in optimizer.param_groups:
-            group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
+        optimizer = ctx.optimizer(model, self.optimizers[model])
+        parameters = parameters_of(optimizer)
         for parameter in parameters:
             parameter.grad = None
         for loss in losses(ctx, batch, terms, self.micro_rows):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
-        for term in terms:
-            ctx.meter.add(f"loss/{term.name}", 0.0, 1)
+        self.apply(ctx, model, optimizer)
+
+    def replay(self, ctx: Any, batch: Batch, rows: Tensor | None, model: str) -> None:
+        """The same, by the operations that the first such step recorded."""
+        if self.micro_rows is not None:
+            raise CompositionError(f"execution={self.execution!r} takes a minibatch at once; set micro_rows to none")
+        terms = [term for term in ctx.stage.terms if term.trains == model]
+        optimizer = ctx.optimizer(model, self.optimizers[model])
+        parameters = parameters_of(optimizer)
+
+        def loss(recorded: Any, part: Batch) -> Tensor:
+            return sum(losses(recorded, part, terms), torch.zeros(()))
+
+        recordings = ctx.recordings(model)
+        gradients = recordings.gradients(ctx, loss, parameters, batch, rows, compiled=self.execution == "compiled")
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.apply(ctx, model, optimizer)
+
+    def apply(self, ctx: Any, model: str, optimizer: torch.optim.Optimizer) -> None:
+        """Move a model by the gradients that its parameters hold, within the bound on their norm."""
+        terms, spec = [term.name for term in ctx.stage.terms if term.trains == model], self.optimizers[model]
+        for group in optimizer.param_groups:
+            group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
+        for name in terms:
+            ctx.meter.add(f"loss/{name}", 0.0, 1)
+        parameters = parameters_of(optimizer)
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = total_norm(gradients)
         if not math.isfinite(norm):
             raise NonFiniteGradientError(
-                f"the gradient of {model!r} is {norm} in round {ctx.step} (terms {[t.name for t in terms]}); "
+                f"the gradient of {model!r} is {norm} in round {ctx.step} (terms {terms}); "
                 "the model was left as it was. Lower the learning rate or look at the rewards of this round"
             )
         if self.clip_norm is not None and norm > self.clip_norm:
@@ -213,6 +250,10 @@ class Gradients(Part, ABC):
         optimizer.step()
         for parameter in parameters:
             parameter.grad = None
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True)
@@ -228,7 +269,7 @@ class GradientSteps(Gradients):
     def _counts(self) -> tuple[str, ...]:
         return ("micro_rows", "epochs", "minibatches")
 
-    def batches(self, ctx: Any, batch: Batch) -> Iterator[Batch]:
+    def batches(self, ctx: Any, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         couples = couples_of(ctx.stage.terms)
         if self.unit == "step":
             batch = batch.flat()
@@ -236,4 +277,4 @@ class GradientSteps(Gradients):
         for _ in range(self.epochs):
             shuffle = ctx.rng("minibatches") if self.minibatches > 1 else None
             for rows in split(batch, self.minibatches, couples, shuffle):
-                yield batch if self.minibatches == 1 else batch[rows]
+                yield batch, None if self.minibatches == 1 else rows

@@ -33,6 +33,9 @@ class Trainable:
         return torch.cat([torch.tensor([self.prior]), random])
 
 
+EVERY_STOCHASTIC = Trainable()
+
+
 @dataclass(frozen=True)
 class DenoisingWorld:
     """`size` tasks (prompts). A row is one chain: step 0 draws the initial noise, steps 1..K are the transitions.
@@ -50,7 +53,7 @@ class DenoisingWorld:
     reward: Reward | None = None
     conditions: Tensor | None = None
     samples: Tensor | None = None
-    trainable: Trainable = Trainable()
+    trainable: Trainable = EVERY_STOCHASTIC
 
     def __post_init__(self) -> None:
         for name, column in (("conditions", self.conditions), ("samples", self.samples)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from policyopt.types import Batch, Finish, StepKind, Tasks
-from policyopt.worlds.denoising import Trainable
+from policyopt.worlds.denoising import EVERY_STOCHASTIC, Trainable
 
 OWN_STEP_COLUMNS = ("_latent", "_next", "_clock", "clock_denoise", "clock_environment")
 
@@ -42,7 +42,7 @@ class TwoClockWorld:
     std: Tensor
     dims: int
     chunk: int = 1
-    trainable: Trainable = Trainable()
+    trainable: Trainable = EVERY_STOCHASTIC
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.dims % self.chunk:
@@ -64,7 +64,7 @@ class TwoClockWorld:
         batch = self.inner.start(tasks)
         latent = torch.zeros(len(batch), self.dims, device=batch.device)
         clock = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
-        steps = {name: clock[:, None][:, :0] for name in OWN_STEP_COLUMNS}
+        steps = dict.fromkeys(OWN_STEP_COLUMNS, clock[:, None][:, :0])
         steps |= {"_latent": latent[:, None][:, :0], "_next": latent[:, None][:, :0]}
         kept = {name: column for name, column in batch.step.items() if name != "_action"}
         return Batch({**batch.row, "_latent": latent, "_clock": clock, "_moves": clock}, {**kept, **steps})
