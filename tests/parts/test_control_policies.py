@@ -189,6 +189,27 @@ def test_memory_matters_and_fragments_go_on_from_it() -> None:
     assert float((policy.score(forgetful).logp - whole[:, 2:]).abs().max().detach()) > 1e-3
 
 
+def test_memory_learns_what_was_seen_at_the_start() -> None:
+    """The last action must tell the sign of the first observation, which is not to be seen any more: a recurrent
+    policy learns it from whole rows, one without memory can not."""
+    found = {}
+    for body in ("gru", "mlp"):
+        policy = actor("categorical", body)
+        batch = rollout(policy, (4,) * 32)
+        first = batch.step["_obs"][:, :1, :1]
+        seen = torch.cat([first.sign().expand(-1, -1, 5), torch.zeros(32, 3, 5)], 1)
+        batch = batch.with_steps({"_obs": seen, "_action": (seen[:, :1, 0] > 0).long().expand(-1, 4)})
+        optimizer = torch.optim.Adam(policy.parameters(), 0.03)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = -policy.score(batch).logp[:, 3].mean()
+            loss.backward()
+            optimizer.step()
+        found[body] = float(-policy.score(batch).logp[:, 3].mean().detach())
+    assert found["gru"] < 0.05
+    assert found["mlp"] > 0.5
+
+
 def test_policies_without_memory_add_no_columns() -> None:
     policy = actor("gaussian", "mlp")
     batch = rollout(policy)
