@@ -55,6 +55,9 @@ def build(recipe: Recipe) -> Built:
         for method, stage, section in zip(methods, recipe.stages, sections, strict=True):
             name = names[repr(section)]
             subject.check(method, worlds[name])
+            other, seen = subject.view(method, worlds[name])
+            name += other
+            worlds[name] = seen
             stages.append(Stage(replace(subject.adapt(method), world=name), stage.steps))
         run = Run(subject.models, worlds["world"], subject.engine, recipe.seed, worlds)
         return Built(recipe, run, Program(tuple(stages)), subject, opened.pop_all())

@@ -50,6 +50,10 @@ class Subject(ABC):
     def check(self, method: Method, world: Any) -> None:
         """RecipeError: the tasks lack what the method learns from."""
 
+    def view(self, method: Method, world: Any) -> tuple[str, Any]:
+        """The world of a section of tasks as the method sees it, and what tells it from the others of the section."""
+        return "", world
+
     def adapt(self, method: Method) -> Method:
         """The method with what this policy adds to every one."""
         return method

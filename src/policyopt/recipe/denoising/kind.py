@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from policyopt.compose import Method, Nothing, frozen
 from policyopt.engines.plain import generate
@@ -18,7 +18,7 @@ from policyopt.policies.denoising import Denoiser
 from policyopt.policies.denoising_checkpoint import SPEC, ChainSpec, DenoiserSpec, load_denoiser, save_denoiser
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.denoising.sections import DenoisingRecipe, EvaluationSection, PolicySection, TasksSection
-from policyopt.recipe.denoising.tasks import Source, colours, make_world, source
+from policyopt.recipe.denoising.tasks import Source, colours, make_world, recorded, source
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
 from policyopt.types import Round
 from policyopt.worlds.denoising import DenoisingWorld
@@ -33,6 +33,7 @@ class DenoisingSubject(Subject):
 
     models: Mapping[str, nn.Module]
     worlds: Sequence[DenoisingWorld]
+    recorded: Sequence[DenoisingWorld]
     engine: Any
     spec: DenoiserSpec
     held_out: DenoisingWorld
@@ -44,6 +45,12 @@ class DenoisingSubject(Subject):
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
         if type(method.sampling).__name__ == "RecordedPairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
+
+    def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld]:
+        """Methods that sample are given prompts; those that regress, the recorded samples."""
+        if type(method.sampling).__name__ != "Recorded":
+            return "", world
+        return ", recorded", self.recorded[next(i for i, one in enumerate(self.worlds) if one is world)]
 
     def measure(self) -> Evaluation | None:
         if self.evaluation is None:
@@ -97,10 +104,11 @@ class DenoisingKind:
         models = {"policy": policy.to(device)}
         models |= {name: frozen(load_denoiser(path)[0]).to(device) for name, path in recipe.models.items()}
         worlds = [world_of(section, spec, policy, device) for section in tasks]
+        data = [recorded(world, source(section)) for section, world in zip(tasks, worlds, strict=True)]
         held_out = world_of(recipe.tasks, spec, policy, device)
         if recipe.evaluation is not None and held_out.reward is None and found.data() is None:
             raise RecipeError("nothing can be measured of images without a reward; set tasks.reward or evaluation=null")
-        return DenoisingSubject(models, worlds, generate, spec, held_out, found, recipe.evaluation)
+        return DenoisingSubject(models, worlds, data, generate, spec, held_out, found, recipe.evaluation)
 
     def evaluate(self, model: str, recipe: DenoisingRecipe | None, asked: Asked) -> Evaluation:
         if asked.samples is not None or asked.changes:
@@ -110,7 +118,7 @@ class DenoisingKind:
         given = recipe.policy.chain.model_dump(exclude_unset=True)
         policy, spec = load_denoiser(model, **given)
         found = source(recipe.tasks)
-        world = world_of(recipe.tasks, spec, policy, None)
+        world = world_of(recipe.tasks, spec, policy, "cpu")
         count = asked.count or (recipe.evaluation or EvaluationSection()).samples
         return measured(policy, world, generate, count, found.data())
 
@@ -146,14 +154,4 @@ def world_of(section: TasksSection, spec: DenoiserSpec, policy: Denoiser, device
             f"the policy makes samples of shape {spec.shape} from {spec.classes} conditions; these tasks have shape "
             f"{found.shape} and {classes}. Use the tasks it was made for, or a new policy (policy.denoising)"
         )
-    world = make_world(section, found, policy.chain)
-    return world if device is None else on_device(world, device)
-
-
-def on_device(world: DenoisingWorld, device: Any) -> DenoisingWorld:
-    """The world with its columns where the policy is."""
-
-    def moved(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(device)
-
-    return replace(world, conditions=moved(world.conditions), samples=moved(world.samples))
+    return make_world(section, found, policy.chain, device)

@@ -6,9 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from policyopt.evaluation.samples import Data
@@ -80,16 +81,18 @@ def source(section: TasksSection) -> Source:
     return Source(images.flatten(1), mode, len(drawings.SHAPES), tuple(images.shape[1:]))
 
 
-def make_world(section: TasksSection, found: Source, chain: NoiseChain) -> DenoisingWorld:
-    """One task per recorded sample."""
-    return DenoisingWorld(
-        chain.std,
-        found.samples.shape[1],
-        len(found.samples),
-        reward(section, found.shape),
-        found.mode if section.conditioned else None,
-        found.samples,
-    )
+def make_world(section: TasksSection, found: Source, chain: NoiseChain, device: Any) -> DenoisingWorld:
+    """One task per prompt: a condition, or the only one."""
+    prompts = torch.arange(found.modes, device=device) if section.conditioned else None
+    size = found.modes if section.conditioned else 1
+    return DenoisingWorld(chain.std, found.samples.shape[1], size, reward(section, found.shape), prompts)
+
+
+def recorded(world: DenoisingWorld, found: Source) -> DenoisingWorld:
+    """The same world with one task per recorded sample."""
+    prompts = world.conditions
+    given = None if prompts is None else found.mode.to(prompts.device)
+    return replace(world, size=len(found.samples), conditions=given, samples=found.samples)
 
 
 def reward(section: TasksSection, shape: tuple[int, ...]) -> Reward | None:
