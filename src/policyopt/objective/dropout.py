@@ -78,6 +78,9 @@ class SurrogateDropout(Loss):
         return batch.with_steps(columns)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        if KEPT not in batch.step:  # asked apart from an optimiser step: the batch is all there is
+            with torch.no_grad():
+                batch = self.plan(seen, batch)
         return select(kept_steps(seen, batch), self._surrogate(seen, batch))
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
