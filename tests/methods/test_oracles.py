@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from policyopt import methods
-from policyopt.compose import Method, Program, Stage
+from policyopt.compose import Chain, Method, Program, Stage
 from policyopt.credit.groups import GroupCentred, GroupStandardised
-from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
+from policyopt.credit.running import RunningStandardised
 from policyopt.engines.plain import generate
 from policyopt.methods import keys, load
+from policyopt.objective.dropout import SurrogateDropout
 from policyopt.objective.preference import PairLogistic
 from policyopt.objective.supervised import FullReverseKL, NegativeLogLikelihood, SampledReverseKL
 from policyopt.objective.surrogates import GeometricSequenceSurrogate
-from policyopt.options import override
+from policyopt.options import options, override
 from policyopt.policies.tabular import Table, TableCritic, TableQ
 from policyopt.run import Run, StageContext
 from policyopt.seen import collect_roles
@@ -77,12 +79,23 @@ def why_no_gradient(method: Method) -> str:
 
 
 def settled(method: Method) -> Method:
-    """Without what would make the expectation over the enumerated batch another one than over sampled batches:
-    whitening over the batch (its mean is a baseline, its deviation a scale), and what runs before a round."""
-    made = replace(method, before=())
-    if isinstance(made.credit, GeneralisedAdvantage):
-        made = replace(made, credit=replace(made.credit, whitened=False))
-    return made
+    """Without what makes the first gradient another one than that of the return, by design: advantages scaled by
+    moments of the batch (their mean is a baseline, their deviation a scale), discounts (the exact gradient would count
+    later states less), steps that are dropped, and what runs before a round."""
+    objective = tuple(replace(term, loss=undropped(term.loss)) for term in method.objective)
+    return replace(method, before=(), credit=plain(method.credit), objective=objective)
+
+
+def plain(credit: Any) -> Any:
+    if isinstance(credit, Chain):
+        return Chain(tuple(plain(part) for part in credit.parts if not isinstance(part, RunningStandardised)))
+    if isinstance(credit, GeneralisedAdvantage):
+        return replace(credit, gamma=1.0, whitened=False)
+    return replace(credit, gamma=1.0) if isinstance(credit, ReturnToGo) else credit
+
+
+def undropped(loss: Any) -> Any:
+    return replace(loss, share=0.0) if isinstance(loss, SurrogateDropout) else loss
 
 
 def standard_scale(p: Tensor, size: int, epsilon: float) -> Tensor:
@@ -230,7 +243,8 @@ def course(method: Method) -> Course:
 
 def prepared(method: Method) -> Method:
     """Small rounds and learning rates for a table."""
-    changes: dict[str, Any] = {f"update.optimizers.{n}.learning_rate": 0.1 for n in method.update.optimizers}
+    rates = [o.key for o in options(method) if o.path[-1] == "learning_rate" and "optimizers" in o.path]
+    changes: dict[str, Any] = dict.fromkeys(rates, 0.1)
     changes["selection.count"] = 8 if hasattr(method.sampling, "size") else 64
     if hasattr(method.sampling, "size"):
         changes["sampling.size"] = 8
