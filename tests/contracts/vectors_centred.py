@@ -8,8 +8,8 @@ from vector_losses import step_case
 
 
 def centred(logits, old, advantage, step, low, high, scale):
-    """-min(r A, clip(r) A), r = exp(scale (log p - log q + sum_v q (log q - log p))); d log r / d logit_v = scale (1[v =
-    step] - q_v)."""
+    """-min(r A, clip(r) A), r = exp(scale (log p - log q + sum_v q (log q - log p))); d log r / d logit_v = scale (1[v
+    = step] - q_v)."""
     new, before = ref.log_softmax(logits), ref.log_softmax(old)
     divergence = sum(ref.exp(q) * (q - p) for p, q in zip(new, before, strict=True))
     ratio = ref.exp(scale * (new[step] - before[step] + divergence))
