@@ -12,7 +12,7 @@ from policyopt.ops.random import uniforms
 from policyopt.types import Batch
 
 MEMORY, EXPLORATION = "_memory", "_exploration"
-_CHUNK = 512  # steps whose random numbers are computed at once
+_CHUNK = 512  # steps whose random numbers are computed at once, at most
 
 
 def stream_uniforms(keys: Tensor, first: int, steps: int, width: int) -> Tensor:
@@ -31,7 +31,7 @@ class Acting:
 
     def __init__(self, policy: Any, rows: Batch, keys: Tensor, temperature: float = 1.0, *, record: bool = True):
         self.policy, self.rows, self.keys = policy, rows, keys
-        self.temperature, self.record = temperature, record
+        self.temperature, self.record, self.chunk = temperature, record, _CHUNK
         self.empty = _empty_memory(policy, rows)
         if self.empty is not None and MEMORY not in rows.row:
             self.rows = rows.with_rows({MEMORY: self.empty})
@@ -71,9 +71,9 @@ class Acting:
         return [step.cpu() for step in self.steps], [logp.cpu() for logp in self._logp]
 
     def _uniform(self, t: int, live: Tensor | None, width: int) -> Any:
-        if t % _CHUNK == 0 or self._numbers is None:
-            self._numbers = self._noise(stream_uniforms(self.keys, t - t % _CHUNK, _CHUNK, width))
-        found = self._numbers[t % _CHUNK]
+        if t % self.chunk == 0 or self._numbers is None:
+            self._numbers = self._noise(stream_uniforms(self.keys, t - t % self.chunk, self.chunk, width))
+        found = self._numbers[t % self.chunk]
         return found if live is None else found[live]
 
     def _noise(self, uniform: Tensor) -> Any:
@@ -96,9 +96,11 @@ class Acting:
 class FastActing(Acting):
     """The same in numpy, on the policy's fast path; densities are computed for all steps at once."""
 
-    def __init__(self, policy: Any, rows: Batch, keys: Tensor, temperature: float = 1.0, *, record: bool = True):
+    def __init__(
+        self, fast: Any, policy: Any, rows: Batch, keys: Tensor, temperature: float = 1.0, *, record: bool = True
+    ):
         super().__init__(policy, rows, keys, temperature, record=record)
-        self._fast = policy.fast()
+        self._fast = fast
         level = rows.row.get(EXPLORATION)
         self._levels = None if level is None else level.cpu().numpy()
         self._outs: list[np.ndarray] = []
@@ -137,10 +139,17 @@ class FastActing(Acting):
         return self._fast.noise(uniform)
 
 
-def acting(policy: Any, rows: Batch, keys: Tensor, temperature: float = 1.0, *, record: bool = True) -> Acting:
-    """The fastest way a policy has at this temperature."""
-    fast = temperature in (0, 1) and hasattr(policy, "fast") and policy.fast() is not None
-    return (FastActing if fast else Acting)(policy, rows, keys, temperature, record=record)
+def acting(
+    policy: Any, rows: Batch, keys: Tensor, temperature: float = 1.0, *, record: bool = True, most: int | None = None
+) -> Acting:
+    """The fastest way a policy has at this temperature. most: steps it will take at most, if known."""
+    fast = policy.fast() if temperature in (0, 1) and hasattr(policy, "fast") else None
+    if fast is None:
+        made = Acting(policy, rows, keys, temperature, record=record)
+    else:
+        made = FastActing(fast, policy, rows, keys, temperature, record=record)
+    made.chunk = min(most or _CHUNK, _CHUNK)
+    return made
 
 
 def _empty_memory(policy: Any, rows: Batch) -> Tensor | None:

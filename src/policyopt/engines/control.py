@@ -51,7 +51,7 @@ class ControlEngine:
         limit ended; `episode_length` is above 0 only where the episode ended.
         """
         streams = world.streams(state, len(keys))
-        actor = acting(policy, _resting(streams.now, keys, exploration, streams.memory), keys)
+        actor = acting(policy, _resting(streams.now, keys, exploration, streams.memory), keys, most=horizon)
         trace = _Trace(horizon, streams.now, streams.episode, streams.before, streams.earned)
         for t in range(horizon):
             trace.obs[t] = streams.now

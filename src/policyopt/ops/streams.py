@@ -33,31 +33,32 @@ def state_after(state: State, batch: Batch) -> State:
     batch: rows with `_env`, `_episode`, `_before` (steps of the episode before the row), `_earned` (rewards of the
     episode up to the row's end) and `episode_length` (above 0 if the episode ended in the row).
     """
-    needed = ("_env", "_episode", "_before", "_earned", "episode_length", *(("_memory",) * ("_memory" in batch.row)))
-    rows = {name: batch.row[name].cpu() for name in needed}
-    count = int(rows["_env"].max()) + 1
-    order = sorted(range(len(batch)), key=lambda row: (int(rows["_episode"][row]), int(rows["_before"][row])))
-    last = {int(rows["_env"][row]): row for row in order}
-    if len(last) < count:
-        raise ValueError(
-            f"every environment has a fragment in every round; {sorted(set(range(count)) - set(last))} none"
-        )
-    index = torch.tensor([last[slot] for slot in range(count)])
-    ended = rows["episode_length"][index] > 0
-    actions, taken, own = [], batch.step["_action"], batch.own
-    for slot, row in enumerate(index.tolist()):
-        fresh = taken[row][own[row]].cpu().clone()
-        if bool(ended[slot]):
+    rows = zip(*(batch.row[name].tolist() for name in ("_env", "_episode", "_before", "episode_length")), strict=True)
+    newest: dict[int, tuple[int, int, int, int]] = {}  # environment -> episode, steps before, row, its end or 0
+    for row, (slot, episode, before, length) in enumerate(rows):
+        newest[slot] = max(newest.get(slot, (-1, -1, -1, 0)), (episode, before, row, length))
+    count = max(newest) + 1
+    if len(newest) < count:
+        without = sorted(set(range(count)) - set(newest))
+        raise ValueError(f"every environment has a row in every round; {without} have none")
+    actions, episodes, ended, last = [], [], [], []
+    for slot in range(count):
+        episode, before, row, length = newest[slot]
+        fresh = batch.step["_action"][row][batch.own[row]].cpu()
+        if length:
             fresh = fresh[:0]
-        elif int(rows["_before"][row]):
-            fresh = torch.cat([state["actions"][slot], fresh])
-        actions.append(fresh)
+        actions.append(torch.cat([state["actions"][slot], fresh]) if before and not length else fresh.clone())
+        episodes.append(episode + (length > 0))
+        ended.append(length > 0)
+        last.append(row)
+    over = torch.tensor(ended)
+    memory = batch.row.get("_memory")
     return {
         "seed": state["seed"],
-        "episode": rows["_episode"][index] + ended,
+        "episode": torch.tensor(episodes),
         "actions": actions,
-        "earned": torch.where(ended, 0.0, rows["_earned"][index]),
-        "memory": rows["_memory"][index].masked_fill(ended[:, None], 0.0) if "_memory" in rows else None,
+        "earned": torch.where(over, 0.0, batch.row["_earned"][last].cpu()),
+        "memory": None if memory is None else memory[last].cpu().masked_fill(over[:, None], 0.0),
     }
 
 
