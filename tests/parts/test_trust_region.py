@@ -68,6 +68,15 @@ class Along(Loss):
 
 
 @dataclass(frozen=True)
+class Quartic(Loss):
+    """m^2 / 2 + 2 m^4 of the distance m: beyond its quadratic model everywhere."""
+
+    def __call__(self, seen: Any, batch: Batch) -> Tensor:
+        squares = ((seen.ctx.models["policy"].place - 1.0) ** 2).sum()
+        return (0.5 * squares + 2 * squares**2).expand(1, 1)
+
+
+@dataclass(frozen=True)
 class Squares(Loss):
     """sum_i c_i (place_i - 1)^2 / 2: the Hessian is diag(c)."""
 
@@ -128,6 +137,22 @@ def test_the_search_takes_the_first_step_that_helps_and_is_allowed() -> None:
     ctx, update, batch = problem(Along(wrong=0.3), Squares(), 0.5, shrink=0.2)
     update(ctx, batch)
     close(place(ctx) - 1.0, full / 5, atol=1e-8)
+
+
+def test_a_step_beyond_the_limit_is_halved() -> None:
+    """The model's full length 1 has D = 2.5, a half 0.25: the first within 0.5."""
+    ctx, update, batch = problem(Along(), Quartic(), 0.5)
+    update(ctx, batch)
+    close(place(ctx) - 1.0, [0.3, 0.4], atol=1e-8)
+    close(ctx.meter.result()["trust_region/kl"], 0.25, atol=1e-8)
+
+
+def test_a_step_that_is_not_taken_leaves_every_bit() -> None:
+    """The goal is bad everywhere but at the start, whose numbers no sum of halves gives back."""
+    ctx, update, batch = problem(Along(wrong=1e-9), Squares(), 0.5)
+    update(ctx, batch)
+    assert place(ctx).tolist() == [1.0, 1.0]
+    assert ctx.meter.result()["trust_region/accepted"] == 0.0
 
 
 def test_a_share_of_the_promised_improvement() -> None:
