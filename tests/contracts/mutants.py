@@ -19,8 +19,11 @@ import torch
 NORMALISATION, RATIOS = "test_traps_normalisation", "test_traps_ratios"
 SEQUENCES, RUN, KNOBS = "test_traps_sequences", "test_traps_run", "test_dead_knobs"
 GROUPS, DIVERGENCE, RETURNS = "test_traps_groups", "test_traps_divergence", "test_traps_returns"
-CONTROL_POLICIES = "test_traps_control_policies"
-TRAP_MODULES = (NORMALISATION, GROUPS, RATIOS, DIVERGENCE, SEQUENCES, RETURNS, RUN, KNOBS, CONTROL_POLICIES)
+CONTROL_POLICIES, CONTROL_WORLDS = "test_traps_control_policies", "test_traps_control_worlds"
+TRAP_MODULES = (
+    *(NORMALISATION, GROUPS, RATIOS, DIVERGENCE, SEQUENCES, RETURNS, RUN, KNOBS),
+    *(CONTROL_POLICIES, CONTROL_WORLDS),
+)
 LOOPS = "test_losses::test_all_losses_equal_the_loops"
 
 

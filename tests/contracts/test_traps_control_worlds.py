@@ -84,6 +84,16 @@ def world_of(kind, end):
 @pytest.mark.parametrize("kind", WORLDS, ids=str)
 @pytest.mark.parametrize("end", [None, 4])
 def test_trap_51_truncation_bootstraps_from_the_final_observation(kind, end):
+    value_targets_are_perfect(kind, end)
+
+
+def test_trap_51_in_both_autoreset_modes_and_without():
+    for kind in ("one by one", AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
+        value_targets_are_perfect(kind, None)
+        value_targets_are_perfect(kind, 4)
+
+
+def value_targets_are_perfect(kind, end):
     """Constant reward 1, gamma 0.9, limit 5, a perfect critic: the value target is 10 at every step where the limit
     ends the episode, and the discounted rest where it terminates, at every horizon and in every round."""
     world, critic = world_of(kind, end), Perfect(end)
