@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from policyopt.compose import Cell, CompositionError, MissingModelError, ModelSpec, Program, Stage
 from policyopt.ops.random import generator, new_keys
+from policyopt.recorded import Recordings
 from policyopt.types import Batch
 
 
@@ -68,6 +69,7 @@ class Run:
         self.cells: dict[str, Any] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._saved_optimizers: dict[str, Any] = {}
+        self.recorded: dict[tuple[int, str, str], Recordings] = {}
         self._given = frozenset(models)
         self._built: set[str] = set()
         self._calls: dict[str, int] = {}
@@ -271,6 +273,10 @@ class StageContext:
             return spec.make([p for p in self.models[model].parameters() if p.requires_grad])
 
         return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", make)
+
+    def recordings(self, model: str) -> Recordings:
+        """What updates of a model recorded in this stage; not part of the state."""
+        return self.run.recorded.setdefault((self._stage.start, self.stage.key, model), Recordings())
 
     def __getitem__(self, cell: Cell) -> Any:
         if cell.name not in self.run.cells:

@@ -158,6 +158,13 @@ class Batch:
     def done(self) -> Bool[Tensor, " B"]:
         return self.row["finish"] != Finish.RUNNING
 
+    @cached_property
+    def heat(self) -> float | None:
+        """The temperature that all rows share; None where they differ (or there are none)."""
+        column = self.row["temperature"]
+        first = float(column[0]) if len(column) else None
+        return first if first is not None and bool((column == first).all()) else None
+
     @property
     def lengths(self) -> Int[Tensor, " B"]:
         """Own steps of every row; tool and hint steps are not the policy's length."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,16 +107,28 @@ class ValueCritic(_Critic):
 
     def value(self, batch: Batch) -> Tensor:
         """(B, T + 1): before each step, and after the row's last one; behind that, the latter again."""
-        x = self.eyes(_path(batch, "_obs"), self.dtype)
-        extra = _path(batch, MEMORY).to(self.dtype) if self.memory else None
+        return self._values(batch, _path)
+
+    def before(self, batch: Batch) -> Tensor:
+        """(B, T): the first T of them, for losses."""
+        return self._values(batch, _steps)
+
+    def _values(self, batch: Batch, states: Callable[[Batch, str], Tensor]) -> Tensor:
+        x = self.eyes(states(batch, "_obs"), self.dtype)
+        extra = states(batch, MEMORY).to(self.dtype) if self.memory else None
         return self.estimator(x, extra)[0, ..., 0]
 
 
-def _path(batch: Batch, name: str) -> Tensor:
-    """(B, T + 1, ...) the state before each step and after the last one; behind that, the latter again."""
+def _steps(batch: Batch, name: str) -> Tensor:
+    """(B, T, ...) the state before each step; behind the last one, the state after it."""
     final, column = batch.row[name][:, None], batch.step[name]
     valid = batch.valid.view(len(batch), batch.steps, *(1,) * (column.dim() - 2))
-    return torch.cat([torch.where(valid, column, final), final], 1)
+    return torch.where(valid, column, final)
+
+
+def _path(batch: Batch, name: str) -> Tensor:
+    """(B, T + 1, ...) the same, with the state after the last step at the end."""
+    return torch.cat([_steps(batch, name), batch.row[name][:, None]], 1)
 
 
 class QCritic(_Critic):

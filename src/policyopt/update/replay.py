@@ -17,33 +17,32 @@ STORE = Cell("transitions", lambda: {"next": 0, "count": 0, "row": {}, "step": {
 
 
 def insert(store: Mapping[str, Any], batch: Batch, capacity: int) -> dict[str, Any]:
-    """The store with the rows of a batch of single steps, the newest `capacity` of them: a ring of tensors."""
+    """The store with the rows of a batch of single steps, the newest `capacity` of them: a ring of tensors, which are
+    as long as was needed so far."""
     batch = batch[-capacity:]
     place = (torch.arange(len(batch), device=batch.device) + store["next"]) % capacity
+    count = min(store["count"] + len(batch), capacity)
 
     def put(columns: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
         strange = sorted(set(columns) ^ set(new)) if columns else []
         if strange:
             raise CompositionError(f"stored transitions need the same columns in every round; only some have {strange}")
-        made = dict(columns) or {name: x.new_zeros((capacity, *x.shape[1:])) for name, x in new.items()}
+        made = dict(columns) or {name: x.new_zeros((0, *x.shape[1:])) for name, x in new.items()}
         for name, x in new.items():
+            held = made[name]
+            if len(held) < count:  # doubled, so that a store is copied a few times in all
+                longer = held.new_zeros((min(capacity, max(count, 2 * len(held))), *held.shape[1:]))
+                longer[: len(held)] = held
+                made[name] = longer
             made[name][place] = x
         return made
 
     return {
         "next": (store["next"] + len(batch)) % capacity,
-        "count": min(store["count"] + len(batch), capacity),
+        "count": count,
         "row": put(store["row"], batch.row),
         "step": put(store["step"], batch.step),
     }
-
-
-def sample(store: Mapping[str, Any], index: Tensor) -> Batch:
-    """Rows of the store by position."""
-    return Batch(
-        {name: column[index] for name, column in store["row"].items()},
-        {name: column[index] for name, column in store["step"].items()},
-    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ReplaySteps(Gradients):
     def _counts(self) -> tuple[str, ...]:
         return ("micro_rows", "capacity", "size", "starts")
 
-    def batches(self, ctx: Any, batch: Batch) -> Iterator[Batch]:
+    def batches(self, ctx: Any, batch: Batch) -> Iterator[tuple[Batch, Tensor]]:
         collected = [name for name, role in ctx.stage.roles.items() if role.when == "collected"]
         if collected:
             raise CompositionError(
@@ -76,5 +75,6 @@ class ReplaySteps(Gradients):
         rng = ctx.rng("replay")
         if store["count"] < self.starts:
             return
+        kept = Batch(store["row"], store["step"])
         for _ in range(round(self.ratio * len(fresh))):
-            yield sample(store, torch.randint(store["count"], (self.size,), generator=rng).to(batch.device))
+            yield kept, torch.randint(store["count"], (self.size,), generator=rng).to(batch.device)

@@ -1,0 +1,51 @@
+"""Rounds of Stable-Baselines3's PPO, timed; runs in the peers' environment (see `make peers`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from worker import serve
+
+torch.set_num_threads(1)
+s = json.loads(sys.argv[1])
+model = PPO(
+    "MlpPolicy",
+    make_vec_env(s["env"], s["count"], seed=0),
+    n_steps=s["horizon"],
+    batch_size=s["minibatch"],
+    n_epochs=s["epochs"],
+    learning_rate=s["learning_rate"],
+    gamma=s["gamma"],
+    gae_lambda=s["lam"],
+    clip_range=s["clip"],
+    max_grad_norm=s["clip_norm"],
+    policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
+    device="cpu",
+    seed=0,
+)
+spent = [0.0]
+train = model.train
+
+
+def timed() -> None:
+    begun = time.perf_counter()
+    train()
+    spent[0] += time.perf_counter() - begun
+
+
+model.train = timed
+
+
+def turn() -> dict[str, float]:
+    spent[0], begun, cpu = 0.0, time.perf_counter(), time.process_time()
+    model.learn(s["count"] * s["horizon"], reset_num_timesteps=False)
+    total = time.perf_counter() - begun
+    return {"seconds": total, "update": spent[0], "cpu": time.process_time() - cpu}
+
+
+serve(turn)

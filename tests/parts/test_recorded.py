@@ -1,0 +1,147 @@
+"""Recorded gradients: bitwise those of the eager update, for every minibatch; what can not be recorded is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from policyopt.compose import Cell, CompositionError, Copy, Critic, Loss, Program, Role, Stage, Term
+from policyopt.constraint.divergence import Entropy, ExactKL
+from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.engines.plain import generate
+from policyopt.methods import load
+from policyopt.objective.surrogates import ClippedSurrogate, PolicyGradient
+from policyopt.objective.value import SquaredValueError
+from policyopt.policies.tabular import Table
+from policyopt.recorded import NotRecordableError
+from policyopt.reward.parts import Verified
+from policyopt.run import Run
+from policyopt.sampling.samplers import Group
+from policyopt.selection.tasks import Selection
+from policyopt.train import rounds
+from policyopt.update.averaging import TokenMean
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.optimizers import AdamW
+from policyopt.worlds.sequences import SequenceWorld
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def composed(execution: str, **update):
+    """PPO with an entropy bonus and a KL to the initial policy, on single steps in minibatches of two sizes."""
+    adam = AdamW(0.05)
+    return replace(
+        load("ppo"),
+        selection=Selection(8),
+        sampling=Group(1),
+        reward=Verified(),
+        credit=GeneralisedAdvantage(0.9, 0.8),
+        objective=(
+            Term("policy", ClippedSurrogate(0.1, 0.2), TokenMean()),
+            Term("value", SquaredValueError(), TokenMean(), trains="critic", weight=0.7),
+        ),
+        constraint=(
+            Term("kl", ExactKL(), TokenMean(), weight=0.3),
+            Term("entropy", Entropy(), TokenMean(), weight=-0.01),
+        ),
+        update=GradientSteps(
+            {"policy": adam, "critic": adam}, epochs=2, minibatches=3, unit="step", execution=execution, **update
+        ),
+        roles={
+            "old": Role(when="collected"),
+            "policy": Role(grad=True, full=True),
+            "reference": Role("reference", full=True),
+        },
+        models={"reference": Copy(), "critic": Critic()},
+    )
+
+
+def trained(method, steps: int = 4):
+    world = SequenceWorld(5, 3, 5, lambda s, t: (s == 1).double().sum(1) - t.double(), end=0)
+    policy = Table(torch.randn(world.states, 3, generator=torch.Generator().manual_seed(1)))
+    run = Run({"policy": policy}, world, generate, 3)
+    metrics = [done.metrics for done in rounds(run, Program((Stage(method, steps),)))]
+    return run, metrics
+
+
+def weights(run: Run) -> list[Tensor]:
+    return [p for name in ("policy", "critic") for p in run.models[name].parameters()]
+
+
+def test_recorded_updates_are_the_eager_ones_bit_for_bit() -> None:
+    eager, expected = trained(composed("eager"))
+    recorded, found = trained(composed("recorded"))
+    for a, b in zip(weights(eager), weights(recorded), strict=True):
+        assert torch.equal(a, b)
+    assert found == expected
+    assert recorded.recorded
+
+
+def test_what_moves_between_updates_is_read_anew() -> None:
+    """The reference is replaced by the policy after round 2: both ways of execution see it."""
+
+    def refreshed(execution: str):
+        from policyopt.update.following import Refresh
+
+        return replace(composed(execution), after=(Refresh("reference", every=2),))
+
+    eager, _ = trained(refreshed("eager"))
+    recorded, _ = trained(refreshed("recorded"))
+    other, _ = trained(composed("eager"))
+    assert torch.equal(weights(eager)[0], weights(recorded)[0])
+    assert not torch.equal(weights(eager)[0], weights(other)[0])
+
+
+CELL = Cell("something", float)
+
+
+class ByClock(PolicyGradient):
+    def __call__(self, seen, batch) -> Tensor:
+        return super().__call__(seen, batch) * (1 + seen.ctx.step)
+
+
+class ByCell(PolicyGradient):
+    def __call__(self, seen, batch) -> Tensor:
+        return super().__call__(seen, batch) * (1 + seen.ctx[CELL])
+
+
+class ByChance(PolicyGradient):
+    def plan(self, seen, batch):
+        return batch.with_steps({"noise": torch.rand(len(batch), batch.steps, generator=seen.rng("noise"))})
+
+
+class ByValue(PolicyGradient):
+    def __call__(self, seen, batch) -> Tensor:
+        loss = super().__call__(seen, batch)
+        return loss if bool((batch.step["advantage"] > 0).any()) else 2 * loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (ByClock(), r"reads ctx\.step"),
+        (ByCell(), "reads the cell 'something'"),
+        (ByChance(), r"reads ctx\.rng"),
+        (ByValue(), "decides something in Python by the value of a tensor"),
+    ],
+)
+def test_what_a_recording_would_freeze_is_refused(loss: Loss, what: str) -> None:
+    method = composed("recorded")
+    method = replace(method, objective=(Term("policy", loss, TokenMean()), *method.objective[1:]))
+    with pytest.raises(NotRecordableError, match=what):
+        trained(method)
+    trained(replace(method, update=replace(method.update, execution="eager")), 1)
+
+
+def test_a_recording_takes_a_minibatch_at_once() -> None:
+    with pytest.raises(CompositionError, match="set micro_rows to none"):
+        trained(composed("recorded", micro_rows=2))
+
+
+@pytest.mark.slow
+def test_compiled_updates_differ_by_rounding_only() -> None:
+    eager, _ = trained(composed("eager"), 2)
+    compiled, _ = trained(composed("compiled"), 2)
+    for a, b in zip(weights(eager), weights(compiled), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-10)
