@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph import CodeGen
 from torch.nn.utils.stateless import _reparametrize_module
 
 from policyopt.compose import CompositionError
@@ -91,7 +92,8 @@ class Recording:
         trained = {id(parameter) for parameter in parameters}
         self.columns = _columns(part)
         heat = part.heat  # what policies decide by is part of the recording's key
-        self.names: list[tuple[str, bool, bool]] = []
+        self.names: list[tuple[str, bool, bool]] = []  # of metrics; whether value and count are tensors
+        self.plain: list[tuple[Any, Any]] = []  # value and count of those that are not
         used: list[bool] = []
 
         def run(held: list[Tensor], given: list[Tensor]) -> list[Tensor]:
@@ -141,7 +143,7 @@ class Recording:
         for node, read in zip(places, self.reads, strict=True):
             if not read:
                 graph.graph.erase_node(node)
-        graph.graph.set_codegen(torch.fx.graph.CodeGen())
+        graph.graph.set_codegen(CodeGen())
         graph.recompile()
         self.graph = graph
         self.held = [t for t, read in zip(self.tensors, self.reads[:count], strict=True) if read]
