@@ -101,14 +101,18 @@ def test_a_stream_is_next_and_append(name, body, head, limit, exploration):
         state = state_after(state, batch)
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Hopper-v5"])
-def test_environments_are_brought_back_to_where_they_were(name):
-    """Live environments, those of a new process, and those that another run moved meanwhile: bitwise the same."""
-    world, policy = acting(name)
+@pytest.mark.parametrize(
+    ("name", "limit"), [("CartPole-v1", None), ("Hopper-v5", None), ("Pendulum-v1", 25), ("Pendulum-v1", 130)]
+)
+def test_environments_are_brought_back_to_where_they_were(name, limit):
+    """Live environments, those of a new process, and those that another run moved meanwhile: bitwise the same. (Episodes
+    of Pendulum end with the horizon, or last for several rounds.)"""
+    world, policy = acting(name, limit=limit)
     first = stream(world, policy, first_state(1), 50, torch.tensor([1, 2]))
     state = state_after(first_state(1), first)
+    state = state_after(state, stream(world, policy, state, 50, torch.tensor([5, 6])))
     went_on = stream(world, policy, state, 50, torch.tensor([3, 4]))
-    fresh = acting(name)[0]
+    fresh = acting(name, limit=limit)[0].acted_by(policy)
     resumed = stream(fresh, policy, copy.deepcopy(state), 50, torch.tensor([3, 4]))
     moved = stream(world, policy, state, 50, torch.tensor([3, 4]))  # the live ones are a round ahead
     for other in (resumed, moved):
