@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,6 +17,9 @@ from policyopt.recipe.build import build
 from policyopt.recipe.kinds import EVALUATION_SEED
 from policyopt.recipe.schema import load_recipe, make_recipe
 from policyopt.recipe.training import Training
+from policyopt.worlds.gymnasium import EnvironmentWorld
+from policyopt.worlds.minari_files import write_minari
+from policyopt.worlds.recordings import Episode
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "control").glob("*.yaml"))
 PPO = {
@@ -115,6 +119,41 @@ def test_evaluating_changes_nothing_and_uses_episodes_of_its_own(tmp_path):
         assert not held & {*train[0].tolist(), *train[1].tolist(), *streamed}
 
 
+# -- recorded data -------------------------------------------------------------------------------------------------
+def test_recorded_episodes_are_imitated_and_evaluated_in_the_environment(tmp_path, command):
+    made = recipe(tmp_path)
+    assert command("train", made).code == 0
+    for tasks in (
+        {"recorded": {"episodes": 4}},
+        {"recorded": {"policy": str(tmp_path / "run" / "model"), "episodes": 5}},
+    ):
+        (tmp_path / "second").mkdir(exist_ok=True)
+        stages = [{"method": "sft", "steps": 3, "options": {"selection.count": 8, "update.learning_rate": 0.01}}]
+        tasks = {"gymnasium": "CartPole-v1", "limit": 20, "recorded": given}
+        second = recipe(tmp_path / "second", tasks=tasks, stages=stages)
+        called = command("train", second)
+        assert called.code == 0, called.err
+        assert "3 held-out episodes" in called.out
+        with build(load_recipe(second)) as built, build(load_recipe(second, ["seed=8"])) as other:
+            assert list(built.run.worlds) == ["world", "world, recorded"]
+            data, same = (one.run.worlds["world, recorded"] for one in (built, other))
+            assert len(data.lengths) == given["episodes"]
+            assert torch.equal(data.observations, same.observations)
+            assert built.program.stages[0].method.world == "world, recorded"
+
+
+def test_a_minari_data_set_is_imitated(tmp_path, command):
+    world = EnvironmentWorld.make("CartPole-v1", limit=20)
+    steps = np.zeros((6, 4), dtype=np.float32)
+    episodes = [Episode(steps[: n + 1], np.arange(n) % 2, np.ones(n), terminated=True) for n in (3, 5)]
+    where = write_minari(tmp_path / "set" / "data-v0", episodes, world.observation_space, world.action_space)
+    stages = [{"method": "sft", "steps": 2, "options": {"selection.count": 2}}]
+    tasks = {"gymnasium": "CartPole-v1", "limit": 20, "minari": str(where), "unit": "episode"}
+    called = command("train", recipe(tmp_path, tasks=tasks, stages=stages))
+    assert called.code == 0, called.err
+    assert tiny.lines(tmp_path / "run" / "metrics.jsonl")[0]["length"] == 4
+
+
 # -- stopping and going on -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("policy", [{"normalise": True}, {"memory": 5}], ids=["normalised", "recurrent"])
 def test_a_stopped_run_goes_on_bit_for_bit(policy, tmp_path, command):
@@ -157,6 +196,10 @@ WRONG = {
     "no model": ("policy.model=nowhere", "has no policy.json"),
     "section of language": ("tasks.verifier=exact", "unknown key 'tasks.verifier'"),
     "method for other data": ("stages=[{method: sft, steps: 1}]", "recorded"),
+    "data without a reader": ("tasks.recorded={episodes: 3}", "tasks.recorded has no effect"),
+    "unit without data": ("tasks.unit=episode", "no effect with an environment alone"),
+    "two data sets": ("tasks={gymnasium: CartPole-v1, minari: x, recorded: {}}", "one of tasks.minari and"),
+    "pairs": ("stages=[{method: dpo, steps: 1}]", "recorded"),
     "option of the method": ("sampling.horizons=3", "Did you mean 'sampling.horizon'"),
     "models without effect": ("models.teacher=x", "have no effect"),
 }
@@ -191,7 +234,10 @@ def test_a_policy_for_another_environment_is_refused(tmp_path, command):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_our_recipes_build_and_train(path, command, tmp_path):
     small = ["steps=1", "evaluation.episodes=2", "tasks.limit=20", f"folder={tmp_path / 'run'}"]
-    options = load_recipe(path).stages[-1].options
+    given = load_recipe(path)
+    options = given.stages[-1].options
+    if given.tasks.recorded is not None:
+        small += ["tasks.recorded={episodes: 3}"]
     if "sampling" in options:
         small += ["sampling.horizon=64"]
     if "update.minibatches" in options:

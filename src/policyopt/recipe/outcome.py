@@ -32,9 +32,9 @@ class Measure:
 MEASURES = {
     "greedy": Measure("greedy accuracy"),
     "preference_accuracy": Measure("preference accuracy"),
-    "return_greedy": Measure("return, most likely actions", share=False),
-    "return_sampled": Measure("return, sampled actions", share=False),
-    "reward": Measure("reward of fresh samples", share=False),
+    "return_greedy": Measure("greedy return", share=False),
+    "return_sampled": Measure("sampled return", share=False),
+    "reward": Measure("reward", share=False),
     "modes": Measure("evenness of modes"),
     "near_data": Measure("samples like the data"),
 }
@@ -173,6 +173,6 @@ def _bars(axis: Any, values: Mapping[str, Any], offset: int, label: str) -> None
     axis.bar(places, heights, width=0.38, label=label, yerr=errors, capsize=2)
     if first.share:
         axis.set(ylim=(0, 1.02))
-    ticks = [measure.label.removesuffix(" accuracy").replace(", ", ",\n") for measure in found.values()]
+    ticks = [measure.label.removesuffix(" accuracy") for measure in found.values()]
     axis.set_xticks([index + 0.2 for index in range(len(heights))], ticks, fontsize=8)
     axis.legend(fontsize=8, loc="lower right" if first.share else "best")

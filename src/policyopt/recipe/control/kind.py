@@ -14,7 +14,7 @@ from torch import nn
 from policyopt.compose import Critic, Method, QCritic, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.returns import returns
-from policyopt.ops.random import derive
+from policyopt.ops.random import derive, generator, new_keys
 from policyopt.policies.bodies import CNN, MLP, NATURE, SMALL, Body, Recurrent
 from policyopt.policies.control import Actor, new_actor
 from policyopt.policies.control_checkpoint import SPEC, load_control, save_control
@@ -26,6 +26,8 @@ from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, 
 from policyopt.types import Round
 from policyopt.update.normalise import UpdateNormaliser
 from policyopt.worlds.gymnasium import EnvironmentWorld
+from policyopt.worlds.minari_files import read_minari
+from policyopt.worlds.recordings import Recording, episodes_of
 
 
 @dataclass
@@ -34,17 +36,26 @@ class ControlSubject(Subject):
 
     models: Mapping[str, nn.Module]
     worlds: Sequence[EnvironmentWorld]
+    data: Sequence[Recording | None]  # of each world
     engine: Any
     held_out: EnvironmentWorld
     evaluation: EvaluationSection | None
 
     def check(self, method: Method, world: EnvironmentWorld) -> None:
-        name = type(method.sampling).__name__
-        if name in ("Recorded", "RecordedPairs"):
+        if _reads(method) and self._data_of(world) is None:
             raise RecipeError(
-                f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; use a "
-                "method that acts, such as ppo"
+                f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; give "
+                "tasks.minari or tasks.recorded, or use a method that acts, such as ppo"
             )
+        if type(method.sampling).__name__ == "RecordedPairs":
+            raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
+
+    def view(self, method: Method, world: EnvironmentWorld) -> tuple[str, Any]:
+        """Methods that act are given the environment; those that do not, the recorded data."""
+        return (", recorded", self._data_of(world)) if _reads(method) else ("", world)
+
+    def _data_of(self, world: EnvironmentWorld) -> Recording | None:
+        return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
 
     def adapt(self, method: Method) -> Method:
         """Statistics of observations belong to the policy, not to the method: they follow what it sees."""
@@ -76,14 +87,19 @@ class ControlSubject(Subject):
                 "return": float(row.row["episode_return"][0]) if ended else None,
                 "every": every,
                 "observations": _rounded(seen),
-                "actions": _rounded(world.emit(steps["_action"])),
+                "actions": _rounded(self.policy.emit(steps["_action"])),
                 "rewards": _rounded(steps["reward"]),
             }
         ]
 
 
+RECORDING_SEED = 20_000_003  # of recorded episodes: they are a data set, the same in every run
 SHOWN_STEPS, SHOWN_NUMBERS = 50, 8  # of a row, and of an observation
 CRITICS = (Critic, QCritic)
+
+
+def _reads(method: Method) -> bool:
+    return type(method.sampling).__name__ in ("Recorded", "RecordedPairs")
 
 
 def _rounded(x: torch.Tensor) -> Any:
@@ -112,8 +128,10 @@ class ControlKind:
         for world in (*worlds, held_out):
             check_spaces(policy, world).acted_by(policy)
         models = {name: frozen(load_control(path)).to(device) for name, path in recipe.models.items()}
+        _check_data(tasks, methods)
+        data = [recording(section, policy) for section in tasks]
         engine = engine_for(policy, worlds[0])
-        return ControlSubject({"policy": policy, **models}, worlds, engine, held_out, recipe.evaluation)
+        return ControlSubject({"policy": policy, **models}, worlds, data, engine, held_out, recipe.evaluation)
 
     def evaluate(self, model: str, recipe: ControlRecipe | None, asked: Asked) -> Evaluation:
         if asked.samples is not None or "prompt" in asked.changes:
@@ -145,6 +163,37 @@ def make_world(section: TasksSection, seed: int) -> EnvironmentWorld:
         reward_clip=section.reward_clip,
         processes=section.processes,
     )
+
+
+def recording(section: TasksSection, policy: Actor) -> Recording | None:
+    """The recorded data of some tasks, as the policy's steps."""
+    if section.minari is not None:
+        return read_minari(section.minari, section.unit).acted_by(policy)
+    if section.recorded is None:
+        return None
+    world = make_world(section, RECORDING_SEED)
+    given = section.recorded
+    actor = (
+        new_actor(world.observation_space, world.action_space) if given.policy is None else load_control(given.policy)
+    )
+    check_spaces(actor, world).acted_by(actor)
+    heat = 0.0 if given.greedy else 1.0
+    rows = world.start(world.tasks(torch.arange(given.episodes)))
+    rows = rows.with_rows({"temperature": torch.full((given.episodes,), heat)})
+    keys = new_keys(given.episodes, generator(RECORDING_SEED, "recorded"))
+    with torch.no_grad():
+        rows = engine_for(actor, world)(actor, world, rows, keys, heat, 0)
+    return Recording(episodes_of(rows, actor.emit), section.unit, f"episodes of {world.name}").acted_by(policy)
+
+
+def _check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:
+    """What no stage uses is a mistake."""
+    given = [name for name in ("minari", "recorded") if any(getattr(section, name) is not None for section in tasks)]
+    if given and not any(_reads(method) for method in methods):
+        raise RecipeError(
+            f"tasks.{given[0]} has no effect: no stage learns from recorded data; remove it or add a stage with a "
+            "method that does, such as sft"
+        )
 
 
 def make_policy(section: PolicySection, world: EnvironmentWorld, seed: int) -> Actor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -53,8 +53,16 @@ class PolicySection(Section):
         return self
 
 
+class RecordedSection(Section):
+    """Episodes recorded by a policy before the run begins."""
+
+    policy: str | None = None  # folder of a saved policy; None: an untrained one
+    episodes: int = Field(default=100, ge=1)
+    greedy: bool = False  # its most likely actions
+
+
 class TasksSection(Section):
-    """An environment, by its Gymnasium id."""
+    """An environment, by its Gymnasium id, and recorded data for methods that learn from them."""
 
     gymnasium: str
     options: dict[str, Any] = Field(default={})  # of the environment itself
@@ -63,6 +71,17 @@ class TasksSection(Section):
     atari: bool | dict[str, Any] = False  # the usual preprocessing of Atari games, or options of it
     reward_clip: tuple[float, float] | None = None  # of the rewards that are trained on, not of those reported
     processes: bool = False  # streams step in a process each
+    minari: str | None = None  # a Minari data set: its folder, or the id of an installed one
+    recorded: RecordedSection | None = None
+    unit: Literal["transition", "episode"] = "transition"  # of recorded data: what a task is
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TasksSection:
+        if self.minari is not None and self.recorded is not None:
+            raise ValueError("give one of tasks.minari and tasks.recorded")
+        if self.minari is None and self.recorded is None:
+            without_effect("tasks", {"unit": self.unit != "transition"}, "an environment alone")
+        return self
 
 
 class EvaluationSection(Section):
@@ -75,7 +94,7 @@ class ControlRecipe(Recipe):
     """A whole run of an agent."""
 
     kind: ClassVar[str] = "control"
-    marks: ClassVar = {"tasks": ("gymnasium",), "policy": ("control",)}
+    marks: ClassVar = {"tasks": ("gymnasium", "minari", "recorded"), "policy": ("control",)}
 
     policy: PolicySection
     tasks: TasksSection
