@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policyopt.compose import Given, Loss, Role, Term
+from enumeration import Fixed
+from policyopt.compose import Given, Loss, Method, Program, Role, Stage, Term
 from policyopt.compose.models import Positive
 from policyopt.constraint.cloning import CloneSteps
 from policyopt.distributions import Deterministic, Gaussian, SquashedGaussian
@@ -19,11 +20,14 @@ from policyopt.objective.action_values import ExpectileValue, SoftStateValue, Te
 from policyopt.objective.pathwise import MirrorDescent, SoftImprovement, TemperatureError, ValueOfMode
 from policyopt.objective.weighted import WithCriticAdvantage
 from policyopt.policies.tabular import Table, TableCritic, TableQ
-from policyopt.run import StageContext
+from policyopt.reward.parts import FromWorld
+from policyopt.run import Run, StageContext
+from policyopt.train import rounds
 from policyopt.types import Batch, Finish, Scores
 from policyopt.update.averaging import SequenceMean
 from policyopt.update.gradient import GradientSteps, losses
 from policyopt.update.optimizers import SGD
+from policyopt.worlds.tables import TabularMDP
 from support import context, method, numbers, ragged
 
 STATES, CHOICES, DIMS = 6, 4, 2
@@ -170,6 +174,54 @@ def models_of(kind: str) -> dict[str, Any]:
 
 def mirror_models() -> dict[str, Any]:
     return {**models_of("sampled"), "old": Squashed(30)}
+
+
+# -- whole processes ---------------------------------------------------------------------------------------------------
+def forks(gamma: float = 0.9) -> TabularMDP:
+    """Five states, three choices, the last state terminal; some choices lead to either of two states, alike often."""
+    rng = torch.Generator().manual_seed(4)
+    move = torch.zeros(5, 3, 5, dtype=torch.float64)
+    for s in range(5):
+        for a in range(3):
+            for reached in torch.randint(5, (2,), generator=rng).tolist():
+                move[s, a, reached] += 0.5
+    move[0, 0] = move[3, 2] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
+    ends = torch.tensor([False, False, False, False, True])
+    return TabularMDP(move, numbers(5, 3, seed=8), torch.eye(5)[0], gamma, terminal=ends)
+
+
+def every_transition(mdp: TabularMDP) -> Batch:
+    """Both outcomes of every choice in every state that goes on, as rows of one step: as often as they happen."""
+    found = []
+    for s in (~mdp.ends).nonzero()[:, 0].tolist():
+        for a in range(mdp.actions):
+            outcomes = mdp.transition[s, a].nonzero()[:, 0].tolist()
+            for reached in outcomes if len(outcomes) == 2 else outcomes * 2:
+                found.append((s, a, reached))
+    s, a, reached = torch.tensor(found).T
+    batch = ragged((1,) * len(found), tools=False)
+    finish = torch.where(mdp.ends[reached], int(Finish.STOPPED), int(Finish.RUNNING))
+    return batch.with_rows({"_state": reached, "finish": finish}).with_steps(
+        {"_state": s[:, None], "_step": a[:, None], "reward": mdp.mean_reward[s, a][:, None]}
+    )
+
+
+def iterated(
+    made: Method, models: Mapping[str, nn.Module], batch: Batch, updates: int, rates: Mapping[str, float]
+) -> Run:
+    """A run of one round of the method on a batch, by `updates` plain gradient steps: everything else (terms, models,
+    periods, hooks) is the method's own."""
+    update = GradientSteps(
+        {name: SGD(rates[name]) for name in made.update.optimizers},
+        epochs=updates,
+        clip_norm=None,
+        every=made.update.every,
+        after_step=made.update.after_step,
+    )
+    made = replace(made, sampling=Fixed(batch, ()), reward=FromWorld(), update=update)
+    run = Run(models, None, None)
+    next(rounds(run, Program((Stage(made, 1),))))
+    return run
 
 
 # -- loops -------------------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from torch import Tensor
 
 import cases
 from policyopt.objective import action_values, pathwise, weighted
+from policyopt.sampling import exploration
 from policyopt.seen import SeenBatch
 from policyopt.update.averaging import SequenceMean
 from references_values import composed, mirror_models, models_of, stepped, table_critic, transitions
-from support import full_step
+from support import context, full_step, method
 
 
 def learned(trains: str, kind: str) -> Any:
@@ -41,6 +42,15 @@ def scaled(part: Any) -> Tensor:
     return part(SeenBatch(ctx, batch), batch).detach()[None]
 
 
+def explored(part: Any) -> Tensor:
+    ctx = context(method(), {})
+    found = []
+    for step in range(10):
+        ctx.run.step = step
+        found.append(part.level(ctx))
+    return torch.tensor(found)
+
+
 def weighed(part: Any) -> Tensor:
     case = cases.Case(part, cases.CASES["advantage_weighted"].reference)
     found, gradient = full_step(case.context(SequenceMean()), cases.rich())
@@ -59,5 +69,6 @@ KNOBS = (
     Knob(pathwise.ValueOfMode(), learned("policy", "smoothed"), {"heads": "least"}),
     Knob(pathwise.ByValueScale(), scaled, {"alpha": 1.0}),
     Knob(pathwise.TemperatureError(), learned("temperature", "sampled"), {"entropy": -2.0}),
+    Knob(exploration.Annealed(), explored, {"first": 0.5, "last": 0.2, "share": 0.9}),
     Knob(weighted.AdvantageWeighted(), weighed, {"temperature": 0.5, "cap": 1.5}),
 )

@@ -8,6 +8,7 @@ import torch
 
 from policyopt.compose import Cell, CompositionError, Context, Part
 from policyopt.ops.streams import first_state, state_after
+from policyopt.sampling.exploration import Annealed
 from policyopt.sampling.samplers import Draw, Judge
 from policyopt.types import Batch, Round
 
@@ -21,23 +22,25 @@ class Stream(Part):
 
     Rows are pieces of episodes; a piece that the horizon ends is TRUNCATED and its last state bootstraps. Every episode
     has a seed of its own, a function of (run, environment, episode), so that a resumed run continues exactly.
-    exploration: what the policy makes of it, an epsilon or a standard deviation; 0 without it.
+    exploration: what the policy makes of it, an epsilon or a standard deviation; 0 without it. A number, or one that
+    falls in the course of the stage.
     """
 
     horizon: int = 2048
     count: int = 1
-    exploration: float = 0.0
+    exploration: float | Annealed = 0.0
 
     def __post_init__(self) -> None:
         if self.horizon < 1 or self.count < 1:
             raise CompositionError(
                 f"sampling.horizon and sampling.count are at least 1, not {self.horizon} and {self.count}"
             )
-        if self.exploration < 0:
+        if isinstance(self.exploration, (int, float)) and self.exploration < 0:
             raise CompositionError(f"sampling.exploration must not be negative, got {self.exploration}")
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
-        batch = ctx.stream(ctx[STREAMS] or first_state(ctx.seed), self.horizon, self.count, self.exploration)
+        level = self.exploration.level(ctx) if isinstance(self.exploration, Annealed) else self.exploration
+        batch = ctx.stream(ctx[STREAMS] or first_state(ctx.seed), self.horizon, self.count, level)
         group = (ctx.step << 20) + torch.arange(len(batch), device=batch.device)
         batch = judge(batch.with_rows({"group": group}))
         ended = batch.row["episode_length"] > 0
