@@ -141,8 +141,8 @@ def test_a_vector_environment_is_not_resumed():
 
 def test_gymnasiums_own_vector_environments():
     """`make_vec`, in both modes: every episode of CartPole is as long as its return says."""
-    for mode in ("NextStep", "SameStep"):
-        world = EnvironmentWorld.make_vector("CartPole-v1", autoreset=mode, limit=30)
+    for options in ({"autoreset": "NextStep"}, {"autoreset": "SameStep"}, {"vectorization": "vector_entry_point"}):
+        world = EnvironmentWorld.make_vector("CartPole-v1", limit=30, **options)
         policy = new_actor(world.observation_space, world.action_space)
         world.acted_by(policy)
         with torch.no_grad():

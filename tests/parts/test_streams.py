@@ -105,8 +105,8 @@ def test_a_stream_is_next_and_append(name, body, head, limit, exploration):
     ("name", "limit"), [("CartPole-v1", None), ("Hopper-v5", None), ("Pendulum-v1", 25), ("Pendulum-v1", 130)]
 )
 def test_environments_are_brought_back_to_where_they_were(name, limit):
-    """Live environments, those of a new process, and those that another run moved meanwhile: bitwise the same. (Episodes
-    of Pendulum end with the horizon, or last for several rounds.)"""
+    """Live environments, those of a new process, and those that another run moved meanwhile: bitwise the same.
+    Episodes of Pendulum end with the horizon, or last for several rounds."""
     world, policy = acting(name, limit=limit)
     first = stream(world, policy, first_state(1), 50, torch.tensor([1, 2]))
     state = state_after(first_state(1), first)

@@ -40,7 +40,7 @@ class Acting:
         self._logp: list[Tensor] = []
         self._numbers: Any = None
 
-    def step(self, t: int, now: np.ndarray, live: Tensor | None = None) -> Tensor:
+    def step(self, t: int, now: np.ndarray, live: np.ndarray | None = None) -> Tensor:
         """(N, ...) raw steps at the observations `now` (N, ...); live: the environments they belong to, None: all."""
         rows = self.rows if live is None else self.rows[live]
         rows = rows.with_rows({"_obs": torch.from_numpy(now.copy()).to(self.keys.device)})
@@ -70,7 +70,7 @@ class Acting:
         """The raw steps and their log-probabilities, an entry per call of `step`, on the CPU."""
         return [step.cpu() for step in self.steps], [logp.cpu() for logp in self._logp]
 
-    def _uniform(self, t: int, live: Tensor | None, width: int) -> Any:
+    def _uniform(self, t: int, live: np.ndarray | None, width: int) -> Any:
         if t % self.chunk == 0 or self._numbers is None:
             self._numbers = self._noise(stream_uniforms(self.keys, t - t % self.chunk, self.chunk, width))
         found = self._numbers[t % self.chunk]
@@ -79,7 +79,7 @@ class Acting:
     def _noise(self, uniform: Tensor) -> Any:
         return uniform
 
-    def _advance(self, rows: Batch, step: Tensor, live: Tensor | None) -> None:
+    def _advance(self, rows: Batch, step: Tensor, live: np.ndarray | None) -> None:
         if self.empty is None:
             return
         memory = self.rows.row[MEMORY]

@@ -68,7 +68,7 @@ class ControlEngine:
                 streams.episode[ended] += 1
                 streams.begin(ended)
         trace.now = streams.now
-        batch = trace.cut(actor, world, streams.seed, version).to(keys.device)
+        batch = trace.cut(actor, world, streams.seed if streams.slots.seeded else None, version).to(keys.device)
         streams.stand(state_after(state, batch))
         return batch
 
@@ -228,8 +228,8 @@ class _Trace:
         taken = ~self.waiting[first, slot]
         return _Pieces(slot[taken], first[taken], last[taken])
 
-    def cut(self, actor: Acting, world: Any, seed: int, version: int) -> Batch:
-        """One row per run of steps."""
+    def cut(self, actor: Acting, world: Any, seed: int | None, version: int) -> Batch:
+        """One row per run of steps. seed: the run's, None if episodes have no seeds."""
         at = self.pieces()
         index, inside = at.index()
         own = torch.from_numpy(inside)
@@ -262,7 +262,7 @@ class _Trace:
             row[EXPLORATION] = actor.rows.row[EXPLORATION].cpu()[at.slot]
         return Batch(row, step)
 
-    def _rows(self, at: _Pieces, ended: np.ndarray, seed: int) -> dict[str, Tensor]:
+    def _rows(self, at: _Pieces, ended: np.ndarray, seed: int | None) -> dict[str, Tensor]:
         same = at.slot[1:] == at.slot[:-1]
         episodes, before, earned = np.zeros(len(at.slot), dtype=np.int64), np.zeros(len(at.slot), dtype=np.int64), []
         sums = [self.reward[first : last + 1, slot].sum() for slot, first, last in at]
@@ -280,6 +280,8 @@ class _Trace:
         gone = torch.from_numpy(ended)
         stopped = torch.from_numpy(self.terminated[at.last, at.slot])
         slot, count = torch.from_numpy(at.slot), len(at.slot)
+        named = zip(at.slot.tolist(), episodes.tolist(), strict=True)
+        seeds = [-1 if seed is None else episode_seed(seed, n, episode) for n, episode in named]
         return {
             "task": slot.clone(),
             "group": torch.arange(count),
@@ -291,7 +293,7 @@ class _Trace:
             "_env": slot,
             "_episode": torch.from_numpy(episodes),
             "_before": torch.from_numpy(before),
-            "_seed": torch.tensor([episode_seed(seed, int(n), int(e)) for n, e in zip(slot, episodes, strict=True)]),
+            "_seed": torch.tensor(seeds),
             "_earned": total,
             "episode_return": torch.where(gone, total, torch.nan),
             "episode_length": torch.where(gone, length, 0),

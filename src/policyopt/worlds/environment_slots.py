@@ -131,7 +131,7 @@ class Vectored:
 
     Next step: the step after an episode's end ignores its action and returns the first observation of the next episode;
     it is no transition. Same step: the ending step already returns that observation, the final one is in its infos.
-    Only the first episodes have seeds of their own, so a stream can not be repeated from the middle.
+    Later episodes have no seeds of their own, so a stream can not be repeated from the middle.
     """
 
     seeded = False
@@ -148,9 +148,9 @@ class Vectored:
         self._first: Any = None  # observations after a reset of the same step
 
     def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
-        """All slots at once begin with their seeds; later a slot has begun by itself."""
+        """All slots at once begin with the first seed; later a slot has begun by itself."""
         if len(slot) == self.count and self._first is None:
-            out[:], _ = self._vector.reset(seed=list(seeds))
+            out[:], _ = self._vector.reset(seed=seeds[0])  # one number: not all of them take a list
             self._first = out.copy()
         elif self._mode is AutoresetMode.SAME_STEP:
             out[list(slot)] = self._first[list(slot)]

@@ -75,14 +75,21 @@ class EnvironmentWorld:
 
     @classmethod
     def make_vector(
-        cls, name: str, emit: Emit = unchanged, autoreset: str = "NextStep", limit: int | None = None, **options: Any
+        cls,
+        name: str,
+        emit: Emit = unchanged,
+        *,
+        vectorization: str = "sync",
+        autoreset: str = "NextStep",
+        limit: int | None = None,
+        **options: Any,
     ) -> Any:
         """Streams in `gymnasium.make_vec(name)`, other rows in `gymnasium.make(name)`.
 
-        autoreset: how the vector environment begins the next episode, "NextStep" or "SameStep". Only the first
-        episodes have seeds of their own, so a run can not be resumed.
+        vectorization: "sync", "async" or "vector_entry_point" (the environment's own). autoreset: how the first two
+        begin the next episode, "NextStep" or "SameStep". Later episodes have no seeds, so a run can not be resumed.
         """
-        many = _vector(name, AutoresetMode(autoreset), limit)
+        many = _vector(name, vectorization, AutoresetMode(autoreset), limit)
         return cls(Recipe(name, limit), emit, name, vector=many, **options)
 
     def acted_by(self, policy: Any) -> EnvironmentWorld:
@@ -301,12 +308,14 @@ def _digest(before: int, what: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def _vector(name: str, mode: AutoresetMode, limit: int | None) -> Callable[[int], VectorEnv]:
+def _vector(name: str, vectorization: str, mode: AutoresetMode, limit: int | None) -> Callable[[int], VectorEnv]:
     def many(count: int) -> VectorEnv:
         register_atari(name)
         if name not in gymnasium.registry:
             raise UnsuitableEnvironmentError(unknown(name))
         steps = limit or gymnasium.spec(name).max_episode_steps
-        return gymnasium.make_vec(name, count, "sync", {"autoreset_mode": mode}, max_episode_steps=steps)
+        # An environment's own vectorization has its own way to begin episodes, which its metadata says.
+        options = {} if vectorization == "vector_entry_point" else {"autoreset_mode": mode}
+        return gymnasium.make_vec(name, count, vectorization, options, max_episode_steps=steps)
 
     return many
