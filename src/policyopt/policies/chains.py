@@ -107,13 +107,14 @@ class VariancePreserving:
     """a = sqrt(abar_t), b = sqrt(1 - abar_t), abar_t = prod (1 - beta); sampled at `steps` of the T training times.
 
     times: the K sampled times, noisiest first (None: K evenly spaced multiples of T // K, down to 0). last: abar of
-    the clean level.
+    the clean level. kept: abar at every training time, where betas alone do not give a library's own rounding of it.
     """
 
     betas: tuple[float, ...]
     steps: int
     times: tuple[int, ...] | None = None
     last: float = 1.0
+    kept: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= len(self.betas):
@@ -123,6 +124,8 @@ class VariancePreserving:
 
     @functools.cached_property
     def _kept(self) -> Tensor:
+        if self.kept is not None:
+            return torch.tensor(self.kept, dtype=torch.float64)
         return (1 - torch.tensor(self.betas, dtype=torch.float64)).cumprod(0)
 
     def levels(self) -> Levels:

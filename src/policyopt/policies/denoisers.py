@@ -28,11 +28,15 @@ def seeded(seed: int | torch.Generator) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network is conditioned on: ids below `classes` (then the network needs a row for "nothing" as well, see
-    `nothing`), vectors of `features` numbers, or nothing (both 0)."""
+    """What a network is conditioned on: ids below `classes`, vectors of `features` numbers, or nothing (both 0).
+
+    unconditional: the id that says "no condition" (None: one more than the last, for which our own networks have a
+    row); vectors say it by zeros.
+    """
 
     classes: int = 0
     features: int = 0
+    unconditional: int | None = None
 
     def __post_init__(self) -> None:
         if self.classes and self.features:
@@ -40,11 +44,11 @@ class Conditions:
 
     @property
     def nothing(self) -> int:
-        """The id that says "unconditional"."""
-        return self.classes
+        """The id that says "no condition"."""
+        return self.classes if self.unconditional is None else self.unconditional
 
     def without(self, condition: Tensor) -> Tensor:
-        """The unconditional condition: the id `classes`, or the zero vector."""
+        """As if there were no condition."""
         return torch.full_like(condition, self.nothing) if self.classes else torch.zeros_like(condition)
 
 
