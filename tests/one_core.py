@@ -29,7 +29,7 @@ from policyopt.policies.control import new_actor
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser
 from policyopt.policies.tabular import Table
-from policyopt.types import Batch, Categorical, Tasks
+from policyopt.types import Batch, Categorical, Source, Tasks
 from policyopt.worlds.denoising import DenoisingWorld
 from policyopt.worlds.points import RoundDisc
 from policyopt.worlds.tables import gridworld
@@ -56,7 +56,11 @@ class Kind:
 def language() -> tuple[nn.Module, Any]:
     policy = new_language(11, "llama", hidden_size=16, layers=1, heads=2, seed=3, dtype=torch.float64)
     prompts = [[3], [5, 1, 7, 2], [4, 4], [9, 10, 6]]
-    return policy, TokenWorld(prompts, eos=0, limit=8, decode=str, judge=lambda texts, tasks: [1.0] * len(texts))
+    return policy, TokenWorld(prompts, eos=0, limit=8, decode=str, judge=graded)
+
+
+def graded(texts: list[str], tasks: list[int]) -> list[float]:
+    return [len(text) % 5 / 4 for text in texts]
 
 
 def control() -> tuple[nn.Module, Any]:
@@ -123,6 +127,45 @@ def written(name: str, policy: Any, world: Any) -> Batch:
     steps["train"] = rows.step["train"] & ~skipped
     pairs = {"pair": index % 4, "rank": index // 4, "_row": index, "scored": index != 5}
     return rows.with_rows(pairs).with_steps(steps).with_steps({"train": steps["train"] & (index != 5)[:, None]})
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A world with data: the eight rows that the policy wrote there, as recordings and as pairs."""
+
+    inner: Any
+    rows: Batch
+
+    @property
+    def size(self) -> int:
+        return self.inner.size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def _rows(self, index: Tensor, tasks: Tasks) -> Batch:
+        found = self.rows[index].with_rows(tasks.row)
+        return found.with_rows({"source": torch.full_like(index, int(Source.DATASET))})
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        return self._rows(tasks.id % 4, tasks)
+
+    def recorded_pairs(self, tasks: Tasks) -> Batch:
+        both = tasks.repeat(2)
+        rank = torch.tensor([0, 1]).repeat(len(tasks))
+        return self._rows(both.id % 4 + 4 * rank, both).with_rows({"pair": both.row["group"], "rank": rank})
+
+
+def recorded(of: Kind) -> Recorded:
+    """Rows as a data set has them: no columns of parts, every step trained on."""
+    row = {n: c for n, c in of.rows.row.items() if n not in ("pair", "rank", "_row")}
+    step = {n: c for n, c in of.rows.step.items() if n not in ("advantage", "return", "value")}
+    row["scored"] = torch.ones_like(row["scored"])
+    random = torch.ones_like(step["train"]) if of.name != "denoising" else step["_clock"] > 0
+    policy: Any = of.models["policy"]
+    if of.name == "denoising":
+        random = random & torch.cat([torch.zeros(1), policy.chain.std]).gt(0)[step["_clock"]]
+    return Recorded(of.world, Batch(row, {**step, "train": of.rows.own & random}))
 
 
 # -- what the loops say --------------------------------------------------------------------------------------------

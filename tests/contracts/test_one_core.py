@@ -8,7 +8,9 @@ part: `PYTHONPATH=tests python tests/contracts/test_one_core.py` writes the page
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ import loops
 import one_core
 from cases import CASES
 from one_core import GAUSSIAN, KINDS, kind
-from policyopt.compose import CompositionError, Loss, Role
+from policyopt import methods
+from policyopt.compose import CompositionError, Given, Loss, Method, Program, Role, Stage
 from policyopt.credit.groups import GroupCentred, GroupStandardised, LeaveOneOut
 from policyopt.credit.history import SignWeighted, TaskStandardised
 from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
@@ -30,7 +33,10 @@ from policyopt.credit.running import RunningStandardised
 from policyopt.engines.plain import generate
 from policyopt.methods import keys, load
 from policyopt.ops.sequences import total_reward
-from policyopt.options import part_classes, snake
+from policyopt.options import options, override, part_classes, snake
+from policyopt.run import Run
+from policyopt.sampling.streams import Stream
+from policyopt.train import rounds
 from policyopt.types import Batch, Categorical, Finish
 from policyopt.update.averaging import RowMean
 from policyopt.update.gradient import losses
@@ -215,6 +221,60 @@ def test_credit(key: str, name: str) -> None:
         close(found.step[column][own], expected[own], 1e-9, column)
 
 
+# -- whole methods ------------------------------------------------------------------------------------------------
+def variants() -> list[str]:
+    """Every method of the package: keys and, where a file defines more than one, key:name."""
+    found = []
+    for key in keys():
+        made = [n for n, v in vars(methods.module(key)).items() if isinstance(v, Method) and v.about.key == n]
+        found += [n if n == key else f"{key}:{n}" for n in made if n == key or n not in keys()]
+    return found
+
+
+def unsuited(key: str, name: str) -> str:
+    """Why a method is not run on a kind here; empty if it is."""
+    made = load(key)
+    if name not in made.about.policies:
+        return "—"
+    if isinstance(made.sampling, Stream):
+        return f"streams: test_{key.partition(':')[0]}.py"
+    if name == "denoising" and any(getattr(t.loss, "needs", "") for t in made.objective):
+        return f"test_{key.partition(':')[0]}.py"
+    return ""
+
+
+def small(made: Method) -> Method:
+    """Few rows a round."""
+    wanted = {("selection", "count"): 4, ("sampling", "size"): 2, ("before", "count"): 4}
+    changes: dict[str, Any] = {}
+    for option in options(made):
+        if (option.path[0], option.path[-1]) in wanted:
+            changes[option.key] = wanted[option.path[0], option.path[-1]]
+        elif option.path[-1] == "learning_rate":
+            changes[option.key] = 0.01
+        elif option.path[-1] in ("epochs", "minibatches"):
+            changes[option.key] = min(2, int(option.value))
+    return override(made, changes)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("key", variants())
+def test_method(key: str, name: str) -> None:
+    """Two rounds of the real loop: the policy moves, and every number is finite."""
+    if unsuited(key, name):
+        pytest.skip(unsuited(key, name))
+    made, of = load(key), kind(name)
+    models = {"policy": copy.deepcopy(of.models["policy"])}
+    models |= {n: of.models["teacher"] for n, spec in made.models.items() if isinstance(spec, Given)}
+    before = [p.detach().clone() for p in models["policy"].parameters()]
+    run = Run(models, one_core.recorded(of), generate, 1)
+    done = list(rounds(run, Program((Stage(small(made), 2),))))
+    after = [p.detach() for p in models["policy"].parameters()]
+    assert all(bool(torch.isfinite(p).all()) for p in after)
+    assert max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True)) > 0
+    assert all(math.isfinite(value) for round_ in done for value in round_.metrics.values())
+
+
 # -- nothing is written twice ------------------------------------------------------------------------------------------
 AXES = ("objective", "credit", "constraint")
 
@@ -302,6 +362,15 @@ def cell(test: str, mine: list[str], name: str, refused: Callable[[str, str], st
     return reasons.pop() if reasons != {""} and reasons else ", ".join(f"`{key}-{name}`" for key in sorted(mine))
 
 
+def methods_of_page() -> list[str]:
+    """A line per method: which kinds it is run on."""
+    lines = [f"| method | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
+    for key in variants():
+        cells = [unsuited(key, name) or f"`{key}-{name}`" for name in KINDS]
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    return lines
+
+
 def others() -> list[str]:
     """Parts of the three axes that are not in the table, and why."""
     listed = {(axis, name) for axis, name, _ in rows_of_page()}
@@ -341,6 +410,11 @@ and compares value and gradient by all of the policy's parameters with plain loo
         "Parts that are not in the table; those that ask models for more are tested with their own subject:",
         "",
         *others(),
+        "",
+        "Whole methods, two rounds of the real loop each (`test_method[...]`), the same composition in every column.",
+        "Other cells name the test file of the method; a dash: the method says that it is not for that kind.",
+        "",
+        *methods_of_page(),
         "",
     ]
     return head + "\n".join([*lines, *tail])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from policyopt.compose import CompositionError, Part, Term
 from policyopt.run import Meter
@@ -72,10 +73,12 @@ class _Closure:
         """The second derivative of the distance times a vector: at the old policy, where the first derivative is 0,
         the Fisher information."""
         found = torch.zeros_like(vector)
-        for loss in planned_losses(self.ctx, self.batch, self.limited, self.micro_rows):
-            along = _flat(self._gradient(loss, keep=True)) @ vector if loss.requires_grad else loss
-            if along.requires_grad:
-                found = found + _flat(self._gradient(along, keep=False))
+        # Attention's fused kernels have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            for loss in planned_losses(self.ctx, self.batch, self.limited, self.micro_rows):
+                along = _flat(self._gradient(loss, keep=True)) @ vector if loss.requires_grad else loss
+                if along.requires_grad:
+                    found = found + _flat(self._gradient(along, keep=False))
         return found
 
     def _gradient(self, loss: Tensor, *, keep: bool) -> tuple[Tensor, ...]:
