@@ -123,10 +123,7 @@ def test_evaluating_changes_nothing_and_uses_episodes_of_its_own(tmp_path):
 def test_recorded_episodes_are_imitated_and_evaluated_in_the_environment(tmp_path, command):
     made = recipe(tmp_path)
     assert command("train", made).code == 0
-    for tasks in (
-        {"recorded": {"episodes": 4}},
-        {"recorded": {"policy": str(tmp_path / "run" / "model"), "episodes": 5}},
-    ):
+    for given in ({"episodes": 4}, {"policy": str(tmp_path / "run" / "model"), "episodes": 5}):
         (tmp_path / "second").mkdir(exist_ok=True)
         stages = [{"method": "sft", "steps": 3, "options": {"selection.count": 8, "update.learning_rate": 0.01}}]
         tasks = {"gymnasium": "CartPole-v1", "limit": 20, "recorded": given}

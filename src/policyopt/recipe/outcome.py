@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ class Measure:
     def shown(self, value: float, low: float, high: float) -> str:
         if self.share:
             return f"{100 * value:.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
-        return f"{value:.5g}  [{low:.5g}, {high:.5g}]"
+        # Two digits of the width are what is known.
+        decimals = 3 if high == low else max(0, 1 - math.floor(math.log10(high - low)))
+        return f"{value:z.{decimals}f}  [{low:z.{decimals}f}, {high:z.{decimals}f}]"
 
 
 MEASURES = {
