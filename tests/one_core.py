@@ -43,8 +43,8 @@ RELATIVES = {"policy": 0.0, "old": 0.05, "proximal": 0.08, "reference": 0.2, "te
 
 @dataclass(frozen=True)
 class Kind:
-    """name; models: RELATIVES and "critic"; world; rows: what the policy wrote there, with every column a part may
-    read (random numbers) and some steps not trained on."""
+    """name; models: RELATIVES, "critic" and, where the kind has action values, "q"; world; rows: what the policy wrote
+    there, with every column a part may read (random numbers) and some steps not trained on."""
 
     name: str
     models: dict[str, nn.Module]
@@ -101,6 +101,8 @@ def kind(name: str) -> Kind:
         policy: Any = moved(fresh, 0.4, 1)
         models = {role: moved(policy, scale, 10 + n) for n, (role, scale) in enumerate(RELATIVES.items())}
         models["critic"] = moved(policy.make_critic(torch.Generator().manual_seed(0)), 0.3, 30)
+        if hasattr(policy, "make_q"):
+            models["q"] = moved(policy.make_q(torch.Generator().manual_seed(0), 2), 0.3, 31)
         return Kind(name, models, world, written(name, policy, world))
     finally:
         torch.set_default_dtype(before)

@@ -22,23 +22,28 @@ from torch import Tensor
 
 import loops
 import one_core
+import references_occupancy
+import references_values
 from cases import CASES
 from one_core import GAUSSIAN, KINDS, kind
 from policyopt import methods
-from policyopt.compose import CompositionError, Given, Loss, Method, Program, Role, Stage
+from policyopt.compose import CompositionError, Given, Loss, Method, Program, Role, Stage, Term
 from policyopt.credit.groups import GroupCentred, GroupStandardised, LeaveOneOut
 from policyopt.credit.history import SignWeighted, TaskStandardised
 from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
 from policyopt.credit.running import RunningStandardised
 from policyopt.engines.plain import generate
 from policyopt.methods import keys, load
+from policyopt.objective.action_values import ExpectileValue, StateValue, TemporalDifference
+from policyopt.objective.ratio import Authorship
 from policyopt.ops.sequences import total_reward
 from policyopt.options import options, override, part_classes, snake
 from policyopt.run import Run
 from policyopt.sampling.streams import Stream
 from policyopt.train import rounds
 from policyopt.types import Batch, Categorical, Finish
-from policyopt.update.averaging import RowMean
+from policyopt.update.averaging import RowMean, TokenMean
+from policyopt.update.first import TrainedFirst
 from policyopt.update.gradient import losses
 from support import close, context, method
 
@@ -115,6 +120,81 @@ def test_scores(name: str) -> None:
 
 def _taken(of: Any, policy: Any) -> Tensor:
     return policy.taken(of.rows) if hasattr(policy, "taken") else of.rows.step["_token"]
+
+
+# -- losses of action values -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Valued:
+    """A loss of action values (model "critic") and a state value (model "teacher"), and what the loops make of the
+    numbers both say: value and slope by what is trained."""
+
+    loss: Loss
+    trains: str
+    reference: Callable[[Batch, int, int, list[float], float, float], tuple[float, list[float]]]
+
+
+def authorship(rows: Batch, b: int, t: int, q: list[float], here: float, after: float) -> tuple[float, list[float]]:
+    value, slope = references_occupancy.authorship(q[0], int(rows.row["author"][b]))
+    return value, [slope, 0.0]
+
+
+def difference(rows: Batch, b: int, t: int, q: list[float], here: float, after: float) -> tuple[float, list[float]]:
+    target = float(rows.step["reward"][b, t]) + 0.9 * after
+    return references_values.temporal_difference(q, target, 0.5)
+
+
+def expectile(rows: Batch, b: int, t: int, q: list[float], here: float, after: float) -> tuple[float, list[float]]:
+    value, slope = references_values.expectile(min(q), here, 0.7)
+    return value, [slope]
+
+
+VALUED = {
+    "authorship": Valued(Authorship("critic"), "critic", authorship),
+    "temporal_difference": Valued(
+        TemporalDifference(StateValue("teacher"), "critic", 0.9, huber=0.5), "critic", difference
+    ),
+    "expectile_value": Valued(ExpectileValue(0.7, "teacher", "critic"), "teacher", expectile),
+}
+
+
+def without_values(key: str, name: str) -> str:
+    return "" if "q" in kind(name).models else "no action values"
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("key", sorted(VALUED))
+def test_action_values(key: str, name: str) -> None:
+    of, valued = kind(name), VALUED[key]
+    models = {"policy": of.models["policy"], "critic": of.models.get("q", of.models["critic"])}
+    models["teacher"] = of.models["critic"]
+    made = method(Term("one", valued.loss, TokenMean(), trains=valued.trains), roles={}, sampling=TrainedFirst())
+    rows = of.rows.with_rows({"author": torch.arange(8) % 2})
+    ctx = context(made, models, of.world)
+    if without_values(key, name):
+        with pytest.raises(CompositionError, match="can not give action values"):
+            list(losses(ctx, rows, made.terms))
+        return
+    q, state = models["critic"].q(rows), models["teacher"].value(rows)
+    through = q if valued.trains == "critic" else state
+    slopes, value, count = torch.zeros_like(through), 0.0, int(rows.trained.sum())
+    for b, t in rows.trained.nonzero().tolist():
+        over = t + 1 == int(rows.lengths[b]) and int(rows.row["finish"][b]) == int(Finish.STOPPED)
+        after = 0.0 if over else float(state[b, t + 1].detach())
+        one, slope = valued.reference(rows, b, t, q[:, b, t].tolist(), float(state[b, t].detach()), after)
+        value += one / count
+        if valued.trains == "critic":
+            slopes[:, b, t] = torch.tensor(slope) / count
+        else:
+            slopes[b, t] = slope[0] / count
+    parameters = [p for p in models[valued.trains].parameters() if p.requires_grad]
+    expected = one_core.gradient([through], [slopes], parameters)
+    for micro in (None, 3):
+        parts = list(losses(ctx, rows, made.terms, micro))
+        close(sum(part.detach() for part in parts), value, 1e-10)
+        found = one_core.gradient(parts, [torch.ones(())] * len(parts), parameters)
+        for a, b in zip(found, expected, strict=True):
+            close(a, b, 1e-10)
+    assert max(float(g.abs().max()) for g in expected) > 1e-6
 
 
 # -- credit ----------------------------------------------------------------------------------------------------------
@@ -238,8 +318,6 @@ def unsuited(key: str, name: str) -> str:
         return "—"
     if isinstance(made.sampling, Stream):
         return f"streams: test_{key.partition(':')[0]}.py"
-    if name == "denoising" and any(getattr(t.loss, "needs", "") for t in made.objective):
-        return f"test_{key.partition(':')[0]}.py"
     return ""
 
 
@@ -348,16 +426,19 @@ def rows_of_page() -> list[tuple[str, str, list[str]]]:
         for name, part in part_classes(axis).items():
             if issubclass(part, Loss):
                 mine = [key for key, case in CASES.items() if type(case.loss) is part]
-                cells = [cell("test_loss", mine, kind_, refusal_of) for kind_ in KINDS]
+                cells = [cell(mine, kind_, refusal_of) for kind_ in KINDS]
+                valued = [key for key, one in VALUED.items() if type(one.loss) is part]
+                if valued:
+                    mine, cells = valued, [cell(valued, kind_, without_values) for kind_ in KINDS]
             else:
                 mine = [key for key, credit in CREDIT.items() if type(credit.part) is part]
-                cells = [cell("test_credit", mine, kind_, lambda key, kind_: "") for kind_ in KINDS]
+                cells = [cell(mine, kind_, lambda key, kind_: "") for kind_ in KINDS]
             if mine:
                 found.append((axis, name, cells))
     return found
 
 
-def cell(test: str, mine: list[str], name: str, refused: Callable[[str, str], str]) -> str:
+def cell(mine: list[str], name: str, refused: Callable[[str, str], str]) -> str:
     reasons = {refused(key, name) for key in mine}
     return reasons.pop() if reasons != {""} and reasons else ", ".join(f"`{key}-{name}`" for key in sorted(mine))
 
@@ -394,9 +475,9 @@ def page() -> str:
 
 Objectives, credit and constraints are written once. They see log-probabilities, distributions, advantages, masks and
 ids, never tokens, actions or latents. This table is made from the tests of `{HERE}`: a cell
-names the test (`test_loss[...]` or `test_credit[...]`) that runs the part, the same object in every column, on rows
-that a small real policy of that kind wrote in its own world (a transformer, a Gaussian actor, a flow model, a table),
-and compares value and gradient by all of the policy's parameters with plain loops in float64.
+names the test (`test_loss[...]`, `test_action_values[...]`, `test_credit[...]`) that runs the part, the same object in
+every column, on rows that a small real policy of that kind wrote in its own world (a transformer, a Gaussian actor, a
+flow model, a table), and compares value and gradient by all parameters with plain loops in float64.
 
 """
     lines = [f"| part | {' | '.join(KINDS)} |", "|---" * (len(KINDS) + 1) + "|"]
@@ -405,7 +486,8 @@ and compares value and gradient by all of the policy's parameters with plain loo
     tail = [
         "",
         "*for choices only*: the divergence from a mixture has no closed form for normal steps; the part refuses them",
-        "with an error, which is the test.",
+        "with an error, which is the test. *no action values*: policies of that kind offer no Q(s, a) yet, and are",
+        "refused in the same way.",
         "",
         "Parts that are not in the table; those that ask models for more are tested with their own subject:",
         "",
