@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from policyopt.compose import CompositionError, Part, Term
-from policyopt.run import Meter
 from policyopt.types import Batch
 from policyopt.update.gradient import GradientSteps, NonFiniteGradientError, Planned, plan, planned_losses
 
@@ -46,13 +45,20 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
+class _NoMetrics:
+    """A meter that forgets: evaluations of a search are no metrics of the round."""
+
+    def add(self, name: str, value: Tensor | float, count: Tensor | float) -> None:
+        pass
+
+
 class _Closure:
     """Goal and limited distance of a batch as functions of the parameters, planned once: every evaluation has the same
-    masks, scales and noise. Evaluations are no metrics of the round."""
+    masks, scales and noise."""
 
     def __init__(self, ctx: Any, batch: Batch, goal: Sequence[Term], limited: Term, micro_rows: int | None):
         self.ctx, self.batch, self.micro_rows = copy.copy(ctx), batch, micro_rows
-        self.ctx.meter = Meter()
+        self.ctx.meter = _NoMetrics()
         self.goal, self.limited = plan(ctx, batch, goal), plan(ctx, batch, [limited])
         self.parameters = [p for p in ctx.models[limited.trains].parameters() if p.requires_grad]
 
