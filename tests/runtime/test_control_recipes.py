@@ -123,7 +123,7 @@ def test_evaluating_changes_nothing_and_uses_episodes_of_its_own(tmp_path):
 def test_recorded_episodes_are_imitated_and_evaluated_in_the_environment(tmp_path, command):
     made = recipe(tmp_path)
     assert command("train", made).code == 0
-    for given in ({"episodes": 4}, {"policy": str(tmp_path / "run" / "model"), "episodes": 5}):
+    for given in ({"episodes": 4}, {"policy": str(tmp_path / "run" / "model"), "episodes": 5, "reliability": 0.4}):
         (tmp_path / "second").mkdir(exist_ok=True)
         stages = [{"method": "sft", "steps": 3, "options": {"selection.count": 8, "update.learning_rate": 0.01}}]
         tasks = {"gymnasium": "CartPole-v1", "limit": 20, "recorded": given}
@@ -194,6 +194,10 @@ WRONG = {
     "section of language": ("tasks.verifier=exact", "unknown key 'tasks.verifier'"),
     "method for other data": ("stages=[{method: sft, steps: 1}]", "recorded"),
     "data without a reader": ("tasks.recorded={episodes: 3}", "tasks.recorded has no effect"),
+    "reliability of nobody": (
+        "tasks.recorded={episodes: 3, reliability: 0.5}",
+        "no effect with an untrained policy",
+    ),
     "unit without data": ("tasks.unit=episode", "no effect with an environment alone"),
     "two data sets": ("tasks={gymnasium: CartPole-v1, minari: x, recorded: {}}", "one of tasks.minari and"),
     "pairs": ("stages=[{method: dpo, steps: 1}]", "recorded"),

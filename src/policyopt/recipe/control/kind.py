@@ -21,13 +21,20 @@ from policyopt.policies.control_checkpoint import SPEC, load_control, save_contr
 from policyopt.policies.heads import Head, head_for
 from policyopt.policies.spaces import actions_of, observations_of
 from policyopt.recipe.base import RecipeError
-from policyopt.recipe.control.sections import ControlRecipe, EvaluationSection, NewAgent, PolicySection, TasksSection
+from policyopt.recipe.control.sections import (
+    ControlRecipe,
+    EvaluationSection,
+    NewAgent,
+    PolicySection,
+    RecordedSection,
+    TasksSection,
+)
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
 from policyopt.types import Round
 from policyopt.update.normalise import UpdateNormaliser
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
-from policyopt.worlds.recordings import Recording, episodes_of
+from policyopt.worlds.recordings import Episode, Recording, episodes_of
 
 
 @dataclass
@@ -171,19 +178,25 @@ def recording(section: TasksSection, policy: Actor) -> Recording | None:
         return read_minari(section.minari, section.unit).acted_by(policy)
     if section.recorded is None:
         return None
-    world = make_world(section, RECORDING_SEED)
-    given = section.recorded
-    actor = (
-        new_actor(world.observation_space, world.action_space) if given.policy is None else load_control(given.policy)
-    )
+    world, given = make_world(section, RECORDING_SEED), section.recorded
+    reliable = round(given.episodes * given.reliability) if given.policy is not None else 0
+    episodes = [] if given.policy is None else _recorded(load_control(given.policy), world, range(reliable), given)
+    if reliable < given.episodes:
+        untrained = new_actor(world.observation_space, world.action_space)
+        episodes += _recorded(untrained, world, range(reliable, given.episodes), given)
+    return Recording(episodes, section.unit, f"episodes of {world.name}").acted_by(policy)
+
+
+def _recorded(actor: Actor, world: EnvironmentWorld, ids: range, given: RecordedSection) -> list[Episode]:
+    """Whole episodes of a policy, one per task."""
+    if not ids:
+        return []
     check_spaces(actor, world).acted_by(actor)
-    heat = 0.0 if given.greedy else 1.0
-    rows = world.start(world.tasks(torch.arange(given.episodes)))
-    rows = rows.with_rows({"temperature": torch.full((given.episodes,), heat)})
-    keys = new_keys(given.episodes, generator(RECORDING_SEED, "recorded"))
+    rows, heat = world.start(world.tasks(torch.tensor(ids))), 0.0 if given.greedy else 1.0
+    rows = rows.with_rows({"temperature": torch.full((len(ids),), heat)})
+    keys = torch.cat([new_keys(1, generator(RECORDING_SEED, "recorded", task)) for task in ids])
     with torch.no_grad():
-        rows = engine_for(actor, world)(actor, world, rows, keys, heat, 0)
-    return Recording(episodes_of(rows, actor.emit), section.unit, f"episodes of {world.name}").acted_by(policy)
+        return episodes_of(engine_for(actor, world)(actor, world, rows, keys, heat, 0), actor.emit)
 
 
 def _check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:

@@ -58,7 +58,14 @@ class RecordedSection(Section):
 
     policy: str | None = None  # folder of a saved policy; None: an untrained one
     episodes: int = Field(default=100, ge=1)
-    greedy: bool = False  # its most likely actions
+    reliability: float = Field(default=1.0, ge=0, le=1)  # share of the episodes that are its; the rest is untrained
+    greedy: bool = False  # the most likely actions
+
+    @model_validator(mode="after")
+    def _used(self) -> RecordedSection:
+        idle = {"reliability": self.policy is None and self.reliability != 1}
+        without_effect("tasks.recorded", idle, "an untrained policy")
+        return self
 
 
 class TasksSection(Section):
