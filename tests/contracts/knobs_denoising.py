@@ -1,20 +1,22 @@
 """Knobs of parts that denoising methods brought."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from test_dead_knobs import Knob
-from torch import Tensor
+from torch import Tensor, nn
 
+import cases
 from enumeration import Fixed
 from policyopt.compose import Term
 from policyopt.credit import denoising, heads, history
 from policyopt.credit.groups import GroupStandardised
-from policyopt.objective import advantages, clipping
-from policyopt.sampling import progress
+from policyopt.objective import advantages, clamped, clipping
+from policyopt.sampling import prior, progress
 from policyopt.selection import extremes, steps
-from policyopt.types import Round
+from policyopt.types import Round, Tasks, empty_batch
 from policyopt.update.averaging import TokenMean
 from support import context, full_step, grids, method, per_row, ragged, rewarded
 
@@ -82,7 +84,28 @@ def prepared(part: Any) -> Tensor:
     return torch.cat([value[None], gradient.flatten()])
 
 
+def clamped_loss(part: Any) -> Tensor:
+    case = dataclasses.replace(cases.CASES["clamped"], loss=part)
+    value, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([value[None], gradient.flatten()])
+
+
+def with_prior(part: Any) -> Tensor:
+    """Rows of a draw with the part's group size."""
+    policy = nn.Module()
+    policy.prior = nn.Module()
+    policy.prior.mean, policy.prior.std = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(2))
+    ctx = SimpleNamespace(
+        models={"policy": policy},
+        world=SimpleNamespace(start=empty_batch),
+        extend=lambda batch, model, temperature: batch,
+    )
+    return part(ctx, lambda: Tasks(torch.arange(3)), lambda batch: batch).row["_prior"]
+
+
 KNOBS = (
+    Knob(prior.WithPrior(), with_prior, {"size": 2}),
+    Knob(clamped.ClampedSurrogate(), clamped_loss, {"clip": 0.05}),
     Knob(
         history.TaskStandardised(),
         with_history,

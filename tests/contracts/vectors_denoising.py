@@ -1,5 +1,7 @@
 """Cases of parts that denoising methods brought: several rewards, histories of tasks, extremes of groups."""
 
+import functools
+
 import reference_formulas as ref
 from vector_cases import case
 from vector_losses import CLIP, step_cases
@@ -144,5 +146,21 @@ def surrogate_cases():
     return step_cases("objective", "clipped_surrogate", ref.clipped_surrogate, ranges, {"advantage": "advantage:a"})
 
 
+def clamped(logp, old, advantage, clip):
+    """FIND: no minimum, so a ratio outside the range has no gradient for either sign."""
+    ratio = ref.exp(logp - old)
+    inside = 1 - clip <= ratio <= 1 + clip
+    return -advantage * max(1 - clip, min(1 + clip, ratio)), -advantage * ratio if inside else 0.0
+
+
+def clamped_cases():
+    made = []
+    for clip in (0.2, 0.6):
+        options = {} if clip == 0.2 else {"clip": clip}
+        formula = functools.partial(clamped, clip=clip)
+        made += step_cases("objective", "clamped_surrogate", formula, CLIP, options)
+    return made
+
+
 def cases():
-    return [*standardised_cases(), *history_cases(), *extreme_cases(), *surrogate_cases()]
+    return [*standardised_cases(), *history_cases(), *extreme_cases(), *surrogate_cases(), *clamped_cases()]

@@ -23,6 +23,7 @@ class DenoisingRegression(Loss):
     points: int = 1
     dropped: float = 0.0
 
+    needs = "denoising errors"
     formula = "mean_p mean_d (u_theta(a_t x_0 + b_t eps, t, c) - u)^2"
 
     def __post_init__(self) -> None:
