@@ -50,7 +50,7 @@ def eight_gaussians_flow(seed: int, chain: NoiseChain) -> Denoiser:
     return Denoiser(copy.deepcopy(_base_flow(seed)), chain)
 
 
-def sampled(policy: Any, count: int, seed: int, world: DenoisingWorld | None = None) -> Batch:
+def sampled(policy: Any, count: int, seed: int, world: Any = None) -> Batch:
     """`count` finished chains of a policy, of the world's tasks in turn."""
     world = DenoisingWorld(policy.chain.std, policy.dims, 1) if world is None else world
     ids = torch.arange(count) % world.size
