@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from mutants import CONTROL_WORLDS, Patch, mutant
 
-from policyopt.engines.control import _Trace
+from policyopt.engines.fragments import Trace
 from policyopt.reward.scaling import REWARD_SCALE, ScaledReward
 from policyopt.worlds.environment_slots import Local, Vectored
 
@@ -32,7 +32,7 @@ def bootstraps_from_the_observation_after_the_reset(patch: Patch) -> None:
         self.ended[t, slots] = True
         self.final.update({(t, slot): now[slot] for slot in slots})  # a view: the reset overwrites it
 
-    patch.method(_Trace, "end", wrong)
+    patch.method(Trace, "end", wrong)
 
 
 @mutant(TARGETS, traps=(51,))
@@ -42,13 +42,13 @@ def reset_rows_are_transitions(patch: Patch) -> None:
 
 @mutant(TARGETS, traps=(51,))
 def termination_bootstraps(patch: Patch) -> None:
-    rows = _Trace._rows
+    rows = Trace._rows
 
     def wrong(self, at, ended, seed):
         self.terminated[:] = False
         return rows(self, at, ended, seed)
 
-    patch.method(_Trace, "_rows", wrong)
+    patch.method(Trace, "_rows", wrong)
 
 
 # -- 53 ----------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from policyopt.credit.returns import GeneralisedAdvantage
 from policyopt.engines.choose import engine_for
 from policyopt.engines.control import ControlEngine, episodes
 from policyopt.engines.plain import generate
+from policyopt.engines.sampling import NotFiniteError
 from policyopt.methods.grpo import grpo
 from policyopt.methods.ppo import ppo
+from policyopt.ops.streams import first_state
 from policyopt.policies.bodies import MLP, NATURE
 from policyopt.policies.control import new_actor
 from policyopt.reward.parts import FromWorld
@@ -210,6 +212,24 @@ def test_evaluation_episodes():
     greedy, _ = episodes(policy, world, 9, seed=4, greedy=True)
     assert not torch.equal(greedy, returns)
     assert checkpoint_of(run) == before
+
+
+def test_what_is_no_number_stops_the_run():
+    """A policy that diverged, and an environment that pays nan: not one step of the round is kept."""
+    world, policy = acting("Pendulum-v1", limit=5)
+    with torch.no_grad():
+        policy.log_std.fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="diverged"):
+        run_of(world, policy, engine=ControlEngine())
+
+    class Poor(gymnasium.Wrapper):
+        def step(self, action):
+            observation, _, terminated, truncated, infos = super().step(action)
+            return observation, float("nan"), terminated, truncated, infos
+
+    world, policy = acting("Pendulum-v1", limit=5, wrappers=(Poor,))
+    with pytest.raises(NotFiniteError, match="gave a reward that is no number"), torch.no_grad():
+        ControlEngine().stream(policy, world, first_state(0), 3, torch.arange(2), 0)
 
 
 def checkpoint_of(run):

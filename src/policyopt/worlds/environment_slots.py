@@ -6,12 +6,15 @@ A slot steps and is reset on its own. `step` returns the observation that the st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from torch import Tensor
 
+from policyopt.ops.streams import State, episode_seed
 from policyopt.worlds.environments import Actions, UnsuitableEnvironmentError
 
 NO_RESET: np.ndarray = np.zeros(0, dtype=np.int64)
@@ -172,3 +175,32 @@ class Vectored:
 
     def waiting(self) -> np.ndarray:
         return self._waiting
+
+
+@dataclass
+class Streams:
+    """Environments that go on from round to round, and where they are.
+
+    now: (N, ...) the observations before the next steps. before: (N,) steps of the episodes so far; earned: (N,) their
+    rewards. state: the same as data, None while they move.
+    """
+
+    slots: Slots
+    now: np.ndarray
+    seed: int = 0
+    begun: bool = False
+    episode: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    before: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    earned: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    memory: Tensor | None = None
+    state: State | None = None
+
+    def stand(self, state: State) -> None:
+        """The environments have moved to `state`."""
+        self.state, self.memory = state, state["memory"]
+        self.before = np.array([len(actions) for actions in state["actions"]], dtype=np.int64)
+        self.earned = state["earned"].numpy().copy()
+
+    def begin(self, slots: Sequence[int]) -> None:
+        """Begin the episodes whose numbers `episode` holds."""
+        self.slots.reset(slots, [episode_seed(self.seed, slot, int(self.episode[slot])) for slot in slots], self.now)

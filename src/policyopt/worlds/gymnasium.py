@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from policyopt.ops.random import derive
 from policyopt.ops.streams import State, episode_seed, same_state
 from policyopt.types import Batch, Finish, StepKind, Tasks, empty_batch
-from policyopt.worlds.environment_slots import Local, Slots, Vectored, Workers
+from policyopt.worlds.environment_slots import Local, Slots, Streams, Vectored, Workers
 from policyopt.worlds.environments import Actions, Recipe, UnsuitableEnvironmentError, register_atari, unknown
 
 Emit = Callable[[Tensor], Tensor]
@@ -261,35 +261,6 @@ class EnvironmentWorld:
         for action in self.actions.singles(self.sent(taken)) if len(taken) else ():
             env.step(action)
         return env
-
-
-@dataclass
-class Streams:
-    """Environments that go on from round to round, and where they are.
-
-    now: (N, ...) the observations before the next steps. before: (N,) steps of the episodes so far; earned: (N,) their
-    rewards. state: the same as data, None while they move.
-    """
-
-    slots: Slots
-    now: np.ndarray
-    seed: int = 0
-    begun: bool = False
-    episode: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    before: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    earned: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    memory: Tensor | None = None
-    state: State | None = None
-
-    def stand(self, state: State) -> None:
-        """The environments have moved to `state`."""
-        self.state, self.memory = state, state["memory"]
-        self.before = np.array([len(actions) for actions in state["actions"]], dtype=np.int64)
-        self.earned = state["earned"].numpy().copy()
-
-    def begin(self, slots: Sequence[int]) -> None:
-        """Begin the episodes whose numbers `episode` holds."""
-        self.slots.reset(slots, [episode_seed(self.seed, slot, int(self.episode[slot])) for slot in slots], self.now)
 
 
 @dataclass(frozen=True)
