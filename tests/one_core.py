@@ -27,10 +27,10 @@ from policyopt.policies.chains import flow
 from policyopt.policies.checkpoint import new_language
 from policyopt.policies.control import new_actor
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
-from policyopt.policies.denoising import Denoiser
+from policyopt.policies.denoising import Denoiser, LearnedPrior
 from policyopt.policies.tabular import Table
 from policyopt.types import Batch, Categorical, Source, Tasks
-from policyopt.worlds.denoising import DenoisingWorld
+from policyopt.worlds.denoising import DenoisingWorld, Trainable
 from policyopt.worlds.points import RoundDisc
 from policyopt.worlds.tables import gridworld
 from policyopt.worlds.tokens import TokenWorld
@@ -69,9 +69,10 @@ def control() -> tuple[nn.Module, Any]:
 
 
 def denoising() -> tuple[nn.Module, Any]:
-    policy = Denoiser(VectorDenoiser(3, Conditions(classes=4), width=8, depth=2, seed=1), flow(4, eta=0.7))
-    conditions = torch.arange(4)
-    return policy, DenoisingWorld(policy.chain.std, 3, 4, lambda x, task: x.sum(1), conditions)
+    network = VectorDenoiser(3, Conditions(classes=4), width=8, depth=2, seed=1)
+    policy = Denoiser(network, flow(4, eta=0.7), prior=LearnedPrior(3))
+    conditions, trainable = torch.arange(4), Trainable(prior=True)
+    return policy, DenoisingWorld(policy.chain.std, 3, 4, lambda x, task: x.sum(1), conditions, trainable=trainable)
 
 
 def tabular() -> tuple[nn.Module, Any]:
