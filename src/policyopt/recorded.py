@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.nn.utils.stateless import _reparametrize_module
@@ -130,11 +130,27 @@ class Recording:
         self.order = [id(t) for t in self.tensors if id(t) in trained]
         self.positions = [self.order.index(id(parameter)) for parameter in parameters]
         self._keep_what_is_read(graph)
-        self.run: Any = torch.compile(self.graph, fullgraph=True, dynamic=False) if compiled else self.graph
+        self.run: Any = self._compiled(part) if compiled else self.graph
+
+    def _compiled(self, part: Batch) -> Any:
+        """The operations as code of this machine, without the checks that `torch.compile` makes at every call: shapes
+        are part of the recording's key."""
+        from torch._inductor import compile as compile_graph
+        from torch._inductor.exc import InductorError
+
+        inputs = [*self.held, *[_column(part, column) for column in self.given]]
+        try:
+            with torch.no_grad():
+                return compile_graph(self.graph, [x.detach() for x in inputs])
+        except (InductorError, RuntimeError) as error:
+            raise NotRecordableError(
+                f"torch could not compile the update ({str(error).splitlines()[0]:.200}); it needs a C++ compiler; use "
+                "execution=recorded"
+            ) from error
 
     def _keep_what_is_read(self, graph: Any) -> None:
-        """Without dead operations; only columns and tensors that are read stay inputs."""
-        graph.graph.eliminate_dead_code()
+        """Without operations that change nothing; only columns and tensors that are read stay inputs."""
+        simplify(graph)
         places = [node for node in graph.graph.nodes if node.op == "placeholder"]
         count = len(self.tensors)
         self.reads = [bool(node.users) for node in places]
@@ -159,6 +175,43 @@ class Recording:
         for (name, value_moves, count_moves), (value, count) in zip(self.names, self.plain, strict=True):
             ctx.meter.add(name, next(found) if value_moves else value, next(found) if count_moves else count)
         return [gradients[position] for position in self.positions]
+
+
+def simplify(module: fx.GraphModule) -> None:
+    """Take out, in place, what gives no other numbers: detaching, computing the same twice, making the same constant
+    anew, what nothing reads."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _DETACHING:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    known: dict[Any, fx.Node] = {}
+    for number, node in enumerate(list(graph.nodes)):
+        if node.op != "call_function" or _touches(node) or any(_touches(user) for user in node.users):
+            continue
+        if not node.all_input_nodes and all(user.op != "output" for user in node.users):
+            name = f"_constant_{number}"
+            module.register_buffer(name, node.target(*node.args, **node.kwargs))
+            with graph.inserting_before(node):
+                same = graph.get_attr(name)
+        else:
+            same = known.setdefault((node.target, str(node.args), str(node.kwargs)), node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+_ATEN = torch.ops.aten
+_DETACHING = (_ATEN.detach.default, _ATEN.alias.default)
+
+
+def _touches(node: fx.Node) -> bool:
+    """Whether an operation writes to an argument, gives a view of it or draws numbers: then it is not to be merged."""
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in target.tags:
+        return True
+    return any(argument.alias_info is not None for argument in target._schema.arguments)
 
 
 # -- the pieces ------------------------------------------------------------------------------------------------
