@@ -140,6 +140,7 @@ def test_a_recording_takes_a_minibatch_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_updates_differ_by_rounding_only() -> None:
     eager, _ = trained(composed("eager"), 2)
     compiled, _ = trained(composed("compiled"), 2)
