@@ -17,6 +17,7 @@ import mutants  # noqa: E402
 import mutants_control_policies  # noqa: E402, F401
 import mutants_control_worlds  # noqa: E402, F401
 import mutants_credit  # noqa: E402, F401
+import mutants_denoising  # noqa: E402, F401
 import mutants_normalisation  # noqa: E402, F401
 import mutants_onpolicy  # noqa: E402, F401
 import mutants_ratios  # noqa: E402, F401
@@ -27,7 +28,7 @@ from mutants import MUTANTS, Mutant, Patch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-TRAPS = {*range(1, 15), *range(20, 27), 28, 34, 35, *range(37, 41), 46, 49, *range(51, 55)}
+TRAPS = {*range(1, 15), *range(20, 27), 28, 34, 35, *range(37, 41), 46, 49, *range(51, 55), *range(56, 59)}
 
 
 def check(name: str) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """Traps 56, 57 and 58: densities of denoising steps, edges of the schedule, ratios across noise levels."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -40,11 +41,13 @@ from support import close
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture
-def single():
+@contextlib.contextmanager
+def single_precision():
     torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float64)
 
 
 class Linear(nn.Module):
@@ -112,24 +115,22 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("name", STORED)
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_trap_57_replay_of_a_stored_trajectory_has_ratio_one_at_every_step(name, scale):
-    chain = STORED[name]
-    network = VectorDenoiser(3, Conditions(classes=2), width=16, time_scale=float(chain.levels.time.max()))
-    policy = Denoiser(network, chain, guidance=Guidance(scale))
-    batch = rolled(policy, 16, conditions=torch.tensor([0, 1]))
-    score = policy.score(batch)
-    change = (score.logp - batch.step["behaviour"])[batch.trained]
-    close(change.exp(), torch.ones_like(change), 1e-10)
-    assert score.logp[batch.trained].isfinite().all()
-    if scale != 1:
-        # Guidance left out of scoring is another density.
-        plain = Denoiser(network, chain).score(batch)
-        assert (plain.logp - batch.step["behaviour"])[batch.trained].abs().max() > 1e-3
+def test_trap_57_replay_of_a_stored_trajectory_has_ratio_one_at_every_step():
+    for chain in STORED.values():
+        for scale in (1.0, 4.0):
+            network = VectorDenoiser(3, Conditions(classes=2), width=16, time_scale=float(chain.levels.time.max()))
+            policy = Denoiser(network, chain, guidance=Guidance(scale))
+            batch = rolled(policy, 16, conditions=torch.tensor([0, 1]))
+            change = (policy.score(batch).logp - batch.step["behaviour"])[batch.trained]
+            close(change.exp(), torch.ones_like(change), 1e-10)
+            if scale != 1:
+                # Guidance left out of scoring is another density.
+                plain = Denoiser(network, chain).score(batch)
+                assert (plain.logp - batch.step["behaviour"])[batch.trained].abs().max() > 1e-3
 
 
-def test_trap_57_replay_in_single_precision(single):
+@single_precision()
+def test_trap_57_replay_in_single_precision():
     for chain in STORED.values():
         policy = Denoiser(VectorDenoiser(3, width=16, time_scale=float(chain.levels.time.max())), chain)
         batch = rolled(policy, 16)
@@ -159,71 +160,73 @@ def test_trap_57_the_last_step_without_noise_has_no_density_and_is_not_trained()
     assert rolled(Denoiser(VectorDenoiser(2, width=8, time_scale=6), floor), 4).trained[:, -1].all()
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_trap_57_a_linear_gaussian_denoiser_has_the_closed_form_marginal(eta):
+def test_trap_57_a_linear_gaussian_denoiser_has_the_closed_form_marginal():
     """Data N(0.7, 0.5^2), exact denoiser: mean and variance after every step, propagated by hand from x' = A x + B + sd
     xi, equal those of 40,000 sampled chains; an index off by one moves them."""
-    chain = diffusion(5, eta=eta, betas=(0.1, 0.2, 0.3, 0.4, 0.5))
-    policy = Denoiser(Linear(chain, 0.7, 0.5), chain)
-    batch = rolled(policy, 40_000)
-    kept = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]).cumprod(0).tolist()
-    mean, variance = 0.0, 1.0
-    for k in range(5):
-        now, after = kept[4 - k], kept[3 - k] if k < 4 else 1.0
-        a, b = math.sqrt(now), math.sqrt(1 - now)
-        total = now * 0.25 + b**2
-        sd = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after))
-        slope = math.sqrt(after) * a * 0.25 / total + math.sqrt(max(1 - after - sd**2, 0)) * b / total
-        offset = math.sqrt(after) * (0.7 - a * 0.25 / total * a * 0.7)
-        offset -= math.sqrt(max(1 - after - sd**2, 0)) * b / total * a * 0.7
-        mean, variance = slope * mean + offset, slope**2 * variance + sd**2
-        found = batch.step["_next"][:, k + 1]
-        close(found.mean(), mean, 4 * math.sqrt(variance / 40_000))
-        close(found.var(), variance, 4 * variance * math.sqrt(2 / 40_000))
+    for eta in (0.0, 0.3, 1.0):
+        chain = diffusion(5, eta=eta, betas=(0.1, 0.2, 0.3, 0.4, 0.5))
+        policy = Denoiser(Linear(chain, 0.7, 0.5), chain)
+        batch = rolled(policy, 40_000)
+        kept = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]).cumprod(0).tolist()
+        mean, variance = 0.0, 1.0
+        for k in range(5):
+            now, after = kept[4 - k], kept[3 - k] if k < 4 else 1.0
+            a, b = math.sqrt(now), math.sqrt(1 - now)
+            total = now * 0.25 + b**2
+            sd = eta * math.sqrt((1 - after) / (1 - now) * (1 - now / after))
+            slope = math.sqrt(after) * a * 0.25 / total + math.sqrt(max(1 - after - sd**2, 0)) * b / total
+            offset = math.sqrt(after) * (0.7 - a * 0.25 / total * a * 0.7)
+            offset -= math.sqrt(max(1 - after - sd**2, 0)) * b / total * a * 0.7
+            mean, variance = slope * mean + offset, slope**2 * variance + sd**2
+            found = batch.step["_next"][:, k + 1]
+            close(found.mean(), mean, 4 * math.sqrt(variance / 40_000))
+            close(found.var(), variance, 4 * variance * math.sqrt(2 / 40_000))
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7])
-def test_trap_57_sde_and_ode_of_a_flow_end_alike_for_gaussian_data(eta):
+def test_trap_57_sde_and_ode_of_a_flow_end_alike_for_gaussian_data():
     """Specification 239: 200 steps, standard deviations within 2 percent. Moments are carried along exactly: a linear
     denoiser's mean is A x + B."""
-    chain = flow(200, eta=eta)
-    policy = Denoiser(Linear(chain, 1.0, 0.5), chain)
-    mean, variance = torch.zeros(1), torch.ones(1)
-    for k in range(200):
-        found = chain.transition(
-            lambda x, t: policy.predict(x, t, None), torch.tensor([[0.0], [1.0]]), torch.tensor([k] * 2)
-        )
-        offset, slope = found.mean[0], found.mean[1] - found.mean[0]
-        mean, variance = slope * mean + offset, slope**2 * variance + found.std[0] ** 2
-    close(mean, [1.0], 0.01)
-    close(variance.sqrt(), [0.5], 0.01)
+    for eta in (0.0, 0.3, 0.7):
+        chain = flow(200, eta=eta)
+        policy = Denoiser(Linear(chain, 1.0, 0.5), chain)
+        mean, variance = torch.zeros(1), torch.ones(1)
+        for k in range(200):
+            found = chain.transition(
+                lambda x, t, policy=policy: policy.predict(x, t, None),
+                torch.tensor([[0.0], [1.0]]),
+                torch.tensor([k] * 2),
+            )
+            offset, slope = found.mean[0], found.mean[1] - found.mean[0]
+            mean, variance = slope * mean + offset, slope**2 * variance + found.std[0] ** 2
+        close(mean, [1.0], 0.01)
+        close(variance.sqrt(), [0.5], 0.01)
 
 
 # -- 58: ratios across noise levels ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("density", [Summed(), Averaged()])
-def test_trap_58_the_log_ratio_is_biased_by_minus_half_the_squared_shift_and_centring_removes_it(density):
+def test_trap_58_the_log_ratio_is_biased_by_minus_half_the_squared_shift_and_centring_removes_it():
     """E_old log r = -|dmu|^2 / (2 sd^2), per dimension if averaged; E_old (log r + KL(old || new)) = 0."""
-    dims, shift, rng = 4, 0.05, torch.Generator().manual_seed(0)
-    averaged = dims if isinstance(density, Averaged) else 1
-    before = 1.0
-    for sd in (0.5, 0.1, 0.03):
-        one = torch.ones(200_000, dims)
-        old, new = Transition(0 * one, sd * one, density), Transition(shift * one, sd * one, density)
-        x = sd * torch.randn(one.shape, generator=rng)
-        change = new.log_prob(x) - old.log_prob(x)
-        bias = -dims * shift**2 / (2 * sd**2) / averaged
-        spread = math.sqrt(dims) * shift / sd / averaged
-        close(change.mean(), bias, 4 * spread / math.sqrt(len(x)))
-        close(old.kl(new)[0], -bias, 1e-10)
-        close((change + old.kl(new)).mean(), 0.0, 4 * spread / math.sqrt(len(x)))
-        if averaged > 1:
-            # An average over dimensions is not a density ratio: its mean is below 1, the more so where sd is small.
-            mean = float(change.exp().mean())
-            assert mean < before
-            before = mean
-            assert mean == pytest.approx(math.exp(bias + spread**2 / 2), rel=0.02)
+    for density in (Summed(), Averaged()):
+        dims, shift, rng = 4, 0.05, torch.Generator().manual_seed(0)
+        averaged = dims if isinstance(density, Averaged) else 1
+        before = 1.0
+        for sd in (0.5, 0.1, 0.03):
+            one = torch.ones(200_000, dims)
+            old, new = Transition(0 * one, sd * one, density), Transition(shift * one, sd * one, density)
+            x = sd * torch.randn(one.shape, generator=rng)
+            change = new.log_prob(x) - old.log_prob(x)
+            bias = -dims * shift**2 / (2 * sd**2) / averaged
+            spread = math.sqrt(dims) * shift / sd / averaged
+            close(change.mean(), bias, 4 * spread / math.sqrt(len(x)))
+            close(old.kl(new)[0], -bias, 1e-10)
+            close((change + old.kl(new)).mean(), 0.0, 4 * spread / math.sqrt(len(x)))
+            if averaged > 1:
+                # An average over dimensions is not a density ratio: its mean is below 1, the more so where sd is small.
+                mean = float(change.exp().mean())
+                assert mean < before
+                before = mean
+                assert mean == pytest.approx(math.exp(bias + spread**2 / 2), rel=0.02)
 
 
 class Scored(nn.Module):
@@ -306,7 +309,8 @@ def test_trap_58_centred_and_plain_agree_at_the_old_policy():
 # -- the loop ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_language_methods_run_on_chains_unchanged(single):
+@single_precision()
+def test_the_language_methods_run_on_chains_unchanged():
     """GRPO with one initial noise per group lifts a reward that a flow of one Gaussian can reach."""
     chain = flow(6, eta=0.7)
     policy = Denoiser(VectorDenoiser(2, width=16, depth=2), chain)
