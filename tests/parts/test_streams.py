@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from policyopt.engines.control import ControlEngine
+from policyopt.engines.plain import generate
 from policyopt.ops.random import uniforms
 from policyopt.ops.streams import first_state, same_state, state_after
 from policyopt.policies.bodies import MLP, Recurrent
@@ -138,23 +139,6 @@ def test_workers_equal_one_process():
     assert all(torch.equal(one.step[column], two.step[column]) for column in one.step)
 
 
-def stepwise(world, policy, batch, keys, temperature):
-    """`engines.plain`, with the memory of a policy that has one."""
-    batch, position = policy.begin(batch), 0
-    with torch.no_grad():
-        while not bool(batch.done.all()):
-            live, dist = ~batch.done, policy.next(batch)
-            if temperature == 0:
-                step = dist.mode()
-            else:
-                dist = dist.tempered(batch.row["temperature"])
-                step = dist.sample(uniforms(keys, position, dist.width))
-            moved = policy.advance(batch, step)
-            batch = carried(batch, world.append(batch, step, dist.log_prob(step), live, 3), moved, live)
-            position += 1
-    return batch
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 @pytest.mark.parametrize(
     ("name", "body", "head", "limit"),
@@ -171,7 +155,7 @@ def test_whole_episodes_are_next_and_append(name, body, head, limit, temperature
     start = world.start(tasks)
     start = start.with_rows({"temperature": torch.full((4,), temperature)})
     keys = torch.tensor([1, 2, 3, 4])
-    plain = stepwise(world, policy, start, keys, temperature)
+    plain = generate(policy, world, start, keys, temperature, 3)
     with torch.no_grad():
         fast = ControlEngine()(policy, world, start, keys, temperature, 3)
     assert torch.equal(plain.own, fast.own)
@@ -188,3 +172,18 @@ def test_whole_episodes_are_next_and_append(name, body, head, limit, temperature
     group = fast.step["_obs"][:, 0]
     assert torch.equal(group[0], group[1])
     assert not torch.equal(group[1], group[2])
+
+
+@pytest.mark.parametrize("body", [SMALL, RECURRENT])
+def test_rows_pause_and_go_on(body):
+    """Seven steps, then the rest: the numbers of a row's stream begin again, memory and environment do not."""
+    world, policy = acting("CartPole-v1", body)
+    start = world.start(world.tasks(torch.tensor([3, 5])))
+    keys = torch.tensor([1, 2])
+    with torch.no_grad():
+        paused = ControlEngine()(policy, world, start, keys, 1.0, 3, steps=7)
+        ended = ControlEngine()(policy, world, paused, keys, 1.0, 3)
+    assert paused.steps == 7
+    assert bool(ended.done.all())
+    torch.testing.assert_close(ended.step["_obs"][:, :7], paused.step["_obs"])
+    torch.testing.assert_close(policy.score(ended).logp[ended.own], ended.step["behaviour"][ended.own])

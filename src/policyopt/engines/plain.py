@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from policyopt.ops.random import uniforms
+from policyopt.policies.perception import carried
 from policyopt.types import Batch
 
 
@@ -23,6 +24,9 @@ def generate(
     """Steps until every row is done, at most `steps` of them. temperature 0 takes the mode. The n-th step of a row uses
     the n-th numbers of the row's own stream, so rows do not depend on their neighbours."""
     position = 0
+    remembers = getattr(policy, "memory", 0) > 0
+    if remembers and not batch.steps:
+        batch = policy.begin(batch)
     with torch.no_grad():
         while not bool(batch.done.all()) and (steps is None or position < steps):
             live = ~batch.done
@@ -32,6 +36,7 @@ def generate(
             else:
                 dist = dist.tempered(batch.row["temperature"])
                 step = dist.sample(uniforms(keys, position, dist.width))
-            batch = world.append(batch, step, dist.log_prob(step), live, version)
+            after = world.append(batch, step, dist.log_prob(step), live, version)
+            batch = carried(batch, after, policy.advance(batch, step), live) if remembers else after
             position += 1
     return batch
