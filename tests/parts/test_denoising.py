@@ -41,7 +41,7 @@ from policyopt.policies.denoisers import (
     VectorDenoiser,
     partly_frozen,
 )
-from policyopt.policies.denoising import Denoiser, Guidance, LearnedPrior
+from policyopt.policies.denoising import Denoiser, Guidance, LatentCritic, LearnedPrior
 from policyopt.policies.transitions import Averaged, ClampedAverage, Summed, Transition
 from policyopt.run import Run, StageContext
 from policyopt.sampling.branches import Branched, Samples
@@ -419,6 +419,20 @@ def test_critics_value_the_condition():
     blind = small(CHAINS["flow"]).make_critic(generator())
     found = blind.value(batch)
     close(found, found[:1, :1].expand_as(found), 1e-12)
+
+
+def test_a_critic_of_latents_follows_the_chain():
+    policy = small(CHAINS["flow"], conditions=Conditions(classes=3), critic=LatentCritic)
+    critic = policy.make_critic(generator())
+    batch = rolled(policy, world_of(policy))
+    value = critic.value(batch)
+    assert value.shape == (6, batch.steps + 1)
+    assert (value[:, 1:] != value[:, :-1]).all()
+    # Before step 3, and after the last one: the state there, whatever the rows beside it.
+    state = (batch.step["_latent"][:, 3], batch.step["_clock"][:, 3], batch.row["_condition"])
+    close(value[:, 3], critic(*state))
+    close(value[:, -1], critic(batch.row["_latent"], batch.row["_clock"], batch.row["_condition"]))
+    assert value[:, 0].unique().numel() == 3  # nothing is drawn yet: only the condition differs
 
 
 def test_world_heads_and_recorded_samples():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from policyopt.ops.matching import MATCH_DROPPED, MATCH_NOISE, MATCH_TIME, Matching
 from policyopt.policies.chains import NoiseChain
-from policyopt.policies.denoisers import Conditions, Embedding, seeded
+from policyopt.policies.denoisers import Conditions, Embedding, seeded, waves
 from policyopt.policies.transitions import Transition
 from policyopt.types import Batch, Scores
 
@@ -60,8 +60,8 @@ class Denoiser(nn.Module):
 
     network: (latents (N, D), times (N,), conditions) -> (N, D), with attributes `dims` and `conditions`. condition:
     the column it is conditioned on: a row column of the task ("_condition") or a state ("_obs", in control); None: no
-    condition. Steps that are not trained are not evaluated by `score`: their log-probabilities are nan, which every
-    part selects away; a part that did not would fail loudly.
+    condition. critic: what `make_critic` makes (None: ConditionCritic). Steps that are not trained are not evaluated
+    by `score`: their log-probabilities are nan, which every part selects away; a part that did not would fail loudly.
     """
 
     kind = "denoising"
@@ -73,10 +73,12 @@ class Denoiser(nn.Module):
         condition: str | None = CONDITION,
         guidance: Guidance = Guidance(),
         prior: nn.Module | None = None,
+        critic: type[ConditionCritic | LatentCritic] | None = None,
     ):
         super().__init__()
         self.network, self.chain, self.condition, self.guidance = network, chain, condition, guidance
         self.prior = StandardPrior() if prior is None else prior
+        self.critic = ConditionCritic if critic is None else critic
         if not (network.conditions.classes or network.conditions.features):
             self.condition = None
 
@@ -179,33 +181,63 @@ class Denoiser(nn.Module):
         return torch.where(hidden, self.network.conditions.without(given), given)
 
     # -- critics -------------------------------------------------------------------------------------------------
-    def make_critic(self, rng: torch.Generator) -> ConditionCritic:
-        """The value of what the chain is conditioned on: the observation in control, the task elsewhere."""
-        return ConditionCritic(self.network.conditions, self.condition, rng)
+    def make_critic(self, rng: torch.Generator) -> ConditionCritic | LatentCritic:
+        """By default the value of what the chain is conditioned on: the observation in control, the task elsewhere."""
+        return self.critic(self.network.conditions, self.condition, self.dims, rng)
 
 
 class ConditionCritic(nn.Module):
     """V(condition); the same before every step of a chain. A constant where there is no condition."""
 
-    def __init__(self, conditions: Conditions, column: str | None, rng: torch.Generator, width: int = 64):
+    def __init__(self, conditions: Conditions, column: str | None, dims: int, rng: torch.Generator, width: int = 64):
         super().__init__()
         self.column = column
         with seeded(rng):
             self.given = Embedding(conditions, width)
             self.hidden, self.leave = nn.Linear(width, width), nn.Linear(width, 1)
 
-    def forward(self, condition: Tensor | None, like: Tensor) -> Tensor:
-        """(N, ...) -> (N,)."""
+    def forward(self, latent: Tensor, clock: Tensor, condition: Tensor | None) -> Tensor:
+        """(N,) of latents (N, D), numbers of the next steps (N,) and conditions (N, ...)."""
         x = self.given(condition)
-        x = x if isinstance(x, Tensor) else like.new_zeros(len(like), self.hidden.in_features)
+        x = x if isinstance(x, Tensor) else latent.new_zeros(len(latent), self.hidden.in_features)
         return self.leave(torch.tanh(self.hidden(torch.tanh(x))))[:, 0]
 
     def value(self, batch: Batch) -> Tensor:
         """(B, T + 1)."""
-        like = batch.row[LATENT]
-        final = self(None if self.column is None else batch.row[self.column], like)[:, None]
-        if self.column is None or self.column not in batch.step:
-            return final.expand(-1, batch.steps + 1)
-        states = batch.step[self.column].flatten(0, 1)
-        at_steps = self(states, states).view(len(batch), batch.steps)
-        return torch.cat([torch.where(batch.valid, at_steps, final), final], 1)
+        return _values(self, batch, self.column)
+
+
+class LatentCritic(nn.Module):
+    """V(latent, step of the chain, condition): a value that follows the chain, for credit within it."""
+
+    def __init__(self, conditions: Conditions, column: str | None, dims: int, rng: torch.Generator, width: int = 64):
+        super().__init__()
+        self.column, self.width = column, width
+        with seeded(rng):
+            self.given, self.enter = Embedding(conditions, width), nn.Linear(dims, width)
+            self.hidden, self.leave = nn.Linear(width, width), nn.Linear(width, 1)
+
+    def forward(self, latent: Tensor, clock: Tensor, condition: Tensor | None) -> Tensor:
+        """(N,), as `ConditionCritic`."""
+        x = self.enter(latent) + waves(clock.to(latent.dtype), self.width, 100.0) + self.given(condition)
+        return self.leave(torch.tanh(self.hidden(torch.tanh(x))))[:, 0]
+
+    def value(self, batch: Batch) -> Tensor:
+        """(B, T + 1)."""
+        return _values(self, batch, self.column)
+
+
+def _values(critic: nn.Module, batch: Batch, column: str | None) -> Tensor:
+    """Values of every state of the rows, in one call: before each step, and after the last one (also at padding)."""
+    size, steps = len(batch), batch.steps
+
+    def states(name: str) -> Tensor:
+        last = batch.row[name][:, None]
+        if name not in batch.step:
+            return last.expand(size, steps + 1, *last.shape[2:]).flatten(0, 1)
+        before = batch.step[name]
+        valid = batch.valid.view(size, steps, *(1,) * (before.dim() - 2))
+        return torch.cat([torch.where(valid, before, last), last], 1).flatten(0, 1)
+
+    given = None if column is None else states(column)
+    return critic(states(LATENT), states(CLOCK), given).view(size, steps + 1)

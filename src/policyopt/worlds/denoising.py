@@ -66,7 +66,7 @@ class DenoisingWorld:
         return len(self.std) + 1
 
     def tasks(self, ids: Tensor) -> Tasks:
-        return Tasks(ids, {} if self.conditions is None else {"_condition": self.conditions[ids]})
+        return Tasks(ids, {} if self.conditions is None else {"_condition": self.conditions.to(ids.device)[ids]})
 
     def start(self, tasks: Tasks) -> Batch:
         count = len(tasks)
@@ -116,7 +116,7 @@ class DenoisingWorld:
         if self.samples is None:
             raise ValueError("this world has no recorded samples; give DenoisingWorld(samples=...)")
         batch = self.start(tasks)
-        sample = self.samples[tasks.id].to(batch.row["_latent"])
+        sample = self.samples.to(batch.row["_latent"])[tasks.id]
         last = torch.full_like(batch.row["_clock"], self.limit - 1)
         unknown = torch.full_like(sample[:, 0], float("nan"))
         every = torch.ones_like(last, dtype=torch.bool)
