@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,57 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, command):
         assert files(run) == files(tmp_path / "straight")
 
 
+# -- diffusers folders ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A tiny class-conditional model of images, as diffusers saves it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the library warns of when it is imported is not ours
+        diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=3,
+    )
+    folder = tmp_path_factory.mktemp("pipeline")
+    diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(num_train_timesteps=1000)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}], ids=["full", "lora"])
+def test_a_diffusers_folder_is_trained_and_saved_as_one(lora, pipeline, tmp_path, command):
+    policy = {"model": str(pipeline), "chain": {"steps": 4, "eta": 1.0}, "device": "cpu"}
+    stages = [{"method": "grpo", "steps": 2, "options": {**GRPO, "update.learning_rate": 1e-3}}]
+    tasks = {"pipeline": 3, "reward": "colour_share", "reward_options": {"colour": [1, 0, 0], "within": 1.5}}
+    made = recipe(tmp_path, tasks, policy={**policy, **({"lora": lora} if lora else {})}, stages=stages)
+    called = command("train", made)
+    assert called.code == 0, called.err
+    model = tmp_path / "run" / "model"
+    assert (model / "model_index.json").is_file()
+    assert (model / "adapter").is_dir() == (lora is not None)
+    kept = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert kept["before"] != kept["after"]
+    again = json.loads(command("eval", model, "--task", made, "--json").out)
+    assert again["reward"] == pytest.approx(kept["after"]["reward"], abs=1e-4)  # adapters are merged
+    for change, message in (
+        ("policy.chain.path=diffusion", r"\['path'\] are the scheduler's"),
+        ("tasks={images: shapes, side: 4, reward: symmetry}", "makes samples of shape"),
+        ("tasks.pipeline=5", "these tasks give 5 classes"),
+        ("tasks.pipeline=nowhere.npy", "can not be read"),
+        ("tasks.size=64", "no effect with tasks.pipeline"),
+        ("method=flow_matching", "tasks.pipeline has none"),
+        ("policy={denoising: {}}", "is for a diffusers folder"),
+    ):
+        with pytest.raises(CompositionError, match=message):
+            build(load_recipe(made, ["stages.0.options={}", change]))
+
+
 # -- measures ------------------------------------------------------------------------------------------------------
 def test_variety_is_the_effective_share_of_modes():
     assert variety(np.array([5, 5, 5, 5])) == pytest.approx(1)
@@ -190,7 +242,7 @@ WRONG = {
     "no reward": ("tasks={points: two_moons}", "needs rewards, but the tasks have none"),
     "option of other samples": ("tasks.side=6", r"tasks.side.* no effect with tasks.points"),
     "option of another path": ("policy.chain.times=6", r"policy.chain.times.*no effect with path=flow"),
-    "two sources": ("tasks.images=shapes", "exactly one of tasks.points and tasks.images"),
+    "two sources": ("tasks.images=shapes", "exactly one of tasks.points, tasks.images and"),
     "body of other samples": ("policy.denoising.body=unet", "does not denoise samples of shape"),
     "no model": ("policy.model=nowhere", r"has no denoiser\.json"),
     "pairs": ("stages=[{method: dpo, steps: 1}]", "recorded pairs"),

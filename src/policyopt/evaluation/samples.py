@@ -104,3 +104,8 @@ def grid(images: Tensor, columns: int = 4) -> Tensor:
     padded = torch.cat([images, -torch.ones(count - len(images), *images.shape[1:])])
     picture = padded.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
     return ((picture + 1) / 2).clamp(0, 1)
+
+
+def colours(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) of three channels; of others the first is shown in grey."""
+    return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)

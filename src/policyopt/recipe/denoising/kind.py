@@ -12,32 +12,34 @@ from torch import nn
 
 from policyopt.compose import Method, Nothing, frozen
 from policyopt.engines.plain import generate
-from policyopt.evaluation.samples import Data, fresh, grid
+from policyopt.evaluation.samples import colours, fresh, grid
 from policyopt.ops.random import derive
 from policyopt.policies.denoising import Denoiser
-from policyopt.policies.denoising_checkpoint import SPEC, ChainSpec, DenoiserSpec, load_denoiser, save_denoiser
+from policyopt.policies.denoising_checkpoint import SPEC
 from policyopt.recipe.base import RecipeError
+from policyopt.recipe.denoising.policies import Made, is_pipeline, new_policy, open_policy
 from policyopt.recipe.denoising.sections import DenoisingRecipe, EvaluationSection, PolicySection, TasksSection
-from policyopt.recipe.denoising.tasks import Source, colours, make_world, recorded, source
+from policyopt.recipe.denoising.tasks import Source, make_world, prompts, recorded, source
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
 from policyopt.types import Round
 from policyopt.worlds.denoising import DenoisingWorld
+from policyopt.worlds.drawings import as_bytes
 
 SHOWN_POINTS = 16  # of a round, in samples.jsonl
-DRAWN = 1000  # samples in the plot of a run
+DRAWN_POINTS, DRAWN_IMAGES = 1000, 16  # samples in the plot of a run
 
 
 @dataclass
 class DenoisingSubject(Subject):
-    """A denoiser, what it was made of, its worlds and the data that its samples are compared with."""
+    """A denoiser, its worlds and the data that its samples are compared with."""
 
     models: Mapping[str, nn.Module]
     worlds: Sequence[DenoisingWorld]
-    recorded: Sequence[DenoisingWorld]
+    recorded: Sequence[DenoisingWorld | None]
     engine: Any
-    spec: DenoiserSpec
+    made: Made
     held_out: DenoisingWorld
-    found: Source
+    found: Source | None
     evaluation: EvaluationSection | None
 
     def check(self, method: Method, world: DenoisingWorld) -> None:
@@ -45,49 +47,60 @@ class DenoisingSubject(Subject):
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
         if type(method.sampling).__name__ == "RecordedPairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
+        if type(method.sampling).__name__ == "Recorded" and self._data_of(world) is None:
+            raise RecipeError(
+                f"method {method.key!r} learns from recorded samples, but tasks.pipeline has none; use tasks.images"
+            )
 
-    def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld]:
+    def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld | None]:
         """Methods that sample are given prompts; those that regress, the recorded samples."""
         if type(method.sampling).__name__ != "Recorded":
             return "", world
-        return ", recorded", self.recorded[next(i for i, one in enumerate(self.worlds) if one is world)]
+        return ", recorded", self._data_of(world)
+
+    def _data_of(self, world: DenoisingWorld) -> DenoisingWorld | None:
+        return next(data for one, data in zip(self.worlds, self.recorded, strict=True) if one is world)
 
     def measure(self) -> Evaluation | None:
         if self.evaluation is None:
             return None
-        return measured(self.policy, self.held_out, self.engine, self.evaluation.samples, self.found.data())
+        return measured(self.policy, self.held_out, self.engine, self.evaluation.samples, self.found)
 
     def save(self, folder: Path) -> None:
-        save_denoiser(self.policy, self.spec, folder)
+        self.made.save(folder)
 
     def shown(self, done: Round, world: DenoisingWorld) -> Iterable[Mapping[str, Any]]:
         """A few samples as numbers, an image as bytes."""
-        points = len(self.spec.shape) == 1
+        points = len(self.made.shape) == 1
         rows = done.judged[: SHOWN_POINTS if points else 1]
-        samples = rows.row["_latent"].double().cpu()
-        shown = samples.numpy().round(3) if points else ((samples.clamp(-1, 1) + 1) * 127.5).round().long().numpy()
+        samples = self.made.decode(rows.row["_latent"]).double().cpu()
+        shown = samples.numpy().round(3) if points else as_bytes(samples).numpy()
         return [{"samples": shown.tolist(), "reward": rows.step["reward"].sum(1).tolist()}]
 
     def draw(self, figure: Any) -> None:
         """Fresh samples beside the data."""
-        samples = fresh(self.policy, self.held_out, self.engine, EVALUATION_SEED, DRAWN).samples
+        points = len(self.made.shape) == 1
+        count = DRAWN_POINTS if points else DRAWN_IMAGES
+        samples = fresh(self.policy, self.held_out, self.engine, EVALUATION_SEED, count).samples
         axis = figure.subplots()
-        if len(self.spec.shape) == 1:
-            data = self.found.samples[:DRAWN]
-            axis.scatter(*data[:, :2].T.tolist(), s=2, color="lightgrey", label="data")
+        if points:
+            assert self.found is not None
+            axis.scatter(*self.found.samples[:count, :2].T.tolist(), s=2, color="lightgrey", label="data")
             axis.scatter(*samples[:, :2].T.tolist(), s=2, label="samples")
             axis.legend(fontsize=8)
             axis.set_aspect("equal")
         else:
-            axis.imshow(grid(colours(samples[:16], self.spec.shape)).numpy(), interpolation="nearest")
+            device = next(self.policy.parameters()).device
+            axis.imshow(grid(colours(self.made.decode(samples.to(device)).cpu())).numpy(), interpolation="nearest")
             axis.axis("off")
         axis.set_title("fresh samples")
 
 
-def measured(policy: Denoiser, world: DenoisingWorld, engine: Any, count: int, data: Data | None) -> Evaluation:
+def measured(policy: Denoiser, world: DenoisingWorld, engine: Any, count: int, found: Source | None) -> Evaluation:
     """Reward of fresh samples, and what they keep of the data's variety."""
-    found = fresh(policy, world, engine, EVALUATION_SEED, count, data)
-    return Evaluation(f"{count} fresh samples", found.summary())
+    data = None if found is None else found.data()
+    result = fresh(policy, world, engine, EVALUATION_SEED, count, data)
+    return Evaluation(f"{count} fresh samples", result.summary())
 
 
 class DenoisingKind:
@@ -100,58 +113,62 @@ class DenoisingKind:
     ) -> DenoisingSubject:
         device = choose_device(recipe.policy.device)
         found = source(recipe.tasks)
-        policy, spec = make_policy(recipe.policy, recipe.tasks, found, recipe.seed)
-        models = {"policy": policy.to(device)}
-        models |= {name: frozen(load_denoiser(path)[0]).to(device) for name, path in recipe.models.items()}
-        worlds = [world_of(section, spec, policy, device) for section in tasks]
+        made = make_policy(recipe.policy, recipe.tasks, found, recipe.seed)
+        models: dict[str, nn.Module] = {"policy": made.policy.to(device)}
+        for name, path in recipe.models.items():
+            given = recipe.policy.model_copy(update={"model": path, "denoising": None, "lora": None})
+            models[name] = frozen(open_policy(given, 0).policy).to(device)
+        worlds = [world_of(section, made, device) for section in tasks]
         data = [recorded(world, source(section)) for section, world in zip(tasks, worlds, strict=True)]
-        held_out = world_of(recipe.tasks, spec, policy, device)
-        if recipe.evaluation is not None and held_out.reward is None and found.data() is None:
+        held_out = world_of(recipe.tasks, made, device)
+        if recipe.evaluation is not None and held_out.reward is None and (found is None or found.data() is None):
             raise RecipeError("nothing can be measured of images without a reward; set tasks.reward or evaluation=null")
-        return DenoisingSubject(models, worlds, data, generate, spec, held_out, found, recipe.evaluation)
+        return DenoisingSubject(models, worlds, data, generate, made, held_out, found, recipe.evaluation)
 
     def evaluate(self, model: str, recipe: DenoisingRecipe | None, asked: Asked) -> Evaluation:
         if asked.samples is not None or asked.changes:
             raise RecipeError("--samples, --limit and --prompt have no effect here; give --tasks, a number of samples")
         if recipe is None:
             raise RecipeError(f"a denoising policy is evaluated on a recipe's tasks; give a recipe, not {asked.task!r}")
-        given = recipe.policy.chain.model_dump(exclude_unset=True)
-        policy, spec = load_denoiser(model, **given)
-        found = source(recipe.tasks)
-        world = world_of(recipe.tasks, spec, policy, "cpu")
+        changes = {"model": model, "denoising": None, "lora": None}
+        made = open_policy(recipe.policy.model_copy(update=changes), recipe.seed)
+        world = world_of(recipe.tasks, made, "cpu")
         count = asked.count or (recipe.evaluation or EvaluationSection()).samples
-        return measured(policy, world, generate, count, found.data())
+        return measured(made.policy, world, generate, count, source(recipe.tasks))
 
     def owns(self, model: str) -> bool:
-        return (Path(model) / SPEC).is_file()
+        return (Path(model) / SPEC).is_file() or is_pipeline(model)
 
 
 KIND = DenoisingKind()
 
 
-def make_policy(section: PolicySection, tasks: TasksSection, found: Source, seed: int) -> tuple[Denoiser, DenoiserSpec]:
-    """The policy, and what it is made of."""
-    given = section.chain.model_dump(exclude_unset=True)
-    if section.model is not None:
-        return load_denoiser(section.model, **given)
-    new = section.denoising
-    assert new is not None
-    body = ("mlp" if len(found.shape) == 1 else "unet") if new.body == "auto" else new.body
-    classes = found.modes if tasks.conditioned else 0
-    spec = DenoiserSpec(found.shape, body, new.width, new.depth, classes, ChainSpec(**given))
-    try:
-        return spec.make(derive(seed, "policy")), spec
-    except ValueError as error:
-        raise RecipeError(f"policy.denoising: {error}") from error
+def make_policy(section: PolicySection, tasks: TasksSection, found: Source | None, seed: int) -> Made:
+    """The policy of a recipe."""
+    seed = derive(seed, "policy")
+    if section.denoising is None:
+        return open_policy(section, seed)
+    if found is None:
+        raise RecipeError("tasks.pipeline is for a diffusers folder (policy.model); give tasks.points or tasks.images")
+    return new_policy(section.denoising, section.chain, found.shape, found.modes if tasks.conditioned else 0, seed)
 
 
-def world_of(section: TasksSection, spec: DenoiserSpec, policy: Denoiser, device: Any) -> DenoisingWorld:
-    """RecipeError: the policy makes other samples than the tasks have."""
+def world_of(section: TasksSection, made: Made, device: Any) -> DenoisingWorld:
+    """RecipeError: the policy makes other samples than the tasks have, or from other conditions."""
     found = source(section)
-    classes = found.modes if section.conditioned else 0
-    if (found.shape, classes) != (spec.shape, spec.classes):
+    if found is not None and found.shape != made.shape:
         raise RecipeError(
-            f"the policy makes samples of shape {spec.shape} from {spec.classes} conditions; these tasks have shape "
-            f"{found.shape} and {classes}. Use the tasks it was made for, or a new policy (policy.denoising)"
+            f"the policy makes samples of shape {made.shape}; these tasks have shape {found.shape}. Use the tasks it "
+            "was made for, or a new policy (policy.denoising)"
         )
-    return make_world(section, found, policy.chain, device)
+    given, known = prompts(section, found), made.conditions
+    vectors = given is not None and given.is_floating_point()
+    classes = 0 if given is None or vectors else len(given)
+    fits = classes <= known.classes if made.piped else classes == known.classes
+    if not fits or vectors != bool(known.features) or (given is None) != (not (known.classes or known.features)):
+        raise RecipeError(
+            f"the policy is conditioned on {known}; these tasks give {classes} classes"
+            + (" and embedded prompts" if vectors else "")
+            + "; set tasks.conditioned or tasks.pipeline to what it was made for"
+        )
+    return make_world(section, found, made, device)

@@ -40,39 +40,52 @@ class NewDenoiser(Section):
     depth: int = Field(default=3, ge=1)  # of mlp and transformer
 
 
+class LoraOptions(Section):
+    """Train low-rank adapters of a diffusers model instead of all weights."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=8, gt=0)
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
+
+
 class PolicySection(Section):
-    """The policy: a folder that a run saved, or a new one."""
+    """The policy: a folder that a run or diffusers saved, or a new one."""
 
     model: str | None = None
     denoising: NewDenoiser | None = None
     chain: ChainSection = ChainSection()
+    lora: LoraOptions | None = None  # of a diffusers model
+    unconditional: int | None = None  # of a diffusers model: the class that means "no class"
     device: str = "auto"
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySection:
         exactly_one(self, "policy", ("model", "denoising"))
+        if self.denoising is not None:
+            idle = {name: getattr(self, name) is not None for name in ("lora", "unconditional")}
+            without_effect("policy", idle, "policy.denoising")
         return self
 
 
 class TasksSection(Section):
-    """Recorded samples drawn by code, and what fresh ones are paid for."""
+    """Recorded samples drawn by code, or the prompts of a diffusers model; and what fresh samples are paid for."""
 
     points: Literal["eight_gaussians", "two_moons", "checkerboard"] | None = None
     images: Literal["shapes"] | None = None
+    pipeline: int | str | None = None  # of a diffusers model: how many classes (1: none), or a file of embedded prompts
     side: int = Field(default=8, ge=4)  # of images, in pixels
     channels: int = Field(default=3, ge=1)
     conditioned: bool = False  # on the mode of the points, or the first shape of an image
     size: int = Field(default=4096, ge=16)  # recorded samples
-    reward: str | None = None  # a name, or module:function of (samples (B, D), task ids (B,)) -> (B,)
+    reward: str | None = None  # a name, or module:function of (points (B, D) or images (B, C, H, W), task ids (B,))
     reward_options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _one_source(self) -> TasksSection:
-        given = exactly_one(self, "tasks", ("points", "images"))
+        given = exactly_one(self, "tasks", ("points", "images", "pipeline"))
         fields = type(self).model_fields
-        idle = {
-            name: given == "points" and getattr(self, name) != fields[name].default for name in ("side", "channels")
-        }
+        unused = {"points": ("side", "channels"), "images": (), "pipeline": ("side", "channels", "conditioned", "size")}
+        idle = {name: getattr(self, name) != fields[name].default for name in unused[given]}
         without_effect("tasks", idle, f"tasks.{given}")
         without_effect("tasks", {"reward_options": self.reward_options and self.reward is None}, "no tasks.reward")
         if self.side % 2:
@@ -90,7 +103,7 @@ class DenoisingRecipe(Recipe):
     """A whole run of a denoiser."""
 
     kind: ClassVar[str] = "denoising"
-    marks: ClassVar = {"tasks": ("points", "images"), "policy": ("denoising",)}
+    marks: ClassVar = {"tasks": ("points", "images", "pipeline"), "policy": ("denoising",)}
 
     policy: PolicySection
     tasks: TasksSection

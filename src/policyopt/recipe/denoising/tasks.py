@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from policyopt.evaluation.samples import Data
 from policyopt.ops.random import generator
-from policyopt.policies.chains import NoiseChain
 from policyopt.recipe.base import RecipeError
+from policyopt.recipe.denoising.policies import Decode, Made
 from policyopt.recipe.denoising.sections import TasksSection
 from policyopt.worlds import drawings
 from policyopt.worlds.denoising import DenoisingWorld, Reward
@@ -69,7 +70,10 @@ class Source:
         return Data.of(self.samples, self.mode, self.modes) if len(self.shape) == 1 else None
 
 
-def source(section: TasksSection) -> Source:
+def source(section: TasksSection) -> Source | None:
+    """The recorded samples of some tasks; None for the prompts of a pipeline."""
+    if section.pipeline is not None:
+        return None
     rng = generator(DATA_SEED, section.points or section.images)
     if section.points is not None:
         draw, modes = POINTS[section.points]
@@ -81,27 +85,47 @@ def source(section: TasksSection) -> Source:
     return Source(images.flatten(1), mode, len(drawings.SHAPES), tuple(images.shape[1:]))
 
 
-def make_world(section: TasksSection, found: Source, chain: NoiseChain, device: Any) -> DenoisingWorld:
+def prompts(section: TasksSection, found: Source | None) -> Tensor | None:
+    """The conditions of the tasks: ids (N,), vectors (N, ...), or None where samples are made from nothing."""
+    if found is not None:
+        return torch.arange(found.modes) if section.conditioned else None
+    if isinstance(section.pipeline, int):
+        return torch.arange(section.pipeline) if section.pipeline > 1 else None
+    try:
+        return torch.from_numpy(np.load(str(section.pipeline), allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"tasks.pipeline={section.pipeline!r} can not be read: {error}; give a number of classes, or a .npy file "
+            "of embedded prompts (N, L, C)"
+        ) from error
+
+
+def make_world(section: TasksSection, found: Source | None, made: Made, device: Any) -> DenoisingWorld:
     """One task per prompt: a condition, or the only one."""
-    prompts = torch.arange(found.modes, device=device) if section.conditioned else None
-    size = found.modes if section.conditioned else 1
-    return DenoisingWorld(chain.std, found.samples.shape[1], size, reward(section, found.shape), prompts)
+    given = prompts(section, found)
+    size = 1 if given is None else len(given)
+    conditions = None if given is None else given.to(device)
+    policy = made.policy
+    return DenoisingWorld(policy.chain.std, policy.dims, size, reward(section, made.decode), conditions)
 
 
-def recorded(world: DenoisingWorld, found: Source) -> DenoisingWorld:
+def recorded(world: DenoisingWorld, found: Source | None) -> DenoisingWorld | None:
     """The same world with one task per recorded sample."""
-    prompts = world.conditions
-    given = None if prompts is None else found.mode.to(prompts.device)
+    if found is None:
+        return None
+    given = None if world.conditions is None else found.mode.to(world.conditions.device)
     return replace(world, size=len(found.samples), conditions=given, samples=found.samples)
 
 
-def reward(section: TasksSection, shape: tuple[int, ...]) -> Reward | None:
+def reward(section: TasksSection, decode: Decode) -> Reward | None:
+    """Of latents; rewards of images see the images that they decode to."""
     name, options = section.reward, section.reward_options
     if name is None:
         return None
     known: Mapping[str, Any] = POINT_REWARDS if section.points is not None else IMAGE_REWARDS
     if ":" in name:
-        return _imported(name, options)
+        given = _imported(name)
+        return lambda latents, task: given(decode(latents), task, **options)
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -111,7 +135,7 @@ def reward(section: TasksSection, shape: tuple[int, ...]) -> Reward | None:
         return known[name](**options)
     measure, sign = known[name]
     _check(measure, name, options, skip=1)
-    return drawings.of_images(lambda images: measure(images, **options), shape, sign)  # type: ignore[arg-type]
+    return lambda latents, task: sign * measure(decode(latents), **options)
 
 
 def _check(function: Callable[..., Any], name: str, options: Mapping[str, Any], skip: int) -> None:
@@ -124,16 +148,9 @@ def _check(function: Callable[..., Any], name: str, options: Mapping[str, Any], 
         raise RecipeError(f"tasks.reward_options: {name} {wrong}; it has {taken}")
 
 
-def _imported(name: str, options: Mapping[str, Any]) -> Reward:
+def _imported(name: str) -> Callable[..., Tensor]:
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise RecipeError(f"tasks.reward={name!r} cannot be imported: {error}; write module:function") from error
-    return lambda samples, task: found(samples, task, **options)
-
-
-def colours(samples: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Flat images as (N, C, H, W), three channels or one."""
-    images = samples.unflatten(1, shape)
-    return images if shape[0] == 3 else images[:, :1].expand(-1, 3, -1, -1)
