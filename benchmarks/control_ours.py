@@ -12,16 +12,21 @@ from policyopt.engines.control import ControlEngine
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.control import new_actor
+from policyopt.reward.scaling import ScaledReward
 from policyopt.run import Run
 from policyopt.sampling.streams import Stream
-from policyopt.update.optimizers import AdamW
+from policyopt.update.normalise import UpdateNormaliser
+from policyopt.update.optimizers import AdamW, Constant, Linear
 from policyopt.worlds.gymnasium import EnvironmentWorld
 
 
-def made(s: Setting, seed: int, rounds: int, execution: str = "recorded") -> tuple[Run, Program]:
-    """A run of PPO and its program."""
+def made(
+    s: Setting, seed: int, rounds: int, execution: str = "recorded", *, normalised: bool = False
+) -> tuple[Run, Program]:
+    """A run of PPO and its program. normalised: as CleanRL's script for continuous actions does it: running statistics
+    of observations and of the return's scale, a learning rate that falls to 0, clipped values."""
     env = gymnasium.make(s.env)
-    policy = new_actor(env.observation_space, env.action_space, seed=seed)
+    policy = new_actor(env.observation_space, env.action_space, normalise=normalised, seed=seed)
     world = EnvironmentWorld.make(s.env)
     world.emit, world.seed = policy.emit, seed
     method = override(
@@ -37,7 +42,10 @@ def made(s: Setting, seed: int, rounds: int, execution: str = "recorded") -> tup
             "update.clip_norm": s.clip_norm,
         },
     )
-    adam = AdamW(s.learning_rate, epsilon=1e-5)
+    adam = AdamW(s.learning_rate, epsilon=1e-5, schedule=Linear() if normalised else Constant())
     update = replace(method.update, unit="step", execution=execution, optimizers={"policy": adam, "critic": adam})
     method = replace(method, sampling=Stream(s.horizon, s.count), update=update)
+    if normalised:
+        method = replace(method, reward=ScaledReward(s.gamma), after=(UpdateNormaliser(also=("critic",)),))
+        method = override(method, {"objective.value.loss.clip": s.clip})
     return Run({"policy": policy}, world, ControlEngine(), seed), Program((Stage(method, rounds),))

@@ -20,7 +20,7 @@ class Setting:
     lam: float = 0.95
     clip: float = 0.2
     clip_norm: float = 0.5
-    steps: int = 150_000  # budget of the comparison of returns
+    steps: int = 100_000  # budget of the comparison of returns
 
     @property
     def batch(self) -> int:
@@ -29,8 +29,8 @@ class Setting:
 
 # CartPole and Pendulum: settings tuned for Stable-Baselines3 (its zoo); the others are its defaults.
 SETTINGS = {
-    "cartpole": Setting("CartPole-v1", 8, 256, 10, 64, 1e-3, 0.98, 0.8, steps=100_000),
-    "pendulum": Setting("Pendulum-v1", 4, 1024, 10, 64, 1e-3, 0.9, 0.95, steps=150_000),
+    "cartpole": Setting("CartPole-v1", 8, 256, 10, 64, 1e-3, 0.98, 0.8, steps=50_000),
+    "pendulum": Setting("Pendulum-v1", 4, 1024, 10, 64, 1e-3, 0.9, 0.95, steps=100_000),
     "halfcheetah": Setting("HalfCheetah-v5"),
     "hopper": Setting("Hopper-v5"),
     "halfcheetah_8": Setting("HalfCheetah-v5", 8, 256),

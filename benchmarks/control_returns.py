@@ -1,0 +1,142 @@
+"""Returns of PPO at equal steps against Stable-Baselines3 and CleanRL, with intervals over seeds.
+
+    make peers
+    .venv/bin/python benchmarks/control_returns.py --runs runs/control_returns.jsonl [--only cartpole ...] [--jobs 2]
+
+Sides: `ours` against `sb3` (the same settings, nothing normalised), and, with `--cleanrl FOLDER` (a clone of CleanRL)
+and `--cleanrl-python`, `ours_normalised` against `cleanrl` (its script for continuous actions as it is). Every run is a
+process of one thread; finished runs are read from the file, so that the benchmark can be stopped and go on. A run's
+score is the mean return of the training episodes that ended in the last tenth of its steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+
+from control_settings import SETTINGS, Setting
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from policyopt.evaluation.statistics import seed_interval
+
+HERE = Path(__file__).parent
+ENVIRONMENTS = ("cartpole", "pendulum", "halfcheetah", "hopper")
+OLDER = {"HalfCheetah-v5": "HalfCheetah-v4", "Hopper-v5": "Hopper-v4"}  # what CleanRL's Gymnasium has
+
+
+def command(side: str, setting: Setting, seed: int, asked: argparse.Namespace) -> list[str]:
+    if side == "cleanrl":
+        script = Path(asked.cleanrl) / "cleanrl" / "ppo_continuous_action.py"
+        options = {
+            "env-id": OLDER.get(setting.env, setting.env),
+            "seed": seed,
+            "total-timesteps": setting.steps,
+            "num-envs": setting.count,
+            "num-steps": setting.horizon,
+            "learning-rate": setting.learning_rate,
+            "gamma": setting.gamma,
+            "gae-lambda": setting.lam,
+            "num-minibatches": setting.batch // setting.minibatch,
+        }
+        return [asked.cleanrl_python, str(script), *[f"--{k}={v}" for k, v in options.items()], "--no-cuda"]
+    given = {"setting": asdict(setting), "seed": seed, "normalised": side == "ours_normalised"}
+    python, script = (asked.peer, "sb3_returns.py") if side == "sb3" else (sys.executable, "ours_returns.py")
+    return [python, str(HERE / "peers" / script), json.dumps(given)]
+
+
+def episodes(side: str, output: str) -> list[tuple[int, float]]:
+    if side == "cleanrl":
+        found = re.findall(r"global_step=(\d+), episodic_return=\[?([-\d.e+]+)", output)
+        return [(int(step), float(earned)) for step, earned in found]
+    return json.loads(output.strip().splitlines()[-1])["episodes"]
+
+
+def one(side: str, name: str, seed: int, asked: argparse.Namespace) -> dict:
+    """One run: its score and where it came from."""
+    setting = SETTINGS[name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command(side, setting, seed, asked), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{side} on {name} with seed {seed} failed:\n{done.stderr[-2000:]}")
+    late = [earned for step, earned in episodes(side, done.stdout) if step > 0.9 * setting.steps]
+    return {"side": side, "name": name, "seed": seed, "steps": setting.steps, "score": statistics.fmean(late)}
+
+
+def show(kept: dict, names: list[str], sides: list[tuple[str, str]], seeds: list[int]) -> None:
+    table = Table("environment", "steps", "side", "mean return [95 %]", "difference [95 %]", "")
+    for name in names:
+        steps = SETTINGS[name].steps
+        for ours, theirs in sides:
+            scores = {
+                side: [kept[side, name, s, steps] for s in seeds if (side, name, s, steps) in kept]
+                for side in (ours, theirs)
+            }
+            if min(map(len, scores.values())) < 2:
+                continue
+            found = stats.ttest_ind(scores[ours], scores[theirs], equal_var=False).confidence_interval()
+            apart = "cannot tell apart" if found.low <= 0 <= found.high else "ours" if found.low > 0 else theirs
+            gap = statistics.fmean(scores[ours]) - statistics.fmean(scores[theirs])
+            for side in (ours, theirs):
+                i = seed_interval(scores[side])
+                mine = side == ours
+                table.add_row(
+                    f"{name} ({len(scores[side])} seeds)" if mine else "",
+                    f"{steps}" if mine else "",
+                    side,
+                    f"{i.estimate:.0f} [{i.low:.0f}, {i.high:.0f}]",
+                    f"{gap:.0f} [{found.low:.0f}, {found.high:.0f}]" if mine else "",
+                    apart if mine else "",
+                )
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/control_returns.jsonl"), help="finished runs")
+    parser.add_argument("--only", nargs="*", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--peer", default=".peers/bin/python", help="Python of the peers' environment")
+    parser.add_argument("--cleanrl", help="folder of a clone of CleanRL")
+    parser.add_argument("--cleanrl-python", default=".peers-cleanrl/bin/python")
+    asked = parser.parse_args()
+    asked.runs.parent.mkdir(parents=True, exist_ok=True)
+    lines = asked.runs.read_text().splitlines() if asked.runs.exists() else []
+    kept = {(r["side"], r["name"], r["seed"], r["steps"]): r["score"] for r in map(json.loads, lines)}
+    sides = [("ours", "sb3"), *([("ours_normalised", "cleanrl")] if asked.cleanrl else [])]
+    todo = [
+        (side, name, seed)
+        for seed in asked.seeds
+        for name in asked.only
+        for pair in sides
+        for side in pair
+        # CleanRL's script is for continuous actions.
+        if (side, name, seed, SETTINGS[name].steps) not in kept and not (pair[1] == "cleanrl" and name == "cartpole")
+    ]
+    lock = Lock()
+
+    def work(task: tuple[str, str, int]) -> None:
+        result = one(*task, asked)
+        with lock, asked.runs.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+            kept[result["side"], result["name"], result["seed"], result["steps"]] = result["score"]
+            print(f"{len(kept)} runs: {result}", flush=True)
+
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        list(pool.map(work, todo))
+    show(kept, asked.only, sides, asked.seeds)
+
+
+if __name__ == "__main__":
+    main()
