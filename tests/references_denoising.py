@@ -9,6 +9,7 @@ from typing import Any
 from policyopt.constraint.standard import NearStandardNormal
 from policyopt.objective.advantages import StandardisedAdvantages
 from policyopt.objective.matching import DenoisingRegression
+from policyopt.objective.negative_aware import NegativeAware
 
 
 def regression(prediction: list, target: list) -> tuple[float, list]:
@@ -46,8 +47,40 @@ def standardised(advantage: list[float], discount: list[float], low: float, high
     return [min(top, max(floor, a)) * d for a, d in zip(z, discount, strict=True)]
 
 
+def clean_error(u: list[float], target: list[float], scale: float) -> tuple[float, list[float]]:
+    """mean_d e^2 / mean_d |e|, e = scale (u - target), and its derivative by u with the denominator held fixed."""
+    e = [scale * (a - b) for a, b in zip(u, target, strict=True)]
+    size = max(sum(abs(x) for x in e) / len(e), 1e-5)
+    return sum(x * x for x in e) / len(e) / size, [2 * x * scale / len(e) / size for x in e]
+
+
+def negative_aware(
+    said: list[float],
+    lagged: list[float],
+    reference: list[float],
+    target: list[float],
+    clean_per_error: float,
+    share: float,
+    options: tuple[float, float, float],
+) -> tuple[float, list[float]]:
+    """DiffusionNFT's loss at one point and its derivative by the trained prediction; options b, scale, pull."""
+    b, scale, pull = options
+    good = [b * v + (1 - b) * o for v, o in zip(said, lagged, strict=True)]
+    bad = [(1 + b) * o - b * v for v, o in zip(said, lagged, strict=True)]
+    plus, by_plus = clean_error(good, target, clean_per_error)
+    minus, by_minus = clean_error(bad, target, clean_per_error)
+    gap = [v - r for v, r in zip(said, reference, strict=True)]
+    value = scale * (share * plus + (1 - share) * minus) / b + pull * sum(g * g for g in gap) / len(gap)
+    slope = [
+        scale * (share * p * b - (1 - share) * m * b) / b + 2 * pull * g / len(gap)
+        for p, m, g in zip(by_plus, by_minus, gap, strict=True)
+    ]
+    return value, slope
+
+
 REFERENCES: dict[type, Callable[..., Any]] = {
     DenoisingRegression: regression,
+    NegativeAware: negative_aware,
     NearStandardNormal: near_standard,
     StandardisedAdvantages: standardised,
 }

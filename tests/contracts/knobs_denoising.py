@@ -1,6 +1,6 @@
 """Knobs of parts that denoising methods brought."""
 
-import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,15 +9,21 @@ from test_dead_knobs import Knob
 from torch import Tensor, nn
 
 import cases
+from chains import denoiser, drawn, gradient_of
 from enumeration import Fixed
-from policyopt.compose import Term
+from policyopt.compose import Stage, Term
 from policyopt.credit import denoising, heads, history
+from policyopt.credit import shares as credit_shares
 from policyopt.credit.groups import GroupStandardised
-from policyopt.objective import advantages, clamped, clipping
+from policyopt.methods import load
+from policyopt.objective import advantages, clamped, clipping, negative_aware
+from policyopt.run import Run, StageContext
 from policyopt.sampling import prior, progress
-from policyopt.selection import extremes, steps
+from policyopt.selection import extremes, solved, steps
 from policyopt.types import Round, Tasks, empty_batch
+from policyopt.update import warming
 from policyopt.update.averaging import TokenMean
+from policyopt.update.gradient import losses
 from support import context, full_step, grids, method, per_row, ragged, rewarded
 
 WORTH = [1.0, 0.0, 0.4, 3.0]
@@ -85,7 +91,7 @@ def prepared(part: Any) -> Tensor:
 
 
 def clamped_loss(part: Any) -> Tensor:
-    case = dataclasses.replace(cases.CASES["clamped"], loss=part)
+    case = replace(cases.CASES["clamped"], loss=part)
     value, gradient = full_step(case.context(), cases.rich())
     return torch.cat([value[None], gradient.flatten()])
 
@@ -103,7 +109,51 @@ def with_prior(part: Any) -> Tensor:
     return part(ctx, lambda: Tasks(torch.arange(3)), lambda batch: batch).row["_prior"]
 
 
+def shares(part: Any) -> Tensor:
+    return part(context(method(), grids()), rows()).row["share"]
+
+
+def unsolved(part: Any) -> Tensor:
+    batch = rewarded(ragged((1, 1, 1, 1)), [0.8, 0.3, 0.9, 0.5])
+    return part(context(method(), grids()), batch).row["_row"].double()
+
+
+def retired(part: Any) -> Tensor:
+    ctx = context(method(), grids())
+    done = rewarded(ragged((1, 1, 1, 1)), [0.93, 0.3, 0.97, 0.5])
+    part.after(ctx, Round(done, done, done, {}))
+    return torch.tensor(ctx[solved.RETIRED], dtype=torch.float64)
+
+
+def followed(part: Any) -> Tensor:
+    ctx = context(method(), grids())
+    ctx.run.step = 300
+    part(ctx)
+    return ctx.models["old"].logp.detach().clone()
+
+
+def on_forward_process(part: Any) -> Tensor:
+    """Value and gradient of a loss on finished samples."""
+    policy = denoiser()
+    others = {name: denoiser(seed=seed) for seed, name in enumerate(("lagged", "reference"), 5)}
+    made = load("edit_r1_diffusion_nft")
+    made = replace(made, objective=(replace(made.objective[0], loss=part),))
+    ctx = StageContext(Run({"policy": policy, **others}, None, None), Stage(made, 1))
+    batch = drawn(policy).with_rows({"share": torch.linspace(0, 1, 6)})
+    value = sum(losses(ctx, batch, ctx.stage.terms), torch.zeros(()))
+    return torch.cat([value.detach()[None], gradient_of(value, policy)])
+
+
 KNOBS = (
+    Knob(
+        negative_aware.NegativeAware(),
+        on_forward_process,
+        {"beta": 0.5, "scale": 2.0, "pull": 0.0, "points": 2},
+    ),
+    Knob(credit_shares.GoodShare(), shares, {"bound": 0.5, "epsilon": 0.1, "ddof": 1, "least": 0.45}),
+    Knob(solved.UnsolvedGroups(), unsolved, {"spread": 0.2, "most": 0.35}),
+    Knob(solved.UnretiredTasks(), retired, {"spread": 0.01, "most": 0.97}),
+    Knob(warming.WarmingAverage("old"), followed, {"slope": 0.01, "most": 0.1}),
     Knob(prior.WithPrior(), with_prior, {"size": 2}),
     Knob(clamped.ClampedSurrogate(), clamped_loss, {"clip": 0.05}),
     Knob(

@@ -162,5 +162,42 @@ def clamped_cases():
     return made
 
 
+def share_cases():
+    made = []
+    for name, (group, rewards, scored) in GROUPS.items():
+        for options in ({}, {"bound": 1.0, "epsilon": 0.0, "ddof": 1, "least": 0.4}):
+            known = scored or [1] * 5
+            advantage = ref.standardised(rewards, group, known, options.get("epsilon", 1e-4), options.get("ddof", 0))
+            span, least = 2 * options.get("bound", 5.0), options.get("least", 0.0)
+            share = [max(least, min(1.0, a / span + 0.5)) for a in advantage]
+            inputs = {"rewards": rewards, "group": group, "mask": FIVE, **({"scored": scored} if scored else {})}
+            more = {"options": options} if options else {}
+            label = f"{name}{' (narrow)' if options else ''}"
+            made.append(case("credit", "good_share", label, inputs, {"share": share}, **more))
+    group, rewards = [0, 0, 1, 1, 2, 2, 3, 3], [0.95, 1.0, 0.4, 0.42, 0.1, 0.9, 0.85, 1.0]
+    for name, options in (
+        ("either drops a group", {}),
+        ("both together drop a group", {"lenient": True}),
+        ("other levels", {"spread": 0.005, "most": 0.99}),
+    ):
+        spread, most = options.get("spread", 0.05), options.get("most", 0.9)
+        kept = []
+        for b in range(8):
+            held = [r for r, g in zip(rewards, group, strict=True) if g == group[b]]
+            mean, std = moments(held, 0)
+            differ, unsolved = std > spread, mean < most
+            kept += [b] if (differ or unsolved if options.get("lenient") else differ and unsolved) else []
+        inputs, more = {"rewards": rewards, "group": group, "mask": EIGHT}, {"options": options} if options else {}
+        made.append(case("selection", "unsolved_groups", name, inputs, {"kept": kept}, **more))
+    return made
+
+
 def cases():
-    return [*standardised_cases(), *history_cases(), *extreme_cases(), *surrogate_cases(), *clamped_cases()]
+    return [
+        *standardised_cases(),
+        *history_cases(),
+        *extreme_cases(),
+        *surrogate_cases(),
+        *clamped_cases(),
+        *share_cases(),
+    ]

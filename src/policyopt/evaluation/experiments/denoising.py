@@ -17,11 +17,12 @@ from policyopt.evaluation.experiments._denoising import CENTRES, eight_gaussians
 from policyopt.methods.flow_matching import flow_matching
 from policyopt.ops.masked import masked_sum
 from policyopt.ops.sequences import total_reward
-from policyopt.policies.chains import NoiseChain, diffusion, flow
+from policyopt.policies.chains import NoiseChain, diffusion, flow, heun_flow
 from policyopt.policies.denoisers import Conditions, VectorDenoiser, partly_frozen
 from policyopt.policies.denoising import Denoiser
 from policyopt.policies.prior import only_prior
 from policyopt.policies.transitions import ClampedAverage, Summed
+from policyopt.reward.digits import expected_digit
 from policyopt.run import Run
 from policyopt.train import rounds as train_rounds
 from policyopt.types import Batch, Finish, Round
@@ -169,6 +170,33 @@ def flow_by_its_noise(method: Method, seed: int, rounds: int, *, whole: bool = F
         "network unchanged (1 yes)": float(same),
     }
     return Outcome(value, value, done.rows, done.curve, "mean reward of a round's samples", notes)
+
+
+def judged_by_digits(reward: Tensor) -> Tensor:
+    """What a judge makes of rewards in 0..1 (B,): logits of the digits 0 to 5, peaked at 5 R, and the digit expected of
+    them, again in 0..1."""
+    digits = torch.arange(6, dtype=reward.dtype)
+    return expected_digit(-4 * (digits - 5 * reward[:, None]) ** 2)
+
+
+def flow_by_its_forward_process(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 Gaussians, 16 prompts that all mean the same, 6 Heun steps, reward exp(-squared distance to one mode / 2) read
+    from a judge's digits.
+
+    value: mean reward (not the judge's) of 512 samples after training.
+    """
+    wanted = near_mode(0, CENTRES, 0.5)
+
+    def reward(points: Tensor, task: Tensor) -> Tensor:
+        return judged_by_digits(wanted(points, task))
+
+    chain = heun_flow(6)
+    world = DenoisingWorld(chain.std, 2, 16, reward)
+    done = _tune(method, eight_gaussians_flow(seed, chain), world, rounds, seed)
+    points = done.samples(seed).row["_latent"]
+    value = float(wanted(points, points).mean())
+    notes = {"mean distance to the nearest mode": off_ring(points), "network calls in sampling": float(done.calls)}
+    return Outcome(value, value, done.rows, done.curve, "mean judged reward of a round's samples", notes)
 
 
 # -- control ---------------------------------------------------------------------------------------------------------
