@@ -1,14 +1,16 @@
 """Moments that outlive a round, averages of weights, stops; whole runs of the on-policy methods."""
 
 import copy
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policyopt.compose import CompositionError, Program, Role, Stage, Term
+from policyopt.compose import CompositionError, Part, Program, Role, Stage, Term
 from policyopt.constraint.divergence import ExactKL, KLToReference
 from policyopt.constraint.mirror import InverseAnnealed
 from policyopt.credit.running import MOMENTS, RunningStandardised
@@ -17,18 +19,21 @@ from policyopt.methods import load
 from policyopt.objective.decoupled import DecoupledSurrogate, RatioSurrogate
 from policyopt.objective.dropout import SurrogateDropout
 from policyopt.objective.surrogates import ClippedSurrogate
+from policyopt.ops.sequences import on_last
 from policyopt.options import override
+from policyopt.policies.checkpoint import new_language
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.seen import SeenBatch, collect_roles
 from policyopt.train import rounds
-from policyopt.types import Round, Scores
+from policyopt.types import Batch, Round, Scores
 from policyopt.update.averages import CorrectedAverage
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import SGD
 from policyopt.update.stopping import ApproximateKL
 from policyopt.worlds.tables import garnet
+from policyopt.worlds.tokens import TokenWorld
 from support import close, context, grids, method, ragged, widened, with_row
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -200,3 +205,26 @@ def test_rewards_rise(key: str) -> None:
         done.metrics["reward"] for done in rounds(new_run(), Program((replace(program(key).stages[0], steps=12),)))
     ]
     assert sum(found[-2:]) / 2 > found[0] + 0.5
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Length(Part):
+    """Longer answers are worth more."""
+
+    def __call__(self, ctx: Any, batch: Batch) -> Batch:
+        return batch.with_steps({"reward": on_last(batch, batch.lengths.double())})
+
+
+@pytest.mark.parametrize("key", ["trpo", "mdpo", "ppo_ewma", "d_ppo_dropout", "a2c"])
+def test_language_models_are_trained_by_the_same_parts(key: str) -> None:
+    """A small transformer, second derivatives through its attention included."""
+    world = TokenWorld([[3], [5, 1, 7, 2, 9], [4, 4, 8]], eos=0, limit=5, decode=str)
+    policy = new_language(13, "qwen2", hidden_size=16, layers=1, heads=2, seed=5, dtype=torch.float64)
+    before = torch.cat([p.detach().flatten() for p in policy.parameters()])
+    made = override(replace(load(key), reward=Length()), {"selection.count": 6})
+    (done,) = rounds(Run({"policy": policy}, world, generate, 0), Program((Stage(made, 1),)))
+    assert not torch.equal(torch.cat([p.detach().flatten() for p in policy.parameters()]), before)
+    assert all(math.isfinite(value) for value in done.metrics.values())
+    if key == "trpo":
+        assert 0 < done.metrics["trust_region/kl"] <= 0.01
