@@ -1,5 +1,6 @@
 """Denoising: chains against written-out formulas, transitions, policies, worlds, branches and regression."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -9,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from policyopt.compose import Method, Program, Stage, Term, frozen, trained_rows
+from policyopt.compose import Method, Program, Role, Stage, Term, frozen, trained_rows
 from policyopt.engines.plain import generate
 from policyopt.methods.flow_matching import flow_matching
 from policyopt.methods.grpo import grpo
 from policyopt.objective.matching import DenoisingRegression
+from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops.random import new_keys
 from policyopt.policies.chains import (
     Ddim,
@@ -49,8 +51,9 @@ from policyopt.seen import SeenBatch
 from policyopt.selection.tasks import Selection
 from policyopt.train import rounds
 from policyopt.types import Finish, Source
-from policyopt.update.averaging import RowMean
-from policyopt.update.gradient import losses
+from policyopt.update.averaging import RowMean, TokenMean
+from policyopt.update.gradient import GradientSteps, losses
+from policyopt.update.optimizers import AdamW
 from policyopt.worlds.denoising import DenoisingWorld, Trainable
 from support import close
 
@@ -608,6 +611,41 @@ def test_a_flow_learns_a_gaussian(single):
     found = rolled(policy, world, 1000).row["_latent"]
     close(found.mean(0), [1.0, -1.0], 0.12)
     close(found.std(0), [0.5, 0.5], 0.12)
+
+
+def two_stages():
+    """Regression on samples, then GRPO over branches, on chains of a class-conditional flow."""
+    tuned = replace(
+        grpo,
+        selection=Selection(count=2),
+        sampling=Branched(lambda ctx: 1 + ctx.stage_step % 2, 3),
+        objective=(Term("policy", ClippedSurrogate(0.2, 0.2), TokenMean()),),
+        constraint=(),
+        roles={"old": Role(when="collected")},
+        models={},
+        update=GradientSteps({"policy": AdamW(0.01)}, epochs=2, minibatches=2),
+    )
+    return Program((Stage(replace(flow_matching, selection=Selection(count=2)), 2), Stage(tuned, 4)))
+
+
+def test_a_resumed_run_is_bitwise_the_same():
+    def new():
+        policy = small(flow(4, eta=0.5), conditions=Conditions(classes=3))
+        samples = torch.randn(3, 2, generator=generator(1))
+        return Run({"policy": policy}, world_of(policy, samples=samples), generate, 5)
+
+    whole, saved, drawn = new(), {}, []
+    for done in rounds(whole, two_stages()):
+        drawn.append(done.judged)
+        saved[whole.step] = copy.deepcopy(whole.state())
+    again = new()
+    again.load_state(saved[3], two_stages())
+    redrawn = [done.judged for done in rounds(again, two_stages())]
+    assert again.step == whole.step == 6
+    for name, value in whole.models["policy"].state_dict().items():
+        assert torch.equal(value, again.models["policy"].state_dict()[name]), name
+    assert len(redrawn) == 3
+    assert torch.equal(drawn[-1].step["_next"], redrawn[-1].step["_next"])
 
 
 @settings(max_examples=10, deadline=None)
