@@ -281,6 +281,26 @@ def test_trap_48_a_run_of_streams_continues_bitwise(name, interrupted, tmp_path)
     assert any(int(row) for row in expected[-1].row["_before"])
 
 
+def test_each_world_goes_on_where_it_was():
+    """Stages that take turns between two worlds: each world's episodes go on."""
+    worlds = {name: acting("Pendulum-v1", limit=limit) for name, limit in (("world", 50), ("other", 70))}
+    policy = worlds["world"][1]
+    worlds["other"][0].acted_by(policy)
+    made = control(Stream(30, 1))
+    stages = (
+        Stage(made, 1),
+        Stage(replace(made, world="other"), 1),
+        Stage(made, 1),
+        Stage(replace(made, world="other"), 1),
+    )
+    other = {"other": worlds["other"][0]}
+    run = Run({"policy": policy}, worlds["world"][0], ControlEngine(), seed=3, worlds=other)
+    found = [done.judged for done in rounds(run, Program(stages))]
+    assert [batch.row["_before"].tolist() for batch in found] == [[0], [0], [30, 0], [30]]
+    lengths = [batch.row["episode_length"].tolist() for batch in found]
+    assert lengths == [[0], [0], [50, 0], [0]]
+
+
 def test_groups_of_attempts_learn_to_balance():
     """GRPO as written for tokens, on CartPole: attempts of a group begin in the same state."""
     world, policy = acting("CartPole-v1", limit=100, seed=1)

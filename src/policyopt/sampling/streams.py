@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from policyopt.compose import Cell, CompositionError, Context, Part
-from policyopt.ops.streams import first_state, state_after
+from policyopt.ops.streams import State, first_state, state_after
 from policyopt.sampling.exploration import Annealed
 from policyopt.sampling.samplers import Draw, Judge
 from policyopt.types import Batch, Round
 
 STREAMS = Cell("streams", dict)
-"""Where the environments are (`ops.streams`); {} before the first round."""
+"""Where the environments of each world are (`ops.streams`), by the world's name in the run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stream(Part):
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         level = self.exploration.level(ctx) if isinstance(self.exploration, Annealed) else self.exploration
-        batch = ctx.stream(ctx[STREAMS] or first_state(ctx.seed), self.horizon, self.count, level)
+        batch = ctx.stream(self._state(ctx), self.horizon, self.count, level)
         group = (ctx.step << 20) + torch.arange(len(batch), device=batch.device)
         batch = judge(batch.with_rows({"group": group}))
         ended = batch.row["episode_length"] > 0
@@ -49,4 +49,7 @@ class Stream(Part):
         return batch
 
     def after(self, ctx: Context, done: Round) -> None:
-        ctx[STREAMS] = state_after(ctx[STREAMS] or first_state(ctx.seed), done.judged)
+        ctx[STREAMS] = {**ctx[STREAMS], ctx.stage.world: state_after(self._state(ctx), done.judged)}
+
+    def _state(self, ctx: Context) -> State:
+        return ctx[STREAMS].get(ctx.stage.world) or first_state(ctx.seed)
