@@ -37,8 +37,11 @@ from policyopt.worlds.tokens import TokenWorld
 from support import numbers
 
 KINDS = ("language", "control", "denoising", "tabular")
-RELATIVES = {"policy": 0.0, "old": 0.05, "proximal": 0.08, "reference": 0.2, "teacher": 0.3}
+RELATIVES = {"policy": 0.0, "old": 0.15, "proximal": 0.15, "reference": 0.2, "teacher": 0.3}
 """Models of the policy's kind, and how far their parameters are from the policy's."""
+
+SPREAD = {"language": 0.3, "control": 1.0, "denoising": 1.0, "tabular": 3.0}
+"""What makes as far in parameters about as far in probabilities."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def kind(name: str) -> Kind:
     try:
         fresh, world = MAKE[name]()
         policy: Any = moved(fresh, 0.4, 1)
-        models = {role: moved(policy, scale, 10 + n) for n, (role, scale) in enumerate(RELATIVES.items())}
+        models = {role: moved(policy, SPREAD[name] * s, 10 + n) for n, (role, s) in enumerate(RELATIVES.items())}
         models["critic"] = moved(policy.make_critic(torch.Generator().manual_seed(0)), 0.3, 30)
         if hasattr(policy, "make_q"):
             models["q"] = moved(policy.make_q(torch.Generator().manual_seed(0), 2), 0.3, 31)

@@ -407,6 +407,18 @@ def test_kinds_differ_in_what_matters() -> None:
         assert finishes == ({1} if name == "denoising" else {1, 2}), name
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_ratios_leave_the_usual_clip_range_on_both_sides(name: str) -> None:
+    """Or nothing would be clipped here."""
+    of = kind(name)
+    policy, old = (of.models[role] for role in ("policy", "old"))
+    with torch.no_grad():
+        ratio = (policy.score(of.rows).logp - old.score(of.rows).logp).exp()  # type: ignore[operator]
+    advantage, trained = of.rows.step["advantage"], of.rows.trained
+    assert bool(((ratio > 1.28) & (advantage > 0) & trained).any())
+    assert bool(((ratio < 0.8) & (advantage < 0) & trained).any())
+
+
 def _dist(name: str) -> Any:
     policy: Any = kind(name).models["policy"]
     with torch.no_grad():
