@@ -10,6 +10,7 @@ from policyopt.constraint.standard import NearStandardNormal
 from policyopt.objective.advantages import StandardisedAdvantages
 from policyopt.objective.matching import DenoisingRegression
 from policyopt.objective.negative_aware import NegativeAware
+from policyopt.objective.self_play import DenoisingPreference
 
 
 def regression(prediction: list, target: list) -> tuple[float, list]:
@@ -78,8 +79,30 @@ def negative_aware(
     return value, slope
 
 
+def preference(
+    ours: list[list[float]], theirs: list[list[float]], targets: list[list[float]], beta: float, *, flipped: bool
+) -> tuple[float, list[float], list[float]]:
+    """-log sigma(-beta (d_w - f d_r)) of one pair at one point, and its derivatives by our two predictions. Every
+    argument holds the chosen's numbers and the rejected's."""
+
+    def squares(said: list[float], target: list[float]) -> float:
+        return sum((x - y) ** 2 for x, y in zip(said, target, strict=True))
+
+    gains = [squares(o, t) - squares(r, t) for o, r, t in zip(ours, theirs, targets, strict=True)]
+    sign = float((gains[0] < 0) - (gains[0] > 0)) if flipped else 1.0
+    logit = beta * (gains[0] - sign * gains[1])
+    slope = beta / (1 + math.exp(-logit))
+    value = max(logit, 0.0) + math.log1p(math.exp(-abs(logit)))
+    by = [
+        [factor * slope * 2 * (x - y) for x, y in zip(o, t, strict=True)]
+        for factor, o, t in zip((1.0, -sign), ours, targets, strict=True)
+    ]
+    return value, by[0], by[1]
+
+
 REFERENCES: dict[type, Callable[..., Any]] = {
     DenoisingRegression: regression,
+    DenoisingPreference: preference,
     NegativeAware: negative_aware,
     NearStandardNormal: near_standard,
     StandardisedAdvantages: standardised,

@@ -9,19 +9,21 @@ from test_dead_knobs import Knob
 from torch import Tensor, nn
 
 import cases
-from chains import denoiser, drawn, gradient_of
+from chains import denoiser, drawn, gradient_of, world
 from enumeration import Fixed
 from policyopt.compose import Stage, Term
 from policyopt.credit import denoising, heads, history
 from policyopt.credit import shares as credit_shares
 from policyopt.credit.groups import GroupStandardised
+from policyopt.engines.plain import generate
 from policyopt.methods import load
 from policyopt.objective import advantages, clamped, clipping, negative_aware
+from policyopt.objective import self_play as self_play_losses
 from policyopt.run import Run, StageContext
-from policyopt.sampling import prior, progress
+from policyopt.sampling import prior, progress, self_play
 from policyopt.selection import extremes, solved, steps
 from policyopt.types import Round, Tasks, empty_batch
-from policyopt.update import warming
+from policyopt.update import earlier, warming
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import losses
 from support import context, full_step, grids, method, per_row, ragged, rewarded
@@ -144,7 +146,37 @@ def on_forward_process(part: Any) -> Tensor:
     return torch.cat([value.detach()[None], gradient_of(value, policy)])
 
 
+def on_pairs(part: Any) -> Tensor:
+    """Value and gradient of a loss on pairs of finished samples."""
+    policy = denoiser()
+    made = load("seppo")
+    made = replace(made, objective=(replace(made.objective[0], loss=part),))
+    ctx = StageContext(Run({"policy": policy, "reference": denoiser(seed=5)}, None, None), Stage(made, 1))
+    index = torch.arange(6)
+    batch = drawn(policy).with_rows({"pair": index % 3, "rank": index // 3})
+    value = sum(losses(ctx, batch, ctx.stage.terms), torch.zeros(()))
+    return torch.cat([value.detach()[None], gradient_of(value, policy)])
+
+
+def against(part: Any) -> Tensor:
+    policy = denoiser()
+    place = world(policy, samples=torch.zeros(4, 3))
+    ctx = StageContext(Run({"policy": policy, "reference": policy}, place, generate), Stage(load("seppo"), 1))
+    return part(ctx, lambda: place.tasks(torch.arange(4)), lambda batch: batch).row["_latent"]
+
+
+def kept_selves(part: Any) -> Tensor:
+    ctx = context(method(), {**grids(), "reference": grids()["policy"]})
+    for step in range(7):
+        ctx.run.step = step
+        part(ctx)
+    return torch.tensor([float(len(ctx[earlier.EARLIER]))])
+
+
 KNOBS = (
+    Knob(self_play_losses.DenoisingPreference(), on_pairs, {"beta": 2.0, "points": 2}),
+    Knob(self_play.RecordedAgainst(), against, {"temperature": 0.5}),
+    Knob(earlier.EarlierSelf(every=2), kept_selves, {"every": 3}),
     Knob(
         negative_aware.NegativeAware(),
         on_forward_process,

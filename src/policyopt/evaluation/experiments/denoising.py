@@ -199,6 +199,54 @@ def flow_by_its_forward_process(method: Method, seed: int, rounds: int) -> Outco
     return Outcome(value, value, done.rows, done.curve, "mean judged reward of a round's samples", notes)
 
 
+TWO = torch.tensor([[-1.5, 0.0], [1.5, 0.0]])
+
+
+@functools.lru_cache(maxsize=16)
+def _two_modes(seed: int, steps: int) -> Any:
+    """A noise network for an equal mixture of two Gaussians (std 0.3)."""
+    rng = numbers(seed, "two modes")
+    samples = TWO[torch.randint(2, (4096,), generator=rng)] + 0.3 * torch.randn(4096, 2, generator=rng)
+    chain = diffusion(steps)
+    network = VectorDenoiser(2, width=64, time_scale=steps, seed=seed)
+    world = DenoisingWorld(chain.std, 2, len(samples), samples=samples)
+    run = Run({"policy": Denoiser(network, chain)}, world, CountingEngine(), seed)
+    for _ in train_rounds(run, Program((Stage(flow_matching, 500),))):
+        pass
+    return network
+
+
+def two_modes_one_wins(method: Method, seed: int, rounds: int) -> Outcome:
+    """A diffusion model of 20 steps with modes at (-1.5, 0) and (1.5, 0), std 0.3; recorded winners are of the second.
+
+    value: share of 512 samples within 1 of the winning centre after training.
+    """
+    chain = diffusion(20)
+    winners = TWO[1] + 0.3 * torch.randn(1024, 2, generator=numbers(seed, "winners"))
+    world = DenoisingWorld(chain.std, 2, len(winners), samples=winners)
+    policy = Denoiser(copy.deepcopy(_two_modes(seed, 20)), chain)
+    run, rows, curve = Run({"policy": policy}, world, CountingEngine(), seed), 0, []
+    for number, done in enumerate(train_rounds(run, Program((Stage(method, rounds),)))):
+        rows += len(done.judged)
+        if number % 10 == 9:
+            curve.append(_share_near(policy, seed, 128))
+    points = sampled(policy, SHOWN, seed).row["_latent"]
+    near = (points - TWO[1]).norm(dim=1) < 1
+    notes = {
+        "spread of samples in the winning mode (0.3 in the data)": float(points[near].std(0).mean())
+        if near.any()
+        else 0.0,
+        "share of samples near neither mode": float((nearest_mode(points, TWO)[1] > 1).float().mean()),
+    }
+    value = float(near.float().mean())
+    return Outcome(value, value, rows, tuple(curve), "share of samples in the winning mode, every 10 rounds", notes)
+
+
+def _share_near(policy: Any, seed: int, count: int) -> float:
+    points = sampled(policy, count, seed).row["_latent"]
+    return float(((points - TWO[1]).norm(dim=1) < 1).float().mean())
+
+
 # -- control ---------------------------------------------------------------------------------------------------------
 @functools.lru_cache(maxsize=16)
 def _cloned(seed: int, steps: int) -> Any:
