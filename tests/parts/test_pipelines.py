@@ -32,9 +32,16 @@ from policyopt.worlds.denoising import DenoisingWorld
 from policyopt.worlds.drawings import of_images
 from support import close
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what the library warns of when it is imported is not ours
-    diffusers = pytest.importorskip("diffusers")
+diffusers = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _library():
+    """Imported when the first of these tests runs, not when tests are collected: it takes seconds."""
+    global diffusers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the library warns of when it is imported is not ours
+        diffusers = pytest.importorskip("diffusers")
 
 
 def unet(classes=None, channels=3):
