@@ -15,6 +15,8 @@ import references_occupancy as loops
 from enumeration import first_step
 from policyopt.compose import Chain, CompositionError, Program, Stage, Term
 from policyopt.engines.plain import generate
+from policyopt.evaluation.experiments.gaming import gamed_sprinkler, garden, gardener
+from policyopt.evaluation.verify import build, claim_of
 from policyopt.methods import load
 from policyopt.objective.ratio import Authorship, steps_of_first, steps_of_others
 from policyopt.options import override
@@ -304,3 +306,42 @@ def test_fresh_rows_have_groups_of_their_own() -> None:
     assert int(groups.min()) == 1 << 19
     assert (ours.row["author"].unique().tolist(), theirs.row["author"].unique().tolist()) == ([0], [1])
     assert Tasks(torch.zeros(1, dtype=torch.int64)).id.device == ours.device
+
+
+# -- the experiment ------------------------------------------------------------------------------------------------
+def test_the_garden_by_hand() -> None:
+    """Nine cells, three plants in the corners, the sprinkler in the last; state = cell * 8 + wet plants."""
+    proxy, true = garden(dry=0.25)
+    assert (proxy.states, proxy.actions) == (72, 5)
+    middle, left, up, stay = 4 * 8, 3, 0, 4
+    begin = true.start_at[0].nonzero()[:, 0].tolist()
+    assert begin == [middle]
+    # From the cell above the middle, to the left: plant 0 is wet for sure.
+    assert true.transition[1 * 8, left].nonzero()[:, 0].tolist() == [0 * 8 + 1]
+    # Plants 0 and 1 wet, gardener stays in the middle: each dries with probability 1/4.
+    after = true.transition[middle + 3, stay]
+    found = {s: float(after[s]) for s in after.nonzero()[:, 0].tolist()}
+    assert found == {middle: 1 / 16, middle + 1: 3 / 16, middle + 2: 3 / 16, middle + 3: 9 / 16}
+    # The plant that is stood on does not dry.
+    assert float(true.transition[0 + 1, up, 0 + 1]) == 1.0
+    sprinkler = 8 * 8
+    close(proxy.reward[0, 0, sprinkler], 1.0)
+    close(true.reward[0, 0, sprinkler], 0.0)
+    close(proxy.reward[0, 0, middle + 3], 2 / 3)
+    close(true.reward[0, 0, sprinkler + 7], 1.0)
+
+
+def test_what_the_experiment_observes_of_a_policy_that_stays() -> None:
+    """With learning rates of 0 every coefficient gives the base policy, whose reward is the oracle's."""
+    claim = claim_of("orpo_occupancy")
+    still = {"update.optimizers.policy.learning_rate": 0.0, "selection.count": 2, "before.count": 2}
+    made = override(build(claim.treated), still)
+    found = gamed_sprinkler(made, 3, 1, "reward.coefficient", (0.1, 0.2))
+    proxy, true = garden()
+    table = gardener(true, 3).logits.detach().double().softmax(-1)
+    assert found.value == pytest.approx(oracles.expected_return(true, table) / 30)
+    assert found.notes["true reward per step of the worst coefficient"] == pytest.approx(found.value)
+    assert found.notes["its chi-square divergence of occupancies"] == pytest.approx(0.0, abs=1e-9)
+    assert found.rows == 2 * (2 + 2 * 2)
+    best_true, best_proxy = (oracles.finite_optimum(world)[0] / 30 for world in (true, proxy))
+    assert best_proxy > best_true + 0.2  # there is something to game
