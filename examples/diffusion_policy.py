@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import Program, Stage
-from policyopt.engines.control import ControlEngine
+from policyopt.engines.plain import generate
 from policyopt.methods import load
 from policyopt.methods.flow_matching import flow_matching
 from policyopt.ops.random import generator, new_keys
@@ -78,7 +78,7 @@ def main(count: int = 40, seed: int = 0) -> tuple[float, float, float]:
     chain = diffusion(STEPS, density=ClampedAverage(), min_std=0.1, noise_clip=3.0, clip_clean=1.0)
     network = VectorDenoiser(CHUNK, Conditions(features=3), width=64, time_scale=STEPS, seed=seed)
     data = DenoisingWorld(chain.std, CHUNK, len(seen), conditions=seen, samples=taken)
-    cloning = Run({"policy": Denoiser(network, chain)}, data, ControlEngine(), seed)
+    cloning = Run({"policy": Denoiser(network, chain)}, data, generate, seed)
     for _ in rounds(cloning, Program((Stage(flow_matching, 1000),))):
         pass
 
@@ -88,9 +88,8 @@ def main(count: int = 40, seed: int = 0) -> tuple[float, float, float]:
 
     def measured() -> float:
         ids = torch.arange(32) + 2**19
-        batch = ControlEngine()(
-            policy, world, world.start(world.tasks(ids)), new_keys(32, generator("test", seed)), 1.0, 0
-        )
+        keys = new_keys(32, generator("test", seed))
+        batch = generate(policy, world, world.start(world.tasks(ids)), keys, 1.0, 0)
         return float(world.grade(batch).sum(1).mean()) / SCALE
 
     clip = {"part": "clip_by_noise", "least": 0.05, "most": 0.1, "count": TUNED, "end": STEPS}
@@ -107,7 +106,7 @@ def main(count: int = 40, seed: int = 0) -> tuple[float, float, float]:
     )
     before = measured()
     print(f"clone: {before:.0f}", flush=True)
-    for done in rounds(Run({"policy": policy}, world, ControlEngine(), seed), Program((Stage(method, count),))):
+    for done in rounds(Run({"policy": policy}, world, generate, seed), Program((Stage(method, count),))):
         if "reward" in done.metrics:
             print(f"  {done.metrics['reward'] / SCALE:.0f}", end="", flush=True)
     after = measured()

@@ -13,6 +13,7 @@ from chains import denoiser, drawn, gradient_of, world
 from enumeration import Fixed
 from policyopt.compose import Stage, Term
 from policyopt.credit import denoising, heads, history
+from policyopt.credit import flat as credit_flat
 from policyopt.credit import shares as credit_shares
 from policyopt.credit.groups import GroupStandardised
 from policyopt.engines.plain import generate
@@ -21,7 +22,7 @@ from policyopt.objective import advantages, clamped, clipping, negative_aware
 from policyopt.objective import self_play as self_play_losses
 from policyopt.run import Run, StageContext
 from policyopt.sampling import prior, progress, self_play
-from policyopt.selection import extremes, solved, steps
+from policyopt.selection import extremes, flat, solved, steps
 from policyopt.types import Round, Tasks, empty_batch
 from policyopt.update import earlier, warming
 from policyopt.update.averaging import TokenMean
@@ -173,7 +174,19 @@ def kept_selves(part: Any) -> Tensor:
     return torch.tensor([float(len(ctx[earlier.EARLIER]))])
 
 
+def flattened(part: Any) -> Tensor:
+    batch = per_row(rewarded(ragged((1, 1, 1, 1)), [0.5, 0.3, 0.5, 0.4]), [1.0, 2.0, 3.0, 4.0])
+    return part(None, batch).step["advantage"].flatten()
+
+
+def unless_flat(part: Any) -> Tensor:
+    batch = per_row(ragged((1, 1, 1, 1)), [0.0, 0.1, 0.2, 0.3])
+    return torch.tensor([float(len(part(None, batch)))])
+
+
 KNOBS = (
+    Knob(credit_flat.FlatGroups(), flattened, {"tolerance": 0.2}),
+    Knob(flat.UnlessFlat(), unless_flat, {"least": 0.5}),
     Knob(self_play_losses.DenoisingPreference(), on_pairs, {"beta": 2.0, "points": 2}),
     Knob(self_play.RecordedAgainst(), against, {"temperature": 0.5}),
     Knob(earlier.EarlierSelf(every=2), kept_selves, {"every": 3}),

@@ -192,6 +192,36 @@ def share_cases():
     return made
 
 
+def flat_cases():
+    made = []
+    group, rewards = [0, 0, 1, 1, 2], [0.5, 0.5 + 5e-7, 0.2, 0.9, 3.0]
+    advantage = [1.0, -1.0, -0.7, 0.7, 0.25]
+    for name, scored, options in (
+        ("equal rewards", None, {}),
+        ("equal rewards keep themselves", None, {"raw": True}),
+        ("a wider tolerance", None, {"tolerance": 0.8}),
+        ("an unscored row keeps its advantage", [1, 1, 0, 1, 1], {"raw": True}),
+    ):
+        known, expect = scored or [1] * 5, []
+        for b in range(5):
+            held = [r for r, g, k in zip(rewards, group, known, strict=True) if g == group[b] and k]
+            flat = known[b] and max(held) - min(held) <= options.get("tolerance", 1e-6)
+            expect.append((rewards[b] if options.get("raw") else 0.0) if flat else advantage[b])
+        inputs = {"rewards": rewards, "advantages": advantage, "group": group, "mask": FIVE}
+        inputs |= {"scored": scored} if scored else {}
+        more = {"options": options} if options else {}
+        made.append(case("credit", "flat_groups", name, inputs, {"advantages": over(FIVE, expect)}, **more))
+    for name, values, options in (
+        ("advantages differ", [0.5, -0.5, 0.0, 0.0, 0.1], {}),
+        ("all alike", [0.5, 0.5, 0.505, 0.5, 0.5], {}),
+        ("a higher demand", [0.5, -0.5, 0.0, 0.0, 0.1], {"least": 1.5}),
+    ):
+        kept = list(range(5)) if max(values) - min(values) >= options.get("least", 0.01) else []
+        inputs, more = {"advantages": values, "mask": FIVE}, {"options": options} if options else {}
+        made.append(case("selection", "unless_flat", name, inputs, {"kept": kept}, **more))
+    return made
+
+
 def cases():
     return [
         *standardised_cases(),
@@ -200,4 +230,5 @@ def cases():
         *surrogate_cases(),
         *clamped_cases(),
         *share_cases(),
+        *flat_cases(),
     ]
