@@ -216,6 +216,14 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<!\bDr\.)(?<=[.])\s(?=[A-Z`])", paragraph)[0]
 
 
+def _formula(part: type) -> str:
+    """The equation as the class says it; one that depends on options, with their defaults."""
+    found = getattr(part, "formula", "")
+    if not isinstance(found, property):
+        return found
+    return "" if any(option.required for option in options(part)) else part().formula
+
+
 def describe(axis: str, part: type) -> PartInfo:
     name = snake(part.__name__)
     refused = refusal(part)
@@ -229,7 +237,7 @@ def describe(axis: str, part: type) -> PartInfo:
         tuple(i for i in inputs if i not in optional),
         tuple(i for i in inputs if i in optional),
         first_sentence(inspect.getdoc(part) or ""),
-        getattr(part, "formula", ""),
+        _formula(part),
         needs,
     )
 

@@ -142,7 +142,7 @@ class VectorContext:
     def rng(self, purpose: str) -> torch.Generator:
         raise NotOnVectorsError(f"it draws random numbers ({purpose})")
 
-    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0) -> Batch:
+    def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0, steps: int | None = None) -> Batch:
         raise NotOnVectorsError("it generates steps")
 
     def total(self, x: Tensor) -> Tensor:
