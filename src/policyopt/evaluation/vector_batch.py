@@ -145,6 +145,9 @@ class VectorContext:
     def extend(self, batch: Batch, model: str = "policy", temperature: float = 1.0, steps: int | None = None) -> Batch:
         raise NotOnVectorsError("it generates steps")
 
+    def stream(self, state: Any, horizon: int, count: int, exploration: float = 0.0) -> Batch:
+        raise NotOnVectorsError("it generates steps")
+
     def total(self, x: Tensor) -> Tensor:
         return x
 
