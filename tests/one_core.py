@@ -17,6 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+import cases_centred
 import loops
 from cases import AVERAGES, Case
 from policyopt.compose import Role
@@ -126,6 +127,8 @@ def written(name: str, policy: Any, world: Any) -> Batch:
         "return": numbers(count, width, seed=4),
         "value": numbers(count, width, seed=5),
     }
+    if name == "language":
+        steps["_step"] = rows.step["_token"]  # what cases call a choice
     # Every fifth step is not trained on, and all but one step of a row.
     skipped = (torch.arange(count * width).view(count, width) % 5 == 3) | (
         (index == 6)[:, None] & (torch.arange(width) != 2)
@@ -189,10 +192,25 @@ def gaussian_entropy(m: list[float], s: list[float]) -> tuple[float, Any, Any]:
     return value, [0.0] * len(m), [1 / a for a in s]
 
 
+def gaussian_centred(
+    m: list[float], s: list[float], n: list[float], t: list[float], step: list[float], advantage: float, share: float
+) -> tuple[float, Any, Any]:
+    """d = log N(x; m, s) - log N(x; n, t) + KL(N(n, t) || N(m, s)), each times the share of a dimension; derivatives
+    divided by it, as the weight holds it again."""
+    every = list(zip(m, s, n, t, step, strict=True))
+    ratio = sum(math.log(b / a) - ((x - u) / a) ** 2 / 2 + ((x - v) / b) ** 2 / 2 for u, a, v, b, x in every)
+    divergence = sum(math.log(a / b) + (b * b + (u - v) ** 2) / (2 * a * a) - 0.5 for u, a, v, b, x in every)
+    value, slope = cases_centred.bounded(share * (ratio + divergence), advantage)
+    by_m = [slope * ((x - u) + (u - v)) / a**2 for u, a, v, b, x in every]
+    by_s = [slope * ((x - u) ** 2 - b * b - (u - v) ** 2) / a**3 for u, a, v, b, x in every]
+    return value / share, by_m, by_s
+
+
 GAUSSIAN: dict[str, tuple[Callable[..., Any], str]] = {
     "exact_kl": (gaussian_kl, "reference"),
     "full_reverse_kl": (gaussian_kl, "teacher"),
     "entropy": (gaussian_entropy, ""),
+    "centred": (gaussian_centred, "old"),
 }
 """Losses of whole distributions that have a closed form for normal steps, and the other role."""
 
@@ -239,10 +257,13 @@ def of_normals(
     by_mean, by_std = torch.zeros_like(ours.mean), torch.zeros_like(ours.std)
     # Densities of denoising steps are averaged over dimensions, those of actions are summed.
     share = 1 / ours.mean.shape[-1] if hasattr(ours, "density") else 1.0
+    taken = rows.step["_next" if "_next" in rows.step else "_action"]
     total = 0.0
     for b, t in rows.trained.nonzero().tolist():
         inputs = [ours.mean[b, t].tolist(), ours.std[b, t].tolist()]
         inputs += [theirs.mean[b, t].tolist(), theirs.std[b, t].tolist()] if theirs is not None else []
+        if key == "centred":
+            inputs += [taken[b, t].tolist(), float(rows.step["advantage"][b, t]), share]
         value, mean, std = formula(*inputs)
         weight = share * float(weights[b, t])
         total += weight * value

@@ -161,7 +161,7 @@ ROLES: Mapping[str, Role] = {
 }
 FULL_ROLES: Mapping[str, Role] = {
     "policy": Role(grad=True, full=True),
-    "old": Role("old"),
+    "old": Role("old", full=True),
     "reference": Role("reference", full=True),
     "teacher": Role("teacher", full=True),
 }
