@@ -24,7 +24,7 @@ DENOISING = "test_traps_denoising"
 TRAP_MODULES = (
     DENOISING,
     *(NORMALISATION, GROUPS, RATIOS, DIVERGENCE, SEQUENCES, RETURNS, RUN, KNOBS),
-    *(CONTROL_POLICIES, CONTROL_WORLDS),
+    *(CONTROL_POLICIES, CONTROL_WORLDS, "test_transitions", "test_sac", "test_td3", "test_dqn"),
 )
 LOOPS = "test_losses::test_all_losses_equal_the_loops"
 
