@@ -5,6 +5,7 @@ L_V  = (V(s) - G)^2 / 2,   G = A + V                                  (eq. 8)
 L_pi = -min(exp(A / beta), 20) log pi(a|s)                            (eq. 10)
 """
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Critic, Method, Term
 from policyopt.credit.returns import GeneralisedAdvantage
 from policyopt.objective.value import SquaredValueError
@@ -46,4 +47,27 @@ awr = Method(
         clip_norm=None,
     ),
     models={"critic": Critic()},
+)
+
+_WORLD = {
+    "selection.count": 50,
+    "update.minibatches": 10,
+    "credit.gamma": 0.9,
+    **{f"update.optimizers.{name}.learning_rate": 0.03 for name in ("critic", "policy")},
+}
+
+claim = Claim(
+    statement="Weighting imitation by advantages beats plain imitation on recordings of mixed quality.",
+    source="arXiv 1910.00177, section 5.3 (offline data sets, against behaviour cloning)",
+    experiment="recorded_process",
+    observable="share of the way from who recorded to the best policy",
+    higher_is_better=True,
+    smallest_effect=0.1,
+    treated=Arm("awr", _WORLD, {"skill": 0.3}),
+    baseline=Arm(
+        "bc",
+        {"selection.count": 50, "update.minibatches": 10, "update.optimizers.policy.learning_rate": 0.03},
+        {"skill": 0.3},
+    ),
+    rounds=40,
 )

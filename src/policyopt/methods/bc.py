@@ -6,6 +6,7 @@ bc_squared: L = mean (mu(s) - a)^2      for policies without a density
 
 from dataclasses import replace
 
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Method, Term
 from policyopt.constraint.cloning import CloneSteps
 from policyopt.objective.supervised import NegativeLogLikelihood
@@ -37,4 +38,18 @@ bc_squared = replace(
     bc,
     about=replace(bc.about, key="bc_squared", when_to_use="As bc, for policies with head=deterministic."),
     objective=(Term("clone", CloneSteps(), TokenMean()),),
+)
+
+claim = Claim(
+    statement="Imitating recordings of someone good teaches more than as many episodes of one's own.",
+    source="Common practice; Pomerleau (1991)",
+    experiment="recordings_or_own",
+    observable="share of the attainable return after training",
+    higher_is_better=True,
+    smallest_effect=0.1,
+    treated=Arm("bc", {"selection.count": 20, "update.minibatches": 5}),
+    baseline=Arm("reinforce", {"selection.count": 20, "sampling.size": 1, "credit.gamma": 0.9}),
+    rounds=20,
+    tuning=Tuning("update.optimizers.policy.learning_rate", (0.03, 0.1, 0.3)),
+    scope="The recordings are of someone good: nine actions of ten are the best ones.",
 )

@@ -6,10 +6,12 @@ L_V  = (V(s) - (min_e Q_e(s, a) - lam log pi(a|s)))^2 / 2
 pi_old = pi from before the last m updates;  V' <- 0.995 V' + 0.005 V after every update
 """
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Copy, Critic, Method, QCritic, Role, Term
 from policyopt.objective.action_values import SoftStateValue, StateValue, TemporalDifference
 from policyopt.objective.pathwise import MirrorDescent
 from policyopt.reward.parts import Verified
+from policyopt.sampling.samplers import Group
 from policyopt.sampling.streams import Stream
 from policyopt.selection.tasks import Selection
 from policyopt.update.averaging import TokenMean
@@ -47,4 +49,28 @@ mdpo_off = Method(
     ),
     roles={"old": Role("old")},
     models={"critic": QCritic(), "value": Critic(), "target": Copy("value"), "old": Copy("policy")},
+)
+
+_WORLD = {
+    "sampling": Group(size=1),
+    "selection.count": 32,
+    "update.starts": 32,
+    "update.size": 64,
+    "update.ratio": 0.25,
+    "update.after_step.refresh.every": 8,
+    **{f"update.optimizers.{name}.learning_rate": 3e-3 for name in ("critic", "value", "policy")},
+}
+
+claim = Claim(
+    statement="The distance to the policy from before the last updates bounds how far a round's updates move it; with "
+    "c = lam the loss is SAC's and nothing does.",
+    source="arXiv 2005.09814, section 4.2 and eq. 13; specification 91",
+    experiment="policy_steps",
+    observable="KL(policy after a round || before it), mean over states and rounds (nats)",
+    higher_is_better=False,
+    smallest_effect=0.01,
+    treated=Arm("mdpo_off", _WORLD),
+    baseline=Arm("mdpo_off", {**_WORLD, "objective.policy.loss.proximity": 0.2}, label="mdpo_off with c = lam (SAC)"),
+    rounds=60,
+    scope="One-step tasks and 8 updates a round; the paper's comparison of returns with SAC on MuJoCo is not covered.",
 )

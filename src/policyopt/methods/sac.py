@@ -7,10 +7,12 @@ L_alpha = alpha (H(pi(.|s)) - H_target),   H_target = -1 per dimension of the ac
 Q' <- 0.995 Q' + 0.005 Q after every update
 """
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Copy, Method, QCritic, Scalar, Term
 from policyopt.objective.action_values import PolicyValue, TemporalDifference
 from policyopt.objective.pathwise import SoftImprovement, TemperatureError
 from policyopt.reward.parts import Verified
+from policyopt.sampling.samplers import Group
 from policyopt.sampling.streams import Stream
 from policyopt.selection.tasks import Selection
 from policyopt.update.averaging import TokenMean
@@ -48,4 +50,28 @@ sac = Method(
         after_step=(Average("target", "critic", decay=0.995),),
     ),
     models={"critic": QCritic(), "target": Copy("critic"), "temperature": Scalar(1.0)},
+)
+
+_WORLD = {
+    "sampling": Group(size=1),
+    "selection.count": 32,
+    "update.starts": 32,
+    "update.size": 64,
+    "update.ratio": 0.125,
+    **{f"update.optimizers.{name}.learning_rate": 3e-3 for name in ("critic", "policy", "temperature")},
+}
+_FIXED = {"objective.critic.loss.bootstrap.temperature": 0.2, "objective.policy.loss.temperature": 0.2}
+
+claim = Claim(
+    statement="A learned temperature holds the policy's entropy at its target where rewards are twenty times as large "
+    "as a fixed temperature of 0.2 is made for.",
+    source="arXiv 1812.05905, section 5 (the optimal temperature depends on the scale of rewards)",
+    experiment="scaled_rewards",
+    observable="|entropy of the policy - target entropy| at the end of training (nats)",
+    higher_is_better=False,
+    smallest_effect=0.2,
+    treated=Arm("sac", _WORLD),
+    baseline=Arm("sac", {**_WORLD, **_FIXED, "constraint": ()}, label="sac with temperature 0.2"),
+    rounds=120,
+    scope="One-step tasks: the claim is of the temperature, not of returns.",
 )

@@ -6,11 +6,13 @@ L_Q  = sum_e (Q_e(s, a) - y)^2 / 2
 L_mu = -Q_1(s, mu(s))    at every second update, followed by mu' and Q' <- 0.995 (.)' + 0.005 (.)
 """
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Copy, Method, QCritic, Role, Term
 from policyopt.objective.action_values import SmoothedValue, TemporalDifference
 from policyopt.objective.pathwise import ValueOfMode
 from policyopt.reward.parts import Verified
 from policyopt.sampling.exploration import Annealed
+from policyopt.sampling.samplers import Group
 from policyopt.sampling.streams import Stream
 from policyopt.selection.tasks import Selection
 from policyopt.update.averaging import TokenMean
@@ -52,4 +54,28 @@ td3 = Method(
     ),
     roles={"target_policy": Role("target_policy")},
     models={"critic": QCritic(), "target": Copy("critic"), "target_policy": Copy("policy")},
+)
+
+_WORLD = {
+    "sampling": Group(size=1),
+    "selection.count": 4,
+    "objective.critic.loss.gamma": 0.95,
+    "update.starts": 64,
+    "update.size": 64,
+    "update.ratio": 0.125,
+    "update.optimizers.critic.learning_rate": 3e-3,
+    "update.optimizers.policy.learning_rate": 1e-3,
+}
+
+claim = Claim(
+    statement="The lesser of two critics overestimates the policy's return less than one critic does.",
+    source="arXiv 1802.09477, section 4 and figure 2 (clipped double Q-learning against a single target)",
+    experiment="overestimation",
+    observable="estimated less true discounted return of the policy, over states, at the end of training",
+    higher_is_better=False,
+    smallest_effect=0.1,
+    treated=Arm("td3", _WORLD),
+    baseline=Arm("td3", {**_WORLD, "models": {**td3.models, "critic": QCritic(heads=1)}}, label="td3 with one critic"),
+    rounds=80,
+    scope="A line with noisy rewards. An estimate that is too low counts as better here; the paper expects that side.",
 )

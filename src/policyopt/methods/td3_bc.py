@@ -4,6 +4,7 @@ L_mu = -lambda Q_1(s, mu(s)) + mean_d (mu(s)_d - a_d)^2,   lambda = alpha / mean
 the critics are those of td3
 """
 
+from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Method, Term
 from policyopt.constraint.cloning import CloneSteps
 from policyopt.methods.td3 import td3
@@ -42,4 +43,25 @@ td3_bc = Method(
     ),
     roles=td3.roles,
     models=td3.models,
+)
+
+_WORLD = {
+    "selection.count": 500,
+    "update.minibatches": 8,
+    "update.optimizers.critic.learning_rate": 3e-3,
+    "update.optimizers.policy.learning_rate": 3e-3,
+}
+
+claim = Claim(
+    statement="On narrow recordings the cloning term keeps the policy where values are known: without it, it follows "
+    "the critic to actions that nobody recorded and that pay worse.",
+    source="arXiv 2106.06860, sections 4 and 5 (extrapolation error; ablation of the cloning term)",
+    experiment="narrow_recordings",
+    observable="true mean reward of the policy's own action",
+    higher_is_better=True,
+    smallest_effect=0.1,
+    treated=Arm("td3_bc", _WORLD),
+    baseline=Arm("td3_bc", {**_WORLD, "constraint": ()}, label="td3_bc without cloning"),
+    rounds=50,
+    scope="One-step tasks: the critic is a regression, so only its extrapolation is at stake.",
 )
