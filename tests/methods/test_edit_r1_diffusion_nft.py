@@ -69,8 +69,8 @@ def test_values_and_gradients_equal_the_loops() -> None:
     )
 
 
-def test_at_the_lagged_model_the_gradient_is_the_advantage_times_weighted_matching_for_every_b() -> None:
-    """5 (2 rho - 1) = clip(A, -5, 5), so rho = 1/2 gives none."""
+def test_at_the_lagged_model_it_is_the_advantage_times_weighted_matching() -> None:
+    """For every b: 5 (2 rho - 1) = clip(A, -5, 5), so rho = 1/2 gives none."""
     found = []
     for beta in (0.3, 1.0, 2.0):
         models, ctx, batch = setting(NegativeAware(beta=beta, pull=0.0), same=True)
