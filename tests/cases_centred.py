@@ -4,25 +4,18 @@ import math
 
 import torch
 
+import loops
 from cases import Case
 from policyopt.objective.centred import CentredSurrogate
 
 LOW, HIGH, SCALE = 0.2, 0.28, 0.7
 
 
-def bounded(d: float, a: float) -> tuple[float, float]:
-    """-min(r A, clip(r) A), r = exp(scale d), and its derivative by d."""
-    r = math.exp(SCALE * d)
-    if (a > 0 and r > 1 + HIGH) or (a < 0 and r < 1 - LOW):
-        return -(1 + HIGH if a > 0 else 1 - LOW) * a, 0.0
-    return -r * a, -SCALE * r * a
-
-
 def of_choices(p: list[float], o: list[float], step: int, a: float) -> tuple[float, list[float]]:
     """d = log p(step) - log o(step) + KL(o || p); by the logits of p: (e - p) + (p - o) = e - o."""
     divergence = sum(y * math.log(y / x) for x, y in zip(p, o, strict=True))
-    value, slope = bounded(math.log(p[step] / o[step]) + divergence, a)
-    return value, [slope * ((n == step) - y) for n, y in enumerate(o)]
+    value, slope = loops.of_change(SCALE * (math.log(p[step] / o[step]) + divergence), a, LOW, HIGH)
+    return value, [SCALE * slope * ((n == step) - y) for n, y in enumerate(o)]
 
 
 def reference(batch, tables):

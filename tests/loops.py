@@ -27,6 +27,14 @@ def clipped(l: float, o: float, a: float, low: float, high: float, dual: float |
     return -r * a, -r * a
 
 
+def of_change(d: float, a: float, low: float, high: float) -> Pair:
+    """The clipped surrogate of a ratio exp(d), and its derivative by d."""
+    r = math.exp(d)
+    if (a > 0 and r > 1 + high) or (a < 0 and r < 1 - low):
+        return -(1 + high if a > 0 else 1 - low) * a, 0.0
+    return -r * a, -r * a
+
+
 def sampled_reverse_kl(l: float, o: float, t: float) -> Pair:  # noqa: E741
     r = math.exp(l - o)
     return r * (l - t), r * (l - t)
