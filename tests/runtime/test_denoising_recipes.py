@@ -125,6 +125,26 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, command):
         assert files(run) == files(tmp_path / "straight")
 
 
+def test_the_initial_noise_alone_is_trained_and_saved(tmp_path, command):
+    made = recipe(tmp_path)
+    assert command("train", made).code == 0
+    (tmp_path / "second").mkdir()
+    policy = {"model": str(tmp_path / "run" / "model"), "chain": {"eta": 0}, "trains": "prior", "device": "cpu"}
+    stages = [{"method": "find", "steps": 3, "options": {"sampling.size": 8}}]
+    second = recipe(tmp_path / "second", policy=policy, stages=stages)
+    called = command("train", second)
+    assert called.code == 0, called.err
+    model = tmp_path / "second" / "run" / "model"
+    first, _ = load_denoiser(tmp_path / "run" / "model")
+    tuned, spec = load_denoiser(model)
+    assert spec.learned_prior
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, tuned.network.state_dict()[name])
+    assert not torch.equal(tuned.prior.mean, torch.zeros(2))
+    kept = json.loads((tmp_path / "second" / "run" / "summary.json").read_text())["after"]
+    assert json.loads(command("eval", model, "--task", second, "--json").out) == kept
+
+
 # -- diffusers folders ---------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
@@ -242,6 +262,7 @@ WRONG = {
     "no reward": ("tasks={points: two_moons}", "needs rewards, but the tasks have none"),
     "option of other samples": ("tasks.side=6", r"tasks.side.* no effect with tasks.points"),
     "option of another path": ("policy.chain.times=6", r"policy.chain.times.*no effect with path=flow"),
+    "prior of nothing": ("policy.trains=prior", "needs a trained network"),
     "two sources": ("tasks.images=shapes", "exactly one of tasks.points, tasks.images and"),
     "body of other samples": ("policy.denoising.body=unet", "does not denoise samples of shape"),
     "no model": ("policy.model=nowhere", r"has no denoiser\.json"),
@@ -283,6 +304,11 @@ def test_a_policy_for_other_samples_is_refused(tmp_path, command):
 # -- our recipes -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_our_recipes_build_and_train(path, command, tmp_path):
-    small = [f"stages.{n}.steps=1" for n in range(len(load_recipe(path).stages))]
+    given = load_recipe(path)
+    small = [f"stages.{n}.steps=1" for n in range(len(given.stages))]
+    if given.policy.model is not None:  # of another recipe's run
+        spec = DenoiserSpec((2,), width=16)
+        save_denoiser(spec.make(), spec, tmp_path / "model")
+        small += [f"policy.model={tmp_path / 'model'}"]
     called = command("train", path, *small, "evaluation.samples=20", f"folder={tmp_path / 'run'}", "policy.device=cpu")
     assert called.code == 0, called.err

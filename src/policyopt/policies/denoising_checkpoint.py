@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from policyopt.policies.chains import NoiseChain, cosine_betas, diffusion, flow
 from policyopt.policies.denoisers import Conditions, ImageDenoiser, PatchDenoiser, VectorDenoiser
 from policyopt.policies.denoising import CONDITION, Denoiser, Guidance
+from policyopt.policies.prior import only_prior
 from policyopt.policies.transitions import Averaged, Summed
 
 SPEC, WEIGHTS = "denoiser.json", "denoiser.safetensors"
@@ -58,7 +59,7 @@ class ChainSpec:
 @dataclass(frozen=True)
 class DenoiserSpec:
     """A denoising policy as pure data. shape: (D,) of vectors or (C, H, W) of images. classes: ids it is conditioned
-    on, 0 without conditions."""
+    on, 0 without conditions. learned_prior: the initial noise is learned and the network frozen."""
 
     shape: tuple[int, ...]
     body: Literal["mlp", "unet", "transformer"] = "mlp"
@@ -66,6 +67,7 @@ class DenoiserSpec:
     depth: int = 3
     classes: int = 0
     chain: ChainSpec = ChainSpec()
+    learned_prior: bool = False
 
     def make(self, seed: int = 0) -> Denoiser:
         """A policy of random weights, a function of the seed alone."""
@@ -79,7 +81,10 @@ class DenoiserSpec:
             network = ImageDenoiser(self.shape, **given)  # type: ignore[arg-type]
         else:
             network = PatchDenoiser(self.shape, depth=self.depth, **given)  # type: ignore[arg-type]
-        return Denoiser(network, self.chain.chain(), CONDITION, Guidance(self.chain.guidance))
+        chain, guidance = self.chain.chain(), Guidance(self.chain.guidance)
+        if self.learned_prior:
+            return only_prior(network, chain, guidance=guidance)
+        return Denoiser(network, chain, CONDITION, guidance)
 
 
 def save_denoiser(policy: Denoiser, spec: DenoiserSpec, folder: str | Path) -> None:
@@ -96,8 +101,9 @@ def save_denoiser(policy: Denoiser, spec: DenoiserSpec, folder: str | Path) -> N
     os.replace(temporary, folder / SPEC)
 
 
-def load_denoiser(folder: str | Path, **chain: Any) -> tuple[Denoiser, DenoiserSpec]:
-    """The policy of a folder, sampled with other settings of its chain where they are given."""
+def load_denoiser(folder: str | Path, *, learned_prior: bool = False, **chain: Any) -> tuple[Denoiser, DenoiserSpec]:
+    """The policy of a folder, sampled with other settings of its chain where they are given. learned_prior: its network
+    is frozen behind an initial noise that is learned (from the usual one, if the folder has none)."""
     folder = Path(folder)
     for name in (SPEC, WEIGHTS):
         if not (folder / name).is_file():
@@ -111,8 +117,12 @@ def load_denoiser(folder: str | Path, **chain: Any) -> tuple[Denoiser, DenoiserS
             raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
         drawn = ChainSpec(**{**content.pop("chain"), **chain})
         spec = DenoiserSpec(tuple(content.pop("shape")), chain=drawn, **content)
+        weights = load_file(folder / WEIGHTS)
+        if learned_prior and not spec.learned_prior:
+            spec = dataclasses.replace(spec, learned_prior=True)
+            weights |= {f"prior.{name}": value for name, value in spec.make().prior.state_dict().items()}
         policy = spec.make()
-        policy.load_state_dict(load_file(folder / WEIGHTS))
+        policy.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise DenoiserFolderError(f"{str(folder)!r} can not be opened as a denoising policy: {error}") from error
     return policy, spec

@@ -106,7 +106,7 @@ CRITICS = (Critic, QCritic)
 
 
 def _reads(method: Method) -> bool:
-    return type(method.sampling).__name__ in ("Recorded", "RecordedPairs")
+    return type(method.sampling).__name__.startswith("Recorded")
 
 
 def _rounded(x: torch.Tensor) -> Any:

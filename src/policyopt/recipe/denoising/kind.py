@@ -47,16 +47,14 @@ class DenoisingSubject(Subject):
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
         if type(method.sampling).__name__ == "RecordedPairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
-        if type(method.sampling).__name__ == "Recorded" and self._data_of(world) is None:
+        if _reads(method) and self._data_of(world) is None:
             raise RecipeError(
                 f"method {method.key!r} learns from recorded samples, but tasks.pipeline has none; use tasks.images"
             )
 
     def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld | None]:
         """Methods that sample are given prompts; those that regress, the recorded samples."""
-        if type(method.sampling).__name__ != "Recorded":
-            return "", world
-        return ", recorded", self._data_of(world)
+        return (", recorded", self._data_of(world)) if _reads(method) else ("", world)
 
     def _data_of(self, world: DenoisingWorld) -> DenoisingWorld | None:
         return next(data for one, data in zip(self.worlds, self.recorded, strict=True) if one is world)
@@ -94,6 +92,10 @@ class DenoisingSubject(Subject):
             axis.imshow(grid(colours(self.made.decode(samples.to(device)).cpu())).numpy(), interpolation="nearest")
             axis.axis("off")
         axis.set_title("fresh samples")
+
+
+def _reads(method: Method) -> bool:
+    return type(method.sampling).__name__.startswith("Recorded")
 
 
 def measured(policy: Denoiser, world: DenoisingWorld, engine: Any, count: int, found: Source | None) -> Evaluation:
@@ -148,6 +150,8 @@ def make_policy(section: PolicySection, tasks: TasksSection, found: Source | Non
     seed = derive(seed, "policy")
     if section.denoising is None:
         return open_policy(section, seed)
+    if section.trains != "network":
+        raise RecipeError("policy.trains=prior needs a trained network; give its folder as policy.model")
     if found is None:
         raise RecipeError("tasks.pipeline is for a diffusers folder (policy.model); give tasks.points or tasks.images")
     return new_policy(section.denoising, section.chain, found.shape, found.modes if tasks.conditioned else 0, seed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policyopt.policies.denoisers import Conditions
-from policyopt.policies.denoising import Denoiser
+from policyopt.policies.denoising import Denoiser, LearnedPrior
 from policyopt.policies.denoising_checkpoint import (
     DENSITIES,
     ChainSpec,
@@ -40,6 +40,10 @@ class Made:
     piped: bool = False
 
     @property
+    def learned_prior(self) -> bool:
+        return isinstance(self.policy.prior, LearnedPrior)
+
+    @property
     def conditions(self) -> Conditions:
         return self.policy.network.conditions
 
@@ -57,7 +61,8 @@ def open_policy(section: PolicySection, seed: int) -> Made:
         raise RecipeError(
             f"policy.lora and policy.unconditional are for diffusers folders; {section.model} has no {INDEX}"
         )
-    return _own(*load_denoiser(section.model, **section.chain.model_dump(exclude_unset=True)))
+    prior = section.trains == "prior"
+    return _own(*load_denoiser(section.model, learned_prior=prior, **section.chain.model_dump(exclude_unset=True)))
 
 
 def new_policy(new: NewDenoiser, chain: ChainSection, shape: tuple[int, ...], classes: int, seed: int) -> Made:
@@ -79,6 +84,8 @@ def _own(policy: Denoiser, spec: DenoiserSpec) -> Made:
 
 def _piped(section: PolicySection, model: str, seed: int) -> Made:
     scheduled = sorted(section.chain.model_fields_set & {"path", "shift", "times"})
+    if section.trains != "network":
+        raise RecipeError("policy.trains=prior is not offered for diffusers folders, which have no place for a prior")
     if scheduled:
         raise RecipeError(f"policy.chain: {scheduled} are the scheduler's of {model}; remove them")
     pipeline: Pipeline = load_pipeline(model, section.unconditional)

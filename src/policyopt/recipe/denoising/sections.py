@@ -54,6 +54,7 @@ class PolicySection(Section):
     model: str | None = None
     denoising: NewDenoiser | None = None
     chain: ChainSection = ChainSection()
+    trains: Literal["network", "prior"] = "network"  # prior: the initial noise alone, behind a frozen network
     lora: LoraOptions | None = None  # of a diffusers model
     unconditional: int | None = None  # of a diffusers model: the class that means "no class"
     device: str = "auto"

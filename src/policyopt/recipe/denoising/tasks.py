@@ -19,7 +19,7 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.denoising.policies import Decode, Made
 from policyopt.recipe.denoising.sections import TasksSection
 from policyopt.worlds import drawings
-from policyopt.worlds.denoising import DenoisingWorld, Reward
+from policyopt.worlds.denoising import DenoisingWorld, Reward, Trainable
 
 DATA_SEED = 20_000_003  # of the recorded samples: they are a data set, the same in every run
 POINTS: Mapping[str, tuple[Callable[..., tuple[Tensor, Tensor]], int]] = {
@@ -106,7 +106,14 @@ def make_world(section: TasksSection, found: Source | None, made: Made, device: 
     size = 1 if given is None else len(given)
     conditions = None if given is None else given.to(device)
     policy = made.policy
-    return DenoisingWorld(policy.chain.std, policy.dims, size, reward(section, made.decode), conditions)
+    return DenoisingWorld(
+        policy.chain.std,
+        policy.dims,
+        size,
+        reward(section, made.decode),
+        conditions,
+        trainable=Trainable(prior=made.learned_prior),
+    )
 
 
 def recorded(world: DenoisingWorld, found: Source | None) -> DenoisingWorld | None:
