@@ -86,6 +86,15 @@ def settled(method: Method) -> Method:
     return replace(method, before=(), credit=plain(method.credit), objective=objective)
 
 
+def credits_of(method: Method) -> tuple[Any, ...]:
+    return method.credit.parts if isinstance(method.credit, Chain) else (method.credit,)
+
+
+def standardises(method: Method) -> GroupStandardised | None:
+    """The part that divides by the spread of a group, if there is one: rewards are then 0 or 1."""
+    return next((part for part in credits_of(method) if isinstance(part, GroupStandardised)), None)
+
+
 def plain(credit: Any) -> Any:
     if isinstance(credit, Chain):
         return Chain(tuple(plain(part) for part in credit.parts if not isinstance(part, RunningStandardised)))
@@ -116,10 +125,11 @@ def expected_slope(method: Method, mdp: TabularMDP, logits: Tensor) -> tuple[Ten
     for state in begin.nonzero()[:, 0].tolist():
         alone = replace(mdp, start_at=torch.eye(mdp.states)[state])
         share = begin[state]
-        if isinstance(method.credit, GroupStandardised):
+        standard = standardises(method)
+        if standard is not None:
             p = torch.tensor(oracles.expected_return(alone, logits.softmax(-1)))
-            share = share * standard_scale(p, SIZE, method.credit.epsilon)
-        elif isinstance(method.credit, GroupCentred):
+            share = share * standard_scale(p, SIZE, standard.epsilon)
+        elif any(isinstance(part, GroupCentred) for part in credits_of(method)):
             share = share * (SIZE - 1) / SIZE
         total += share * oracles.policy_gradient(alone, logits)
     (term, *others) = terms_of(method)
@@ -182,7 +192,7 @@ def test_expected_gradient_is_the_exact_policy_gradient(key: str) -> None:
     reason = why_no_gradient(method)
     if reason:
         pytest.skip(reason)
-    mdp, logits = tiny(binary=isinstance(method.credit, GroupStandardised)), numbers(7, 2, seed=3)
+    mdp, logits = tiny(binary=standardises(method) is not None), numbers(7, 2, seed=3)
     one = every_trajectory(mdp, Table(logits))
     given = every_group(one, SIZE) if compares_rows(method) else one
     close(given.probability.sum() / (SIZE if compares_rows(method) else 1), 1.0)
@@ -197,7 +207,7 @@ def test_expected_gradient_is_the_exact_policy_gradient(key: str) -> None:
 
 def compares_rows(method: Method) -> bool:
     """Its credit looks at the other rows of a group."""
-    return type(method.credit).__module__ == GroupCentred.__module__
+    return any(type(part).__module__ == GroupCentred.__module__ for part in credits_of(method))
 
 
 def test_the_enumeration_is_complete() -> None:
