@@ -23,6 +23,7 @@ from policyopt.ops.sequences import on_last
 from policyopt.options import override
 from policyopt.policies.checkpoint import new_language
 from policyopt.policies.tabular import Table
+from policyopt.recorded import NotRecordableError
 from policyopt.run import Run
 from policyopt.seen import SeenBatch, collect_roles
 from policyopt.train import rounds
@@ -205,6 +206,21 @@ def test_rewards_rise(key: str) -> None:
         done.metrics["reward"] for done in rounds(new_run(), Program((replace(program(key).stages[0], steps=12),)))
     ]
     assert sum(found[-2:]) / 2 > found[0] + 0.5
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_recorded_updates_are_the_same_or_refused(key: str) -> None:
+    """A weight by the round and a choice of samples are decided anew in every update: no recording repeats them."""
+    found = []
+    for execution in ("eager", "recorded"):
+        run, made = new_run(), override(program(key).stages[0].method, {"update.execution": execution})
+        if execution == "recorded" and key in ("mdpo", "d_ppo_dropout"):
+            with pytest.raises(NotRecordableError, match="execution=eager"):
+                next(rounds(run, Program((Stage(made, 2),))))
+            return
+        list(rounds(run, Program((Stage(made, 2),))))
+        found.append(run.models["policy"].logits.detach())
+    assert torch.equal(*found)
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
