@@ -122,6 +122,7 @@ def written(name: str, policy: Any, world: Any) -> Batch:
     count, width, index = len(rows), rows.steps, torch.arange(8)
     steps = {
         "reward": torch.where(rows.own, numbers(count, width, seed=2), 0.0),
+        "reward:sharp": torch.where(rows.own, numbers(count, width, seed=6), 0.0),
         "advantage": numbers(count, width, seed=3),
         "return": numbers(count, width, seed=4),
         "value": numbers(count, width, seed=5),
@@ -167,7 +168,7 @@ class Recorded:
 def recorded(of: Kind) -> Recorded:
     """Rows as a data set has them: no columns of parts, every step trained on."""
     row = {n: c for n, c in of.rows.row.items() if n not in ("pair", "rank", "_row")}
-    step = {n: c for n, c in of.rows.step.items() if n not in ("advantage", "return", "value")}
+    step = {n: c for n, c in of.rows.step.items() if n not in ("advantage", "return", "value", "reward:sharp")}
     row["scored"] = torch.ones_like(row["scored"])
     random = torch.ones_like(step["train"]) if of.name != "denoising" else step["_clock"] > 0
     policy: Any = of.models["policy"]

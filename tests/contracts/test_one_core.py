@@ -28,10 +28,13 @@ from cases import CASES
 from one_core import GAUSSIAN, KINDS, kind
 from policyopt import methods
 from policyopt.compose import CompositionError, Given, Loss, Method, Program, Role, Stage, Term
+from policyopt.credit.flat import FlatGroups
 from policyopt.credit.groups import GroupCentred, GroupStandardised, LeaveOneOut
+from policyopt.credit.heads import PerHead
 from policyopt.credit.history import SignWeighted, TaskStandardised
 from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
 from policyopt.credit.running import RunningStandardised
+from policyopt.credit.shares import GoodShare
 from policyopt.engines.plain import generate
 from policyopt.methods import keys, load
 from policyopt.objective.action_values import ExpectileValue, StateValue, TemporalDifference
@@ -277,7 +280,34 @@ def running(part: Any, rows: Batch, of: Any) -> dict[str, Tensor]:
     return {"advantage": found}
 
 
+def by_head(part: Any, rows: Batch, of: Any) -> dict[str, Tensor]:
+    reward = torch.where(rows.own, rows.step["reward:sharp"], 0.0).sum(1).tolist()
+    found = loops.standardised(reward, rows.row["group"].tolist(), rows.row["scored"].tolist(), part.epsilon, part.ddof)
+    return {"advantage:sharp": spread(rows, [min(max(x, -0.5), 0.5) for x in found])}
+
+
+def good_share(part: Any, rows: Batch, of: Any) -> dict[str, Tensor]:
+    """A row column."""
+    reward = total_reward(rows).tolist()
+    found = loops.standardised(reward, rows.row["group"].tolist(), rows.row["scored"].tolist(), part.epsilon, part.ddof)
+    return {"share": torch.tensor([min(max(x / 1.6 + 0.5, 0.1), 1.0) for x in found])}
+
+
+def flat_groups(part: Any, rows: Batch, of: Any) -> dict[str, Tensor]:
+    """The reward itself where a group differs little."""
+    reward, groups, scored = total_reward(rows).tolist(), rows.row["group"].tolist(), rows.row["scored"].tolist()
+    out = rows.step["advantage"].clone()
+    for b in range(8):
+        pool = [reward[i] for i in loops.members(groups, scored, b)]
+        if scored[b] and max(pool) - min(pool) <= part.tolerance:
+            out[b] = reward[b]
+    return {"advantage": out}
+
+
 CREDIT = {
+    "flat_groups": Credit(FlatGroups(1.5, raw=True), flat_groups),
+    "per_head": Credit(PerHead(("sharp",), bound=0.5), by_head),
+    "good_share": Credit(GoodShare(bound=0.8, least=0.1), good_share),
     "group_standardised": Credit(GroupStandardised(), grouped(loops.standardised)),
     "group_centred": Credit(GroupCentred(), grouped(loops.centred)),
     "leave_one_out": Credit(LeaveOneOut(), grouped(loops.leave_one_out)),
@@ -295,9 +325,10 @@ def test_credit(key: str, name: str) -> None:
     of, credit = kind(name), CREDIT[key]
     found = credit.part(context(method(), of.models, of.world), of.rows)
     for column, expected in credit.reference(credit.part, of.rows, of).items():
-        own = of.rows.own
+        own = of.rows.own if expected.dim() == 2 else of.rows.own.any(1)
         assert float(expected[own].abs().max()) > 1e-3
-        close(found.step[column][own], expected[own], 1e-9, column)
+        made = found.step[column] if expected.dim() == 2 else found.row[column]
+        close(made[own], expected[own], 1e-9, column)
 
 
 # -- whole methods ------------------------------------------------------------------------------------------------
