@@ -345,3 +345,24 @@ def test_what_the_experiment_observes_of_a_policy_that_stays() -> None:
     assert found.rows == 2 * (2 + 2 * 2)
     best_true, best_proxy = (oracles.finite_optimum(world)[0] / 30 for world in (true, proxy))
     assert best_proxy > best_true + 0.2  # there is something to game
+
+
+def test_a_resumed_run_goes_on_bitwise() -> None:
+    """Discriminator, its optimiser and its own rows included."""
+    small = {"selection.count": 4, "before.count": 4, "before.epochs": 2}
+    program = Program((Stage(override(load("orpo_occupancy"), small), 4),))
+
+    def fresh() -> Run:
+        return Run({"policy": Table(torch.zeros(4, 2))}, chain(4, 0.1, horizon=6), generate, 5)
+
+    straight = fresh()
+    list(rounds(straight, program))
+    first, second = fresh(), fresh()
+    going = rounds(first, program)
+    next(going), next(going)
+    second.load_state(first.state(), program)
+    list(rounds(second, program))
+    assert second.models.keys() == straight.models.keys() == {"policy", "reference", "critic", "discriminator"}
+    for name, model in straight.models.items():
+        for a, b in zip(model.parameters(), second.models[name].parameters(), strict=True):
+            assert torch.equal(a, b), name
