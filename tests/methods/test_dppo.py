@@ -1,7 +1,9 @@
 """DPPO: `reduces_to` of specification 67, each identity a test."""
 
 import math
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,3 +194,15 @@ def test_rewards_and_values_are_the_environments() -> None:
 def test_other_policies_are_refused() -> None:
     with pytest.raises(CompositionError, match="clock_denoise"):
         OverDenoising()(context(method(), grids()), ragged())
+
+
+def test_the_example_on_pendulum_runs(capsys) -> None:
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "diffusion_policy.py"))
+    torch.set_default_dtype(torch.float32)
+    try:
+        shown, before, after = example["main"](1, episodes=1, cloning=2)
+    finally:
+        torch.set_default_dtype(torch.float64)
+    assert all(-2000 < found < 0 for found in (shown, before, after))
+    assert before != after
+    assert "tuned" in capsys.readouterr().out
