@@ -140,9 +140,11 @@ def find(method: Method, key: str) -> Option:
         return found[0]
     if found:
         raise OptionError(f"{key!r} could mean {[option.key for option in found]}; write one of them")
-    short = {f"{option.path[0]}.{option.path[-1]}" for option in known} | {option.key for option in known}
-    near = difflib.get_close_matches(key, sorted(short), 1, cutoff=0.5)
-    of_axis = sorted({f"{o.path[0]}.{o.path[-1]}" for o in known if o.path[0] == names[0]})
+    inside = "." in key  # else a whole axis is meant
+    known = [option for option in known if (len(option.path) > 1) == inside]
+    short = {f"{option.path[0]}.{option.path[-1]}": option.path[0] for option in known if inside}
+    near = difflib.get_close_matches(key, sorted({*short, *(option.key for option in known)}), 1, cutoff=0.5)
+    of_axis = sorted(name for name, axis in short.items() if axis == names[0])
     raise OptionError(
         f"{key!r} has no effect for method {method.key!r}: none of its parts has that option. "
         + (f"Did you mean {near[0]!r}? " if near else "")

@@ -300,6 +300,7 @@ def test_the_part_of_an_axis_is_exchanged_as_a_whole():
         ({"sampling": {"part": "group", "sizes": 3}}, r"group has no option \['sizes'\]; it has \['size'"),
         ({"credit": 3}, "takes a part of credit by name, got 3"),
         ({"objective": "clipped_surrogate"}, "no effect"),
+        ({"samplin": "group"}, "Did you mean 'sampling'"),
     ):
         with pytest.raises(CompositionError, match=message):
             policyopt.override(ppo, wrong)
