@@ -2,15 +2,23 @@
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 
 import references_denoising as loops
 from chains import denoiser, drawn
 from enumeration import Fixed
 from policyopt.compose import CompositionError, Role, Stage, Term, trained_rows
 from policyopt.constraint.standard import NearStandardNormal
+from policyopt.credit.denoising import OverDenoising
+from policyopt.credit.groups import GroupStandardised
+from policyopt.credit.heads import PerHead
+from policyopt.credit.history import TaskStandardised
+from policyopt.credit.shares import GoodShare
 from policyopt.objective.advantages import StandardisedAdvantages
+from policyopt.objective.clamped import ClampedSurrogate
 from policyopt.objective.clipping import ClipByNoise
 from policyopt.objective.matching import DenoisingRegression
 from policyopt.objective.surrogates import ClippedSurrogate
@@ -22,7 +30,7 @@ from policyopt.selection.extremes import BestAndWorst, ClearExtremes
 from policyopt.selection.steps import RandomSteps
 from policyopt.types import Scores
 from policyopt.update.averaging import RowMean, TokenMean
-from support import close, context, full_step, grids, method, ragged
+from support import close, context, full_step, grids, method, ragged, rewarded, widened
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -117,3 +125,53 @@ def test_the_clip_range_is_constant_where_there_is_one_step() -> None:
     close(ClipByNoise(0.01, 0.3, count=1, end=2)(batch), torch.full((2, 3), 0.3))
     grown = replace(ClipByNoise(0.01, 0.3), count=2, end=2)(batch)
     close(grown, torch.full((2, 3), 0.3))
+
+
+def judged(shift: float = 0.0):
+    """Eight rows of two groups and tasks with rewards, chains of three steps, and rewards by head."""
+    batch = rewarded(ragged((3, 6, 3, 6, 6, 3, 6, 3), tools=False), [1.0, 0.0, 0.4, 3.0, -2.0, 0.7, 0.1, 0.9])
+    reward = batch.step["reward"]
+    reward = torch.where(batch.own & (torch.arange(6) == 0), reward + shift, reward)
+    clock = torch.arange(6).remainder(3).expand(8, -1)
+    return batch.with_steps({"reward": reward, "reward:reward": reward, "clock_denoise": clock})
+
+
+CREDITS = (TaskStandardised(past=0), PerHead(), OverDenoising(GroupStandardised()), GoodShare())
+
+
+def columns_of(part, batch):
+    found = part(context(method(), grids()), batch)
+    return {
+        name: found.step[name] if name in found.step else found.row[name] for name in part.writes if name != "discount"
+    }
+
+
+@given(st.permutations(range(8)), st.floats(-5, 5), st.integers(0, 3))
+@pytest.mark.parametrize("part", CREDITS, ids=lambda part: type(part).__name__)
+def test_credit_ignores_the_order_of_rows_padding_and_a_constant(part, order, shift, padding) -> None:
+    plain = columns_of(part, judged())
+    index = torch.tensor(order)
+    again = columns_of(part, widened(judged(shift)[index], padding))
+    for name, column in plain.items():
+        found = again[name][:, : column.shape[1]] if column.dim() > 1 else again[name]
+        close(found, column[index], atol=1e-9, what=name)
+
+
+@given(st.permutations(range(8)))
+@pytest.mark.parametrize("part", [BestAndWorst(2), ClearExtremes(0.1, -0.1)], ids=lambda part: type(part).__name__)
+def test_extremes_ignore_the_order_of_rows(part, order) -> None:
+    batch = GroupStandardised()(context(method(), grids()), judged())
+    first = part(None, batch).row["_row"].tolist()
+    assert sorted(part(None, batch[torch.tensor(order)]).row["_row"].tolist()) == sorted(first)
+    assert 0 < len(first) < 8
+
+
+@given(st.lists(st.floats(-3, 3), min_size=6, max_size=6))
+def test_a_clamped_ratio_is_never_outside_its_range(changes) -> None:
+    batch, models = ragged((1, 1, 1, 1, 1, 1), tools=False), grids()
+    batch = batch.with_steps({"advantage": torch.ones(6, 1)})
+    old = models["policy"].logp.detach()[:6, :1] - torch.tensor(changes)[:, None]
+    seen = SeenBatch(context(method(), models), batch.with_scores({"old": Scores(old)}))
+    value = -ClampedSurrogate(0.2)(seen, seen.batch).detach()
+    assert float(value.min()) >= 0.8
+    assert float(value.max()) <= 1.2
