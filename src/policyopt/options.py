@@ -6,6 +6,8 @@ the middle as long as exactly one option is meant: `objective.clip_high`. There 
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -72,6 +74,13 @@ def _component(item: Any) -> str:
     return item.name if isinstance(item, Term) else snake(type(item).__name__)
 
 
+def _components(items: tuple[Any, ...]) -> list[str]:
+    """Names of parts side by side; the second of a name is NAME_2."""
+    names = [_component(item) for item in items]
+    earlier = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(names, earlier, strict=True)]
+
+
 def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], Any]]]:
     """(name, child, function that gives the node with another child)."""
     if isinstance(node, (Part, Term)) and dataclasses.is_dataclass(node):
@@ -79,7 +88,7 @@ def _children(node: Any) -> list[tuple[str, Any, Callable[[Any], Any]]]:
         names = [f.name for f in dataclasses.fields(node) if f.name not in fixed]
         return [(name, getattr(node, name), functools.partial(_with_field, node, name)) for name in names]
     if isinstance(node, tuple) and node and all(isinstance(item, (Part, Term)) for item in node):
-        return [(_component(item), item, functools.partial(_with_item, node, i)) for i, item in enumerate(node)]
+        return [(name, node[i], functools.partial(_with_item, node, i)) for i, name in enumerate(_components(node))]
     if isinstance(node, Mapping):
         return [(str(key), item, functools.partial(_with_key, node, key)) for key, item in node.items()]
     return []
@@ -186,11 +195,27 @@ def _convert(option: Option, value: Any) -> Any:
         return _part(option, value)
     if isinstance(value, str) and value.lower() in ("none", "null"):
         value = None
+    adapter = TypeAdapter(option.type)
+    # Text is read as a number where one may stand: "0.2" is no name where a number or a name is taken.
+    for reading in _literals(value):
+        with contextlib.suppress(ValidationError):
+            return adapter.validate_python(reading)
     try:
-        return TypeAdapter(option.type).validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+
+
+def _literals(value: Any) -> tuple[Any, ...]:
+    """What text says as a number or truth value."""
+    if not isinstance(value, str):
+        return ()
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return ()
+    return (found,) if isinstance(found, bool | int | float) else ()
 
 
 def _part(option: Option, value: Any) -> Part:

@@ -163,15 +163,18 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 @methods.command()
 def show(key: Annotated[str, typer.Argument(help="Method key, or the path of a method's file.")]) -> None:
     """What a method computes: formulas, averages, roles, and every option with its default."""
+    from policyopt.compose import Part
     from policyopt.methods import load
-    from policyopt.options import options
+    from policyopt.options import options, snake
     from policyopt.report.objective import describe
 
     method = load(key)
     console.print(describe(method), markup=False, soft_wrap=True)
     console.print("\nOptions (change them as KEY=VALUE):")
     for option in options(method):
-        console.print(f"  {option.key} = {option.value}", markup=False, soft_wrap=True)
+        # A part is set by its name; its own options follow it.
+        value = snake(type(option.value).__name__) if isinstance(option.value, Part) else option.value
+        console.print(f"  {option.key} = {value}", markup=False, soft_wrap=True)
 
 
 @methods.command()
