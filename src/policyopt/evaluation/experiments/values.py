@@ -238,7 +238,7 @@ def policy_steps(method: Method, seed: int, rounds: int) -> Outcome:
     with torch.no_grad():
         mode = policy.emit(policy.at(asked).mode()[:, 0])
         distance = float((mode - best(asked.step["_obs"][:, 0])).norm(dim=1).mean())
-    late = done.watched[10:]
+    late = done.watched[10:] or done.watched
     notes = {"distance of the mode to the best action": distance}
     return Outcome(sum(late) / len(late), -distance, done.rows, done.watched, "KL of a round (nats)", notes)
 
@@ -268,5 +268,5 @@ def narrow_recordings(method: Method, seed: int, rounds: int) -> Outcome:
             return float(pay(states, policy.emit(policy.at(flat_states(states, 2)).mode()[:, 0])).mean())
 
     done = fit(method, world, {"policy": policy}, rounds, seed, watch)
-    late = sum(done.watched[-5:]) / 5
+    late = sum(done.watched[-5:]) / len(done.watched[-5:])
     return Outcome(late, late, done.rows, done.watched, "true reward of the policy's action")
