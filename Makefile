@@ -1,5 +1,6 @@
 # make demo   train the demonstration recipe from nothing
 # make test   everything the continuous integration runs
+# make peers  the libraries that benchmarks compare with, in environments of their own (.peers)
 # Options: PYTHON=path/to/python (3.11 or newer), TORCH_INDEX=URL of another torch build, WORKERS=test processes
 
 PYTHON ?=
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # pyright's package carries pyright itself; its notice about newer versions would need the network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test peers lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -44,6 +45,14 @@ demo: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
+# Same torch, Gymnasium and MuJoCo as ours.
+peers: setup
+	test -x .peers/bin/python || $(BIN)/python -m venv .peers
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	.peers/bin/python tools/install_torch.py constraints.txt $(TORCH_INDEX)
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		stable-baselines3==2.9.2 'gymnasium[mujoco]'
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -55,5 +64,5 @@ format: setup
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .peers runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
