@@ -317,3 +317,13 @@ def test_groups_of_attempts_learn_to_balance():
     run = Run({"policy": policy}, world, engine_for(policy, world), seed=0)
     lengths = [float(done.judged.lengths.float().mean()) for done in rounds(run, Program((Stage(made, 15),)))]
     assert np.mean(lengths[-3:]) > 2 * np.mean(lengths[:3])
+
+
+def test_notices_about_gymnasiums_own_models_are_logged_not_printed(tmp_path, monkeypatch, caplog, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("DEBUG", logger="policyopt.worlds.environments"):
+        world = EnvironmentWorld.make("HalfCheetah-v5")
+        world.start(world.tasks(torch.tensor([0])))
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+    assert "MuJoCo on HalfCheetah-v5" in caplog.text

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import importlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces, wrappers
+
+logger = logging.getLogger(__name__)
 
 
 class UnsuitableEnvironmentError(ValueError):
@@ -64,13 +69,34 @@ def registered(name: str, options: Mapping[str, Any], *, limited: bool = True) -
     register_atari(name)
     try:
         own = None if limited else -1
-        return gymnasium.make(name, max_episode_steps=own, disable_env_checker=True, **options)
+        with _quiet(name):
+            return gymnasium.make(name, max_episode_steps=own, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
         raise UnsuitableEnvironmentError(unknown(name)) from error
     except gymnasium.error.DependencyNotInstalled as error:
         raise UnsuitableEnvironmentError(f"{name} needs a package that is not installed: {error}") from error
     except gymnasium.error.Error as error:
         raise UnsuitableEnvironmentError(f"Gymnasium can not make {name!r}: {error}") from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """MuJoCo's notices about the model files of Gymnasium's own environments, which are not the user's, go to the log;
+    by default each environment made prints them and adds them to a file MUJOCO_LOG.TXT."""
+    if "mujoco" not in str(getattr(gymnasium.registry.get(name), "entry_point", "")):
+        yield
+        return
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:  # which gymnasium.make reports
+        yield
+        return
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda notice: logger.debug("MuJoCo on %s: %s", name, notice))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def unknown(name: str) -> str:
