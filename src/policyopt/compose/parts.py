@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Part:
     writes: ClassVar[tuple[str, ...]] = ()
     roles: ClassVar[tuple[str, ...]] = ()
     critics: ClassVar[tuple[str, ...]] = ()  # models whose value head it reads
+    data: ClassVar[Literal["", "rows", "pairs"]] = ""  # what it reads of the world's recordings
     needs: ClassVar[str] = ""  # what it asks of models beyond log-probabilities and values, in words
 
     def after(self, ctx: Context, done: Round) -> None:

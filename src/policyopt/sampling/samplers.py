@@ -81,6 +81,8 @@ class DynamicSampling(Part):
 class Recorded(Part):
     """Rows of a data set; no policy generates anything, so behaviour log-probabilities are unknown (nan)."""
 
+    data = "rows"
+
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         return judge(ctx.world.recorded(draw()))
 
@@ -89,6 +91,7 @@ class Recorded(Part):
 class RecordedPairs(Part):
     """Preference pairs of a data set: two rows each, with columns `pair` and `rank`."""
 
+    data = "pairs"
     writes = ("pair", "rank")
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:

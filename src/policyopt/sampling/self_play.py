@@ -20,6 +20,7 @@ class RecordedAgainst(Part):
     model: str = "reference"
     temperature: float = 1.0
 
+    data = "rows"
     writes = ("pair", "rank")
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:

@@ -54,7 +54,7 @@ class ControlSubject(Subject):
                 f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; give "
                 "tasks.minari or tasks.recorded, or use a method that acts, such as ppo"
             )
-        if type(method.sampling).__name__ == "RecordedPairs":
+        if method.sampling.data == "pairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
 
     def view(self, method: Method, world: EnvironmentWorld) -> tuple[str, Any]:
@@ -106,7 +106,7 @@ CRITICS = (Critic, QCritic)
 
 
 def _reads(method: Method) -> bool:
-    return type(method.sampling).__name__.startswith("Recorded")
+    return method.sampling.data != ""
 
 
 def _rounded(x: torch.Tensor) -> Any:

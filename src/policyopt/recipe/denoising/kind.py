@@ -45,7 +45,7 @@ class DenoisingSubject(Subject):
     def check(self, method: Method, world: DenoisingWorld) -> None:
         if not isinstance(method.reward, Nothing) and world.reward is None:
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
-        if type(method.sampling).__name__ == "RecordedPairs":
+        if method.sampling.data == "pairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
         if _reads(method) and self._data_of(world) is None:
             raise RecipeError(
@@ -95,7 +95,7 @@ class DenoisingSubject(Subject):
 
 
 def _reads(method: Method) -> bool:
-    return type(method.sampling).__name__.startswith("Recorded")
+    return method.sampling.data != ""
 
 
 def measured(policy: Denoiser, world: DenoisingWorld, engine: Any, count: int, found: Source | None) -> Evaluation:

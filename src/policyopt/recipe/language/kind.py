@@ -52,13 +52,12 @@ class LanguageSubject(Subject):
                 f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
                 "numeric, math_verify, regex or module:function"
             )
-        name = type(method.sampling).__name__
-        if name == "Recorded" and world.recorded_answers is None:
+        if method.sampling.data == "rows" and world.recorded_answers is None:
             raise RecipeError(
                 f"method {method.key!r} imitates recorded answers, but the tasks have none; give tasks.demonstrations, "
                 "or data with a 'demonstration' per record"
             )
-        if name == "RecordedPairs" and world.pairs is None:
+        if method.sampling.data == "pairs" and world.pairs is None:
             raise RecipeError(
                 f"method {method.key!r} learns from preference pairs, but the tasks have none; use data of "
                 "{prompt, chosen, rejected}, or method dpo:dpo_online with a verifier"
@@ -193,7 +192,7 @@ def _excluded(recipe: LanguageRecipe, section: TasksSection, held_out: Sequence[
 
 def _check_demonstrations(recipe: LanguageRecipe, methods: Sequence[Method]) -> None:
     """What no stage uses is a mistake."""
-    used = any(type(method.sampling).__name__ == "Recorded" for method in methods)
+    used = any(method.sampling.data == "rows" for method in methods)
     if recipe.tasks.demonstrations is not None and not used:
         raise RecipeError(
             "tasks.demonstrations has no effect: no stage imitates recorded answers; remove it or add a stage with "
