@@ -70,5 +70,5 @@ class WithCriticAdvantage(Loss):
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return self.loss(seen, batch)
 
-    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
         return self.loss.watch(seen, batch)
