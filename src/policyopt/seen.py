@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Role
-from policyopt.ops.matching import Matching
+from policyopt.ops.matching import Matching, Renoised
 from policyopt.types import Batch, Distribution, Scores
 
 POLICY_ROLE = Role("policy", grad=True)
@@ -80,6 +80,10 @@ class SeenBatch:
         model = self._able(wanted.model, "match", "regression on a forward process")
         with contextlib.nullcontext() if wanted.grad else torch.no_grad():
             return model.match(self.batch)
+
+    def renoised(self, model: str, steps: Tensor, share: Tensor, noise: Tensor) -> Renoised:
+        """What a model of steps says of the noise in them, with gradient; see `compose.protocols.NoiseModel`."""
+        return self._able(model, "renoised", "the noise in steps").renoised(self.batch, steps, share, noise)
 
     def rng(self, purpose: str) -> torch.Generator:
         """For numbers drawn once per optimiser step, in `Loss.plan`."""

@@ -18,6 +18,7 @@ from policyopt.compose.models import (
     ModelSpec,
     QCritic,
     Scalar,
+    StepDenoiser,
     frozen,
 )
 from policyopt.compose.parts import (
@@ -76,6 +77,7 @@ __all__ = [
     "Scalar",
     "Seen",
     "Stage",
+    "StepDenoiser",
     "Term",
     "ValueModel",
     "World",

@@ -67,6 +67,23 @@ class QCritic:
         return policy.make_q(run.rng(f"build/{name}"), self.heads)
 
 
+@dataclass(frozen=True)
+class StepDenoiser:
+    """A denoising model of steps given states, made by the policy's own kind (`policy.make_denoiser(rng)`)."""
+
+    of: str = "policy"
+    renewed: ClassVar[bool] = False
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        policy = run.models[self.of]
+        if not hasattr(policy, "make_denoiser"):
+            raise CompositionError(
+                f"model {name!r} is a diffusion model of steps that are numbers, which {type(policy).__name__} "
+                "policies do not offer; use a control policy, or give the model as an object with `renoised`"
+            )
+        return policy.make_denoiser(run.rng(f"build/{name}"))
+
+
 class Positive(nn.Module):
     """One number above 0 that is trained: a temperature, a dual variable. Stored as its logarithm."""
 

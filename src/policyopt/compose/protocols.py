@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policyopt.ops.matching import Matching
+from policyopt.ops.matching import Matching, Renoised
 from policyopt.types import Batch, Scores, Tasks
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Seen(Protocol):
     def taken(self, model: str = "policy") -> Tensor: ...
     def noise(self, purpose: str, points: int = 1) -> dict[str, Tensor]: ...
     def match(self, role: str) -> Matching: ...
+    def renoised(self, model: str, steps: Tensor, share: Tensor, noise: Tensor) -> Renoised: ...
     def rng(self, purpose: str) -> torch.Generator: ...
 
 
@@ -130,6 +131,14 @@ class ActionValueModel(Protocol):
 
     def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
         """(E, B, T, A): the values of every choice, where there are finitely many."""
+        ...
+
+
+class NoiseModel(Protocol):
+    """A denoising model of steps, given the state before each."""
+
+    def renoised(self, batch: Batch, steps: Tensor, share: Tensor, noise: Tensor) -> Renoised:
+        """What it says of steps (B, T, D) that are noised with `noise` at shares (B, T) in 0..1 of its process."""
         ...
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
-from policyopt.ops.matching import MATCH_DROPPED, MATCH_TIME
+from policyopt.ops.masked import select
+from policyopt.ops.matching import MATCH_DROPPED, MATCH_TIME, STEP_NOISE, STEP_TIME, points_of_steps, squared_error
 from policyopt.types import Batch
 
 
@@ -41,3 +42,26 @@ class DenoisingRegression(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return seen.match("policy").error().mean(1)
+
+
+@dataclass(frozen=True)
+class StepDenoising(Loss):
+    """Denoising of the steps that were taken, each given its state, (B, T): a diffusion model of who recorded (arXiv
+    2310.07297, eq. 4, with the mean over dimensions). model: the one that is trained; set the term's `trains` too."""
+
+    model: str = "diffusion"
+
+    needs = "the noise in steps"
+    formula = "mean_d (eps(alpha_t a + sigma_t z | s, t) - z)^2, t ~ U(0, 1), z ~ N(0, I)"
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.model,)
+
+    def plan(self, seen: Seen, batch: Batch) -> Batch:
+        return batch.with_steps(points_of_steps(seen.taken(), (0.0, 1.0), seen.rng("step denoising")))
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        noise = batch.step[STEP_NOISE]
+        found = seen.renoised(self.model, seen.taken(), batch.step[STEP_TIME], noise)
+        return select(batch.trained, squared_error(found.said, noise))

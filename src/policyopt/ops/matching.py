@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MATCH_TIME, MATCH_NOISE, MATCH_DROPPED = "match_time", "match_noise", "match_dropped"
 """Row columns (B, P), (B, P, D), (B, P) bool: where and with what every row's sample is noised again, and the points
 that are shown no condition. Planned once per optimiser step, so micro-batches and all models see the same points."""
+
+STEP_TIME, STEP_NOISE = "_time", "_noise"
+"""Step columns (B, T), (B, T, D): where and with what every step is noised."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,26 @@ class Matching:
         """|x_0 predicted - x_0|, entry by entry."""
         given = self.prediction if prediction is None else prediction
         return (self.scale * (given - self.target)).abs()
+
+
+@dataclass(frozen=True)
+class Renoised:
+    """Steps noised again and what a model says of their noise. said: the noise (B, T, D), 0 where steps are not trained
+    on; signal, noise: a and b (B, T) of a x_0 + b eps."""
+
+    said: Float[Tensor, "B T D"]
+    signal: Float[Tensor, "B T"]
+    noise: Float[Tensor, "B T"]
+
+
+def points_of_steps(
+    like: Float[Tensor, "B T D"], times: tuple[float, float], rng: torch.Generator
+) -> dict[str, Tensor]:
+    """Step columns `_time` (B, T), uniform between `times` (shares of the forward process), and `_noise` (B, T, D)."""
+    low, high = times
+    share = low + (high - low) * torch.rand(like.shape[:-1], generator=rng, dtype=like.dtype)
+    noise = torch.randn(like.shape, generator=rng, dtype=like.dtype)
+    return {STEP_TIME: share.to(like.device), STEP_NOISE: noise.to(like.device)}
 
 
 def squared_error(prediction: Float[Tensor, "*lead D"], target: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead"]:

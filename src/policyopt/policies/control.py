@@ -30,11 +30,13 @@ from policyopt.compose import CompositionError
 from policyopt.distributions import Deterministic, Distribution
 from policyopt.policies.bodies import MLP, Body, Flat, Image, Recurrent, Unrolled, encoder, orthogonal
 from policyopt.policies.critics import QCritic, ValueCritic
+from policyopt.policies.denoising import Denoiser
 from policyopt.policies.fast import Fast, fast_path
 from policyopt.policies.heads import Head, QHead, head_for
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.perception import MEMORY, Eyes, cleared
 from policyopt.policies.perception import carried as carried
+from policyopt.policies.recorded_steps import denoiser_of_steps
 from policyopt.policies.spaces import Actions, Box, Discrete, Multi, Observations, actions_of, observations_of
 from policyopt.types import Batch, Scores
 
@@ -227,6 +229,10 @@ class Actor(nn.Module):
                 "actions, or a method with a state value"
             )
         return self._like_me(lambda: QCritic(self, self.spec.critic_body, heads, rng))
+
+    def make_denoiser(self, rng: torch.Generator) -> Denoiser:
+        """A diffusion model of raw steps given observations, in this policy's floating type."""
+        return denoiser_of_steps(self.spec.observations, self.spec.actions, rng).to(self.out.weight)
 
     def _like_me(self, make: Callable[[], Any]) -> Any:
         with torch.random.fork_rng(devices=[]):

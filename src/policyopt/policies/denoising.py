@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policyopt.ops.matching import MATCH_DROPPED, MATCH_NOISE, MATCH_TIME, Matching
-from policyopt.policies.chains import NoiseChain
+from policyopt.ops.matching import MATCH_DROPPED, MATCH_NOISE, MATCH_TIME, Matching, Renoised
+from policyopt.policies.chains import NoiseChain, clean_and_noise
 from policyopt.policies.denoisers import Conditions, Embedding, seeded, waves
 from policyopt.policies.transitions import Transition
 from policyopt.types import Batch, Scores
@@ -179,6 +179,19 @@ class Denoiser(nn.Module):
             return given
         hidden = batch.row[MATCH_DROPPED].flatten().view(-1, *(1,) * (given.dim() - 1))
         return torch.where(hidden, self.network.conditions.without(given), given)
+
+    def renoised(self, batch: Batch, steps: Tensor, share: Tensor, noise: Tensor) -> Renoised:
+        """What the network says of the noise in steps (B, T, D), noised at shares (B, T) in 0..1 of the training times,
+        under the condition of each step. Without guidance."""
+        own = batch.trained
+        time = self.chain.path.training_time(share)
+        a, b = self.chain.path.marginal(time)
+        given = self._conditions(batch, following=False)
+        signal, level = a[own][:, None], b[own][:, None]
+        noised = signal * steps[own] + level * noise[own]
+        u = self.network(noised, time[own], None if given is None else given[own])
+        said = clean_and_noise(self.chain.prediction, u, noised, signal, level)[1]
+        return Renoised(torch.zeros_like(noise).masked_scatter(own[..., None], said.to(noise.dtype)), a, b)
 
     # -- critics -------------------------------------------------------------------------------------------------
     def make_critic(self, rng: torch.Generator) -> ConditionCritic | LatentCritic:
