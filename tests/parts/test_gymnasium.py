@@ -321,9 +321,10 @@ def test_groups_of_attempts_learn_to_balance():
 
 def test_notices_about_gymnasiums_own_models_are_logged_not_printed(tmp_path, monkeypatch, caplog, capfd) -> None:
     monkeypatch.chdir(tmp_path)
-    with caplog.at_level("DEBUG", logger="policyopt.worlds.environments"):
-        world = EnvironmentWorld.make("HalfCheetah-v5")
-        world.start(world.tasks(torch.tensor([0])))
+    world = EnvironmentWorld.make("HalfCheetah-v5")
+    world.start(world.tasks(torch.tensor([0])))
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
+    with caplog.at_level("DEBUG", logger="policyopt.worlds.environments"):
+        world.start(world.tasks(torch.tensor([1])))
     assert "MuJoCo on HalfCheetah-v5" in caplog.text
