@@ -198,10 +198,13 @@ class Batch:
     # -- selecting -----------------------------------------------------------------------------------------
     def __getitem__(self, rows: Any) -> Batch:
         """Rows by a boolean mask (B,), indices or a slice; structure is in ids, so any subset is valid."""
-        listed = isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.dim() == 1
+        if isinstance(rows, slice) and rows == slice(None):
+            return self
+        listed = rows if isinstance(rows, Tensor) and rows.dtype == torch.int64 and rows.dim() == 1 else None
 
         def take(column: Tensor) -> Tensor:
-            return column.index_select(0, rows) if listed else column[rows]  # the same, but faster on small columns
+            # The same, but faster on small columns.
+            return column[rows] if listed is None else column.index_select(0, listed)
 
         return Batch(
             {name: take(column) for name, column in self.row.items()},

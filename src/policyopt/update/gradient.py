@@ -99,11 +99,11 @@ def planned_losses(
 
 
 def _micro_loss(ctx: Any, batch: Batch, rows: Tensor | slice, planned: Sequence[Planned]) -> Tensor:
-    part = batch if isinstance(rows, slice) else batch[rows]
+    part = batch[rows]
     view = SeenBatch(ctx, part)
     loss: Tensor = torch.zeros((), device=part.device)
     for item in planned:
-        full = part if item.batch is batch else item.batch if isinstance(rows, slice) else item.batch[rows]
+        full = part if item.batch is batch else item.batch[rows]
         seen = view.having(full)
         value = item.term.loss(seen, full)
         weights, mask = item.weights[rows], item.mask[rows]
@@ -201,7 +201,7 @@ class Gradients(Part, ABC):
 
     def step(self, ctx: Any, batch: Batch, model: str) -> None:
         """One optimiser step of one model."""
-        terms = [term for term in ctx.stage.terms if term.trains == model]
+        terms = terms_of(ctx, model)
         optimizer = ctx.optimizer(model, self.optimizers[model])
         parameters = parameters_of(optimizer)
         for parameter in parameters:
@@ -215,7 +215,7 @@ class Gradients(Part, ABC):
         """The same, by the operations that the first such step recorded."""
         if self.micro_rows is not None:
             raise CompositionError(f"execution={self.execution!r} takes a minibatch at once; set micro_rows to none")
-        terms = [term for term in ctx.stage.terms if term.trains == model]
+        terms = terms_of(ctx, model)
         optimizer = ctx.optimizer(model, self.optimizers[model])
         parameters = parameters_of(optimizer)
 
@@ -230,7 +230,7 @@ class Gradients(Part, ABC):
 
     def apply(self, ctx: Any, model: str, optimizer: torch.optim.Optimizer) -> None:
         """Move a model by the gradients that its parameters hold, within the bound on their norm."""
-        terms, spec = [term.name for term in ctx.stage.terms if term.trains == model], self.optimizers[model]
+        terms, spec = [term.name for term in terms_of(ctx, model)], self.optimizers[model]
         for group in optimizer.param_groups:
             group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
         for name in terms:
@@ -250,6 +250,16 @@ class Gradients(Part, ABC):
         optimizer.step()
         for parameter in parameters:
             parameter.grad = None
+
+
+def terms_of(ctx: Any, model: str) -> list[Term]:
+    return [term for term in ctx.stage.terms if term.trains == model]
+
+
+def single_steps(batch: Batch) -> Batch:
+    """The trained steps as rows of one step."""
+    flat = batch.flat()
+    return flat[flat.trained[:, 0]]
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
@@ -272,8 +282,7 @@ class GradientSteps(Gradients):
     def batches(self, ctx: Any, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         couples = couples_of(ctx.stage.terms)
         if self.unit == "step":
-            batch = batch.flat()
-            batch = batch[batch.trained[:, 0]]
+            batch = single_steps(batch)
         for _ in range(self.epochs):
             shuffle = ctx.rng("minibatches") if self.minibatches > 1 else None
             for rows in split(batch, self.minibatches, couples, shuffle):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policyopt.compose import Cell, CompositionError
 from policyopt.types import Batch
-from policyopt.update.gradient import Gradients
+from policyopt.update.gradient import Gradients, single_steps
 
 STORE = Cell("transitions", lambda: {"next": 0, "count": 0, "row": {}, "step": {}})
 
@@ -69,8 +69,7 @@ class ReplaySteps(Gradients):
                 f"roles {collected} are scored when rows are collected, which stored transitions were not; use "
                 "Role(when='step')"
             )
-        fresh = Batch(batch.row, batch.step).flat()
-        fresh = fresh[fresh.trained[:, 0]]
+        fresh = single_steps(Batch(batch.row, batch.step))  # scores are not stored
         ctx[STORE] = store = insert(ctx[STORE], fresh, self.capacity)
         rng = ctx.rng("replay")
         if store["count"] < self.starts:

@@ -49,7 +49,7 @@ class ControlSubject(Subject):
     evaluation: EvaluationSection | None
 
     def check(self, method: Method, world: EnvironmentWorld) -> None:
-        if _reads(method) and self._data_of(world) is None:
+        if method.sampling.data and self._data_of(world) is None:
             raise RecipeError(
                 f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; give "
                 "tasks.minari or tasks.recorded, or use a method that acts, such as ppo"
@@ -59,7 +59,7 @@ class ControlSubject(Subject):
 
     def view(self, method: Method, world: EnvironmentWorld) -> tuple[str, Any]:
         """Methods that act are given the environment; those that do not, the recorded data."""
-        return (", recorded", self._data_of(world)) if _reads(method) else ("", world)
+        return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
 
     def _data_of(self, world: EnvironmentWorld) -> Recording | None:
         return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
@@ -103,10 +103,6 @@ class ControlSubject(Subject):
 RECORDING_SEED = 20_000_003  # of recorded episodes: they are a data set, the same in every run
 SHOWN_STEPS, SHOWN_NUMBERS = 50, 8  # of a row, and of an observation
 CRITICS = (Critic, QCritic)
-
-
-def _reads(method: Method) -> bool:
-    return method.sampling.data != ""
 
 
 def _rounded(x: torch.Tensor) -> Any:
@@ -202,7 +198,7 @@ def _recorded(actor: Actor, world: EnvironmentWorld, ids: range, given: Recorded
 def _check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:
     """What no stage uses is a mistake."""
     given = [name for name in ("minari", "recorded") if any(getattr(section, name) is not None for section in tasks)]
-    if given and not any(_reads(method) for method in methods):
+    if given and not any(method.sampling.data for method in methods):
         raise RecipeError(
             f"tasks.{given[0]} has no effect: no stage learns from recorded data; remove it or add a stage with a "
             "method that does, such as sft"

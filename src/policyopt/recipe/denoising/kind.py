@@ -47,14 +47,14 @@ class DenoisingSubject(Subject):
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
         if method.sampling.data == "pairs":
             raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
-        if _reads(method) and self._data_of(world) is None:
+        if method.sampling.data and self._data_of(world) is None:
             raise RecipeError(
                 f"method {method.key!r} learns from recorded samples, but tasks.pipeline has none; use tasks.images"
             )
 
     def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld | None]:
         """Methods that sample are given prompts; those that regress, the recorded samples."""
-        return (", recorded", self._data_of(world)) if _reads(method) else ("", world)
+        return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
 
     def _data_of(self, world: DenoisingWorld) -> DenoisingWorld | None:
         return next(data for one, data in zip(self.worlds, self.recorded, strict=True) if one is world)
@@ -92,10 +92,6 @@ class DenoisingSubject(Subject):
             axis.imshow(grid(colours(self.made.decode(samples.to(device)).cpu())).numpy(), interpolation="nearest")
             axis.axis("off")
         axis.set_title("fresh samples")
-
-
-def _reads(method: Method) -> bool:
-    return method.sampling.data != ""
 
 
 def measured(policy: Denoiser, world: DenoisingWorld, engine: Any, count: int, found: Source | None) -> Evaluation:
