@@ -57,7 +57,8 @@ class Claim:
     experiment: name of a function in `policyopt.evaluation.experiments`, or the function itself.
     observable: what `Outcome.value` is, with its unit. smallest_effect: the least difference treated - baseline, in
     that unit and in the claimed direction, that counts. threshold: a level that the treated arm must also reach.
-    rounds: of the loop, for both arms; both must use the same number of rows, which is checked.
+    rounds: of the loop, for both arms. budget: "rows" (both arms use the same number of rows on every seed, which is
+    checked) or "cost" (the observable is itself what reaching a fixed level costs, so budgets differ).
     scope: what the experiment does not cover, for the card.
     """
 
@@ -74,12 +75,15 @@ class Claim:
     seeds: int = MINIMUM_SEEDS
     threshold: float | None = None
     scope: str = ""
+    budget: str = "rows"
 
     def __post_init__(self) -> None:
         if self.seeds < MINIMUM_SEEDS:
             raise ClaimError(f"a claim needs at least {MINIMUM_SEEDS} seeds, got {self.seeds}")
         if not 0 < self.smallest_effect < math.inf:
             raise ClaimError(f"smallest_effect must be finite and above 0, got {self.smallest_effect}")
+        if self.budget not in ("rows", "cost"):
+            raise ClaimError(f"budget is 'rows' or 'cost', not {self.budget!r}")
         if self.rounds < 1:
             raise ClaimError(f"a claim needs at least 1 round, got {self.rounds}")
         if self.treated.name == self.baseline.name:
@@ -116,6 +120,7 @@ class Claim:
             "seeds": self.seeds,
             "tuning": tuning and {"option": tuning.option, "candidates": [*tuning.candidates], "seeds": tuning.seeds},
             "scope": self.scope,
+            **({} if self.budget == "rows" else {"budget": self.budget}),
         }
 
 

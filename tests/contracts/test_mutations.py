@@ -12,20 +12,11 @@ import torch
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / folder) for folder in ("parts", "methods") if str(TESTS / folder) not in sys.path]
 
-# Imported because they register their mutants.
 import mutants  # noqa: E402
-import mutants_control_policies  # noqa: E402, F401
-import mutants_control_worlds  # noqa: E402, F401
-import mutants_credit  # noqa: E402, F401
-import mutants_denoising  # noqa: E402, F401
-import mutants_normalisation  # noqa: E402, F401
-import mutants_onpolicy  # noqa: E402, F401
-import mutants_ratios  # noqa: E402, F401
-import mutants_run  # noqa: E402, F401
-import mutants_sequences  # noqa: E402, F401
-import mutants_terms  # noqa: E402, F401
-import mutants_values  # noqa: E402, F401
 from mutants import MUTANTS, Mutant, Patch  # noqa: E402
+
+for path in sorted(Path(__file__).parent.glob("mutants_*.py")):
+    importlib.import_module(path.stem)
 
 pytestmark = pytest.mark.usefixtures("float64")
 

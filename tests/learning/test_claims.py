@@ -35,6 +35,7 @@ from policyopt.ops.random import generator
 from policyopt.options import OptionError, override
 from policyopt.report.cards import card, plot
 from policyopt.report.listing import list_methods, markdown
+from policyopt.report.verification import UnknownFamilyError, in_families
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 # Enough rounds for every experiment to have something to average; far too few to learn.
@@ -213,6 +214,27 @@ def test_unequal_budgets_are_refused():
     more = replace(claim.baseline, overrides={**claim.baseline.overrides, "sampling.size": 9})
     with pytest.raises(ClaimError, match="same number of rows"):
         verify("grpo", claim=replace(claim, baseline=more, tuning=None, rounds=1))
+
+
+def test_an_observable_that_is_a_cost_needs_no_equal_budgets():
+    claim = claim_of("grpo")
+    more = replace(claim.baseline, overrides={**claim.baseline.overrides, "sampling.size": 9})
+    asked = replace(claim, baseline=more, tuning=None, rounds=1, budget="cost")
+    result = verify("grpo", claim=asked)
+    assert result.treated.rows != result.baseline.rows
+    assert "the observable is itself what is paid" in card(load("grpo"), result)
+    with pytest.raises(ClaimError, match="'rows' or 'cost'"):
+        replace(claim, budget="tokens")
+
+
+def test_families_narrow_what_is_verified():
+    assert in_families("") == keys()
+    assert (
+        set(in_families("A1, B1")) == {key for key in keys() if load(key).about.family in ("A1", "B1")} != set(keys())
+    )
+    assert "gspo" in in_families("A1")
+    with pytest.raises(UnknownFamilyError, match="Z9"):
+        in_families("A1,Z9")
 
 
 def test_rows_that_a_sampler_throws_away_count():

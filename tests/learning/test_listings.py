@@ -22,7 +22,7 @@ def test_every_method_is_listed_with_all_that_is_known_of_it():
     found = list_methods()
     assert [method["key"] for method in found] == keys()
     for method in found:
-        assert set(method) == {"key", "title", "seed", "axes", "policies", "conformance", "verdict"}
+        assert set(method) == {"key", "title", "seed", "family", "axes", "policies", "conformance", "verdict"}
         assert method["conformance"] > 0
         assert method["verdict"] == str(stored_verdict(method["key"]))
         assert method["axes"]

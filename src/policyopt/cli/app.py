@@ -124,14 +124,17 @@ def evaluate(
 def verify(
     key: Annotated[str | None, typer.Argument(help="Method; leave out with --all.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All methods.")] = False,
+    family: Annotated[str, typer.Option(help="With --all: only these families of methods, for example A1,A2.")] = "",
     seeds: Annotated[int | None, typer.Option(help="Seeds; at least 5. Default: the claim's.")] = None,
 ) -> None:
     """Run the experiment behind a method's claim and write its card. The verdict is computed."""
-    from policyopt.report.verification import verify_and_report
+    from policyopt.report.verification import in_families, verify_and_report
 
     if (key is None) != every:
         raise typer.BadParameter("give either a method or --all")
-    verify_and_report(None if every else key, seeds, console)
+    if family and not every:
+        raise typer.BadParameter("--family narrows --all; give both")
+    verify_and_report(in_families(family) if key is None else [key], seeds, console)
 
 
 @app.command()

@@ -17,7 +17,9 @@ from policyopt.types import ROW_COLUMNS, STEP_COLUMNS, Round
 class About:
     """What a reader must know of a published method.
 
-    seed: number of its specification, if it has one. nearest: key of the method it differs least from.
+    seed, family: number and family of its specification, if it has one ("A1", "A2": on-policy; "B1", "B2": preferences
+    and distillation; "C": control, offline and safe; "D": denoising and systems). nearest: key of the method it differs
+    least from.
     departures: where this composition leaves the paper, and why.
     """
 
@@ -29,6 +31,7 @@ class About:
     departures: str
     when_to_use: str
     seed: int | None = None
+    family: str = ""
     nearest: str = ""
     policies: tuple[str, ...] = ("language", "control", "denoising", "tabular")
 

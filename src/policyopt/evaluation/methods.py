@@ -149,6 +149,7 @@ def summary(key: str) -> dict[str, Any]:
         "key": key,
         "title": method.about.title,
         "seed": method.about.seed,
+        "family": method.about.family,
         "axes": axes_of(method),
         "policies": list(method.about.policies),
         "conformance": conformance(key),

@@ -31,6 +31,7 @@ b2_diffurl = Method(
         "beyond it tie. instantiation: the last H rounds are those in which the prompt came up.",
         when_to_use="Rewards that few samples get, decided late in the chain.",
         seed=160,
+        family="D",
         nearest="ddpo",
         policies=("denoising",),
     ),

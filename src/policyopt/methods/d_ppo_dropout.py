@@ -28,6 +28,7 @@ d_ppo_dropout = replace(
         "learns from all samples.",
         when_to_use="Many epochs on a batch, when the logged variance of r A climbs within a round.",
         seed=88,
+        family="A1",
         nearest="ppo",
     ),
     objective=(

@@ -36,6 +36,7 @@ dance_grpo = Method(
         "reward and, if asked, trains on the best and worst of a group only.",
         when_to_use="A diffusion or flow model and one or several rewards of its samples.",
         seed=239,
+        family="D",
         nearest="ddpo",
         policies=("denoising",),
     ),

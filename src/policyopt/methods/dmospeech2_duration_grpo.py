@@ -33,6 +33,7 @@ dmospeech2_duration_grpo: Method = replace(
         "`policies.denoisers.Switched`.",
         when_to_use="A frozen generator with one discrete choice in front, and a measure of what it makes.",
         seed=14,
+        family="D",
         nearest="grpo",
         policies=("tabular", "language", "control"),
     ),

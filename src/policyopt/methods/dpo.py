@@ -29,6 +29,7 @@ dpo = Method(
         "groups of equal rewards.",
         when_to_use="Preference data and no verifier; dpo_online when there is one and pairs are cheap.",
         seed=27,
+        family="B1",
     ),
     selection=Selection(count=64),
     sampling=RecordedPairs(),

@@ -39,6 +39,7 @@ dppo = Method(
         "0 in the release). The stop reads the k3 estimate over the minibatch.",
         when_to_use="A diffusion policy cloned from demonstrations, and an environment with rewards.",
         seed=67,
+        family="D",
         nearest="ppo",
         policies=("denoising",),
     ),

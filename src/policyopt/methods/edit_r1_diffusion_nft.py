@@ -35,6 +35,7 @@ edit_r1_diffusion_nft = Method(
         "`reward.digits` reads one from the logits of digits. instantiation: uniform times.",
         when_to_use="A flow model and a reward of its samples, with few deterministic steps and no stored chains.",
         seed=213,
+        family="D",
         nearest="flow_matching",
         policies=("denoising",),
     ),

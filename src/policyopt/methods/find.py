@@ -31,6 +31,7 @@ find = Method(
         "policy that owns its prior alone (`policies.prior.only_prior`).",
         when_to_use="A frozen model, a wish that its noise can fulfil, and little compute.",
         seed=21,
+        family="D",
         nearest="ddpo",
         policies=("denoising",),
     ),

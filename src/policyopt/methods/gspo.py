@@ -24,6 +24,7 @@ gspo = replace(
         "paper, so that the ratio leaves 1.",
         when_to_use="Long rows, mixture-of-experts policies, or samplers whose log-probabilities are noisy.",
         seed=69,
+        family="A1",
         nearest="grpo",
     ),
     objective=(Term("policy", GeometricSequenceSurrogate(3e-4, 4e-4), RowMean(), mask=trained_rows),),

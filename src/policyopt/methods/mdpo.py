@@ -30,6 +30,7 @@ mdpo = Method(
         "the critic takes as many steps.",
         when_to_use="Where an exact divergence is at hand and a soft bound on the change is wanted in place of a clip.",
         seed=91,
+        family="A1",
         nearest="trpo",
     ),
     selection=Selection(count=128),

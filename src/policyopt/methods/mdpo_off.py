@@ -30,6 +30,7 @@ mdpo_off = Method(
         departures="Updates come in blocks of 32 after 32 steps; one critic optimiser for both heads; no Tsallis form.",
         when_to_use="Where sac's policy moves too fast for its critics: a larger c holds it back.",
         seed=91,
+        family="A1",
         nearest="sac",
         policies=("control",),
     ),

@@ -29,6 +29,7 @@ opd = Method(
         when_to_use="A stronger teacher with the same choices is at hand. opd_sampled when it gives only "
         "log-probabilities of given tokens.",
         seed=207,
+        family="B2",
         policies=("language", "control", "tabular"),
     ),
     selection=Selection(count=32),

@@ -33,6 +33,7 @@ orpo_occupancy = replace(
         "by a discriminator that has seen it. It is as wide as the policy's own action values. Its odds are cut at 20.",
         when_to_use="A proxy reward that the trained policy could game, and a base policy that is safe but not best.",
         seed=26,
+        family="A1",
         nearest="ppo",
         policies=("control", "tabular"),
     ),

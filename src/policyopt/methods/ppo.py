@@ -29,6 +29,7 @@ ppo = Method(
         "advantages are whitened over the round; no entropy bonus. KL to the initial policy is a term of its own.",
         when_to_use="Rewards along the way, long horizons, or one attempt a task: where a critic beats a group.",
         seed=60,
+        family="A1",
         nearest="grpo",
     ),
     selection=Selection(count=128),

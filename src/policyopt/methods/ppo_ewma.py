@@ -38,6 +38,7 @@ ppo_ewma = Method(
         when_to_use="When batch sizes change between machines, or rows are stale: the bound does not depend on who "
         "sampled them.",
         seed=90,
+        family="A1",
         nearest="ppo",
     ),
     selection=Selection(count=128),

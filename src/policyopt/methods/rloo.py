@@ -27,6 +27,7 @@ rloo = Method(
         "batch are allowed; on the first update its gradient equals REINFORCE's.",
         when_to_use="Verifiable rewards, few samples a prompt, prompts of different difficulty; no critic.",
         seed=121,
+        family="A1",
         nearest="grpo",
     ),
     selection=Selection(count=32),

@@ -28,6 +28,7 @@ seppo = Method(
         "both of a pair.",
         when_to_use="A diffusion model and samples that are good, without bad ones beside them.",
         seed=151,
+        family="B1",
         nearest="dpo",
         policies=("denoising",),
     ),

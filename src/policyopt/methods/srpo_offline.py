@@ -32,6 +32,7 @@ srpo_offline = Method(
         when_to_use="Recordings of several different habits, continuous actions. Give the policy "
         "head=deterministic and try several weights of the value term.",
         seed=79,
+        family="C",
         nearest="td3_bc",
         policies=("control",),
     ),

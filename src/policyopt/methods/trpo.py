@@ -33,6 +33,7 @@ trpo = Method(
         when_to_use="When a policy must not move further than a stated divergence, or its parameters are badly scaled; "
         "small models, as a step costs some twenty passes.",
         seed=92,
+        family="A1",
         nearest="ppo",
     ),
     selection=Selection(count=128),

@@ -116,6 +116,12 @@ def _arm(arm: Mapping[str, Any]) -> str:
 
 
 def _budget(result: Verification) -> str:
+    if result.criterion.get("budget") == "cost":
+        used = [f"{arm.label} {sum(arm.rows) / len(arm.rows):.0f}" for arm in (result.treated, result.baseline)]
+        return (
+            f"At most {result.criterion['rounds']} rounds; the observable is itself what is paid. Rows used, mean over "
+            f"seeds: {', '.join(used)}."
+        )
     rows = sorted(set(result.treated.rows))
     count = f"{rows[0]}" if len(rows) == 1 else f"{rows[0]} to {rows[-1]}"
     return (

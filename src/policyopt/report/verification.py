@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from policyopt.compose import CompositionError
 from policyopt.evaluation.methods import REPOSITORY, list_methods
 from policyopt.evaluation.verify import STORE, Verification, claim_of, save, stored, verify
 from policyopt.methods import keys, load
@@ -16,14 +18,29 @@ from policyopt.report.listing import markdown
 ELSEWHERE = Path("verifications")
 
 
-def verify_and_report(key: str | None, seeds: int | None, console: Console) -> list[Verification]:
-    """Test one claim, or all (key None); print each verdict and write its result and card.
+class UnknownFamilyError(CompositionError):
+    """No published method belongs to that family."""
+
+
+def in_families(names: str) -> list[str]:
+    """Keys of the methods of some families ("A1,A2"); all of them for ""."""
+    asked = {name.strip() for name in names.split(",") if name.strip()}
+    families = {key: load(key).about.family for key in keys()}
+    strange = sorted(asked - set(families.values()))
+    if strange:
+        known = ", ".join(sorted({family for family in families.values() if family}))
+        raise UnknownFamilyError(f"no method is of the families {strange}; there are {known}")
+    return [key for key, family in families.items() if not asked or family in asked]
+
+
+def verify_and_report(wanted: Sequence[str], seeds: int | None, console: Console) -> list[Verification]:
+    """Test the claims of some methods; print each verdict and write its result and card.
 
     In a checkout a published method's result under its full criterion goes to the package's own store and
     docs/methods; anything else (fewer seeds, a method of one's own, an installed package) to ./verifications.
     """
     results = []
-    for each in keys() if key is None else [key]:
+    for each in wanted:
         result = _with_bar(each, seeds, console)
         results.append(result)
         folder = _store(each, result)
