@@ -45,7 +45,8 @@ sum w value for the weights w that are given as the last argument."""
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, its unit (step, row or pair), whether it needs whole distributions, and its reference."""
+    """A loss, its unit (step, row, pair or group: a value per row that depends on its whole group), whether it needs
+    whole distributions, and its reference."""
 
     loss: Loss
     reference: Callable[..., tuple[Tensor, Tensor]]
@@ -54,10 +55,15 @@ class Case:
     trains: str = "policy"
 
     def term(self, average: Any = None, weight: float = 0.7, name: str = "one") -> Term:
-        mask = {"step": trained_steps, "row": trained_rows, "pair": chosen_rows}[self.unit]
+        mask = {"step": trained_steps, "row": trained_rows, "group": trained_rows, "pair": chosen_rows}[self.unit]
         average = average or (SequenceMean() if self.unit == "step" else RowMean())
-        couples = ("pair",) if self.unit == "pair" else ()
+        couples = (self.unit,) if self.coupled else ()
         return Term(name, self.loss, average, mask, weight, self.trains, couples)
+
+    @property
+    def coupled(self) -> bool:
+        """Rows of a pair, or of a group, must stay together."""
+        return self.unit in ("pair", "group")
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -213,6 +219,7 @@ def expected(case: Case, batch: Batch, models: dict[str, Grid], weights: Callabl
     mask = {
         "step": lambda: batch.trained.tolist(),
         "row": lambda: batch.trained.any(1).tolist(),
+        "group": lambda: batch.trained.any(1).tolist(),
         "pair": lambda: (batch.row["rank"] == 0).tolist(),
     }[case.unit]()
     scale = 0.7 * torch.tensor(weights(mask), dtype=torch.float64)

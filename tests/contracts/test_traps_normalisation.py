@@ -62,7 +62,7 @@ def check_every_partition(case: Case, average: object) -> None:
     value, gradient = whole(ctx, batch, case.trains)
     assert float(gradient.abs().max()) > 1e-3
     for parts in partitions(range(4)):
-        if case.unit == "pair" and not keeps_pairs(parts):
+        if case.coupled and not keeps_pairs(parts):
             continue
         found, slope = by_parts(ctx, batch, parts, case.trains)
         close(found, value, what=f"loss in parts {parts}")
@@ -115,7 +115,7 @@ def check_ranks(case: Case, average: object) -> None:
     full = case.context(average)
     value, gradient = whole(full, batch, case.trains)
     for parts in ([[0, 1, 2, 3]], [[0, 2], [1, 3]], [[0], [1], [2], [3]], [[3], [0, 1, 2]]):
-        if case.unit == "pair" and not keeps_pairs(parts):
+        if case.coupled and not keeps_pairs(parts):
             continue
 
         def work(rank: int, total: object, parts: list = parts) -> tuple[Tensor, Tensor]:
