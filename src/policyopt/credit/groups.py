@@ -11,7 +11,7 @@ from torch import Tensor
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.groups import group_count, group_mean, group_range, group_std, others_mean
 from policyopt.ops.sequences import spread, total_reward
-from policyopt.types import Batch
+from policyopt.types import ROW_COLUMNS, Batch
 
 
 def standardised(
@@ -39,7 +39,7 @@ class GroupStandardised(Part):
     """GRPO's outcome advantage (arXiv 2402.03300, section 4.1.2). ddof 1 divides the variance by n - 1.
 
     bound: advantages are clipped to -bound..bound. reward, advantage: the columns it reads and writes, for methods
-    that standardise several rewards apart.
+    that standardise several rewards apart. within: row columns that rows compared with each other share.
     """
 
     epsilon: float = 1e-6
@@ -47,6 +47,7 @@ class GroupStandardised(Part):
     bound: float | None = None
     reward: str = "reward"
     advantage: str = "advantage"
+    within: tuple[str, ...] = ("group",)
 
     formula = "A_b = (R_b - mean_g R) / (std_g R + epsilon)"
 
@@ -55,11 +56,13 @@ class GroupStandardised(Part):
             raise CompositionError(
                 f"need epsilon >= 0 and ddof 0 (divide by n) or 1 (by n - 1), got {self.epsilon} and {self.ddof}"
             )
+        if not self.within:
+            raise CompositionError("within names the columns that rows of a group share; the usual one is ('group',)")
         check_bound(self.bound)
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (self.reward,)
+        return (self.reward, *(name for name in self.within if name not in ROW_COLUMNS))
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -67,7 +70,8 @@ class GroupStandardised(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward = total_reward(batch, self.reward)
-        advantage = standardised(reward, batch.row["group"], batch.row["scored"], self.epsilon, self.ddof)
+        ids = batch.row["group"] if self.within == ("group",) else batch.ids(*self.within)
+        advantage = standardised(reward, ids, batch.row["scored"], self.epsilon, self.ddof)
         return batch.with_steps({self.advantage: spread(batch, bounded(advantage, self.bound))})
 
 

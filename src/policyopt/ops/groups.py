@@ -62,3 +62,15 @@ def informative(
 ) -> Bool[Tensor, " B"]:
     """True for rows whose group has valid values that differ by more than the tolerance."""
     return group_range(x, ids, valid) > tolerance
+
+
+def group_quantile(
+    x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"], share: float
+) -> Float[Tensor, " B"]:
+    """Quantile (linear between order statistics) of the valid rows of each row's group; nan in a group without any."""
+    found = torch.full_like(x, torch.nan)
+    for one in ids.unique():
+        rows = ids == one
+        if bool((rows & valid).any()):
+            found[rows] = x[rows & valid].quantile(share)
+    return found
