@@ -19,7 +19,14 @@ class Engine(Protocol):
     """How steps are generated: `next` + `append` until every row is done, or something faster that equals it."""
 
     def __call__(
-        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
+        self,
+        policy: Any,
+        world: Any,
+        batch: Batch,
+        keys: Tensor,
+        temperature: float,
+        version: int,
+        steps: int | None = None,  # at most so many; rows that are not done then go on later
     ) -> Batch: ...
 
 
@@ -249,10 +256,8 @@ class StageContext:
         keys = new_keys(len(batch), self.rng(f"sample/{model}")).to(batch.device)
         heat = torch.full((len(batch),), float(temperature), device=batch.device)
         batch = batch.with_rows({"temperature": heat})
-        # Engines for text know no pause; what is not asked for is not passed on.
-        pause = {} if steps is None else {"steps": steps}
         with torch.no_grad():
-            return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates, **pause)
+            return self.run.engine(self.models[model], self.world, batch, keys, temperature, self.updates, steps=steps)
 
     def stream(self, state: Any, horizon: int, count: int, exploration: float = 0.0) -> Batch:
         """`horizon` steps of each of `count` environments that go on from where `state` says they are."""

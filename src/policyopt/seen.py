@@ -121,6 +121,17 @@ class SeenBatch:
         raise CompositionError(f"no role {role!r} is declared; this method has {sorted(roles)}")
 
 
+def asked(world: Any, ability: str, what: str) -> Any:
+    """Something that a world can do beyond `compose.World`, or an error that says what is missing."""
+    found = getattr(world, ability, None)
+    if found is None:
+        raise CompositionError(
+            f"this method asks the world {what} ({ability!r}), which {type(world).__name__} can not say; use a world "
+            "that can, or another method"
+        )
+    return found
+
+
 def collect_roles(ctx: Context, batch: Batch) -> Batch:
     """Scores that must be taken before the update changes the policy."""
     with torch.no_grad():

@@ -270,6 +270,43 @@ class Batch:
             step[name] = torch.cat([old, new.to(old.dtype)], 1)
         return Batch(self.row, step)
 
+    def behind(self, columns: Mapping[str, Tensor], live: Bool[Tensor, "B n"]) -> Batch:
+        """Live entries of (B, n, ...) columns right behind each row's own steps; columns not given, and what is not
+        live, are 0. Scores are dropped. Live entries of a row come first, side by side."""
+        if bool((live[:, 1:] & ~live[:, :-1]).any()):
+            raise ValueError("live steps of a row come first, side by side; here a step follows one that was not taken")
+        length = self.valid.sum(1)
+        if bool((length == self.steps)[live.any(1)].all()):
+            # All rows that go on are equally long: the new columns stand behind the old ones.
+            widest = int(live.sum(1).max()) if len(self) else 0
+            taken = live[:, :widest]
+            return self.append({name: _where(taken, column[:, :widest]) for name, column in columns.items()})
+        width = max(self.steps, int((length + live.sum(1)).max()))
+        row, offset = live.nonzero(as_tuple=True)
+        place = length[row] + offset
+        step = {}
+        for name, old in self.step.items():
+            step[name] = old.new_zeros((len(self), width, *old.shape[2:]))
+            step[name][:, : self.steps] = old
+            if name in columns:
+                step[name][row, place] = columns[name][live].to(old.dtype)
+        return Batch(self.row, step)
+
+    def rewound(self, steps: Int[Tensor, " B"]) -> Batch:
+        """The first `steps` steps of every row (all of a row that has fewer), still running and in the state they
+        led to; scores are dropped. For worlds whose whole state is in the batch."""
+        keep = (torch.arange(self.steps, device=self.device) < steps[:, None]) & self.valid
+        length = keep.sum(1)
+        width = int(length.max()) if len(self) else 0
+        shorter = (length < self.valid.sum(1)).nonzero()[:, 0]
+        cut, row = {}, dict(self.row)
+        for name, column in self.step.items():
+            cut[name] = _where(keep[:, :width], column[:, :width])
+            if name in row:
+                row[name] = row[name].index_copy(0, shorter, column[shorter, length[shorter]].to(row[name].dtype))
+        row["finish"] = torch.full_like(row["finish"], int(Finish.RUNNING))
+        return Batch(row, cut)
+
 
 def empty_batch(tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, temperature: float = 1.0) -> Batch:
     """Rows of T = 0 steps. `own_steps`: the world's or policy's step columns, as (B, 0, ...) tensors."""
@@ -297,6 +334,12 @@ def empty_batch(tasks: Tasks, own_steps: Mapping[str, Tensor] | None = None, tem
         **(own_steps or {}),
     }
     return Batch(row, step)
+
+
+def _where(mask: Tensor, column: Tensor) -> Tensor:
+    """Column (B, T, ...) where mask (B, T), 0 elsewhere."""
+    zero = torch.zeros((), dtype=column.dtype, device=column.device)
+    return torch.where(mask.view(*mask.shape, *(1,) * (column.dim() - 2)), column, zero)
 
 
 def _widen(column: Tensor, width: int, *, left: bool, fill: int) -> Tensor:

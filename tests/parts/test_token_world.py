@@ -116,7 +116,7 @@ def test_rows_of_different_lengths_go_on_without_a_gap():
 
 def test_a_hole_between_live_steps_is_refused():
     live = torch.tensor([[True, False, True]] * 3)
-    with pytest.raises(WorldError, match="was not taken"):
+    with pytest.raises(ValueError, match="was not taken"):
         world().extend(started(world()), torch.ones(3, 3, dtype=torch.int64), torch.zeros(3, 3), live, 0)
 
 

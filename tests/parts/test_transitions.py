@@ -35,6 +35,32 @@ def test_the_state_that_follows_is_the_next_one_or_the_rows() -> None:
     assert batch.following("_at")[1, 0] == 150
 
 
+def test_rewound_rows_stand_where_they_stood() -> None:
+    """The row's state is the one before the first step that is gone; rows that are shorter keep all they have."""
+    batch = with_state(ragged((3, 1, 4), tools=False))
+    back = batch.rewound(torch.tensor([1, 9, 0]))
+    assert back.own.tolist() == [[True], [True], [False]]
+    assert back.row["_at"].tolist() == [1, 150, 200]
+    assert bool((back.row["finish"] == Finish.RUNNING).all())
+    close(back.step["behaviour"][:2, 0], batch.step["behaviour"][:2, 0])
+    assert back.step["behaviour"][2, 0] == back.step["_at"][2, 0] == 0
+    assert batch.row["_at"].tolist() == [50, 150, 250]
+
+
+@given(st.lists(st.integers(0, 4), min_size=3, max_size=3), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_steps_go_behind_those_a_row_has(had: list[int], more: list[int]) -> None:
+    """Row by row: what stays of it, then its new entries, then nothing."""
+    batch = with_state(ragged((4, 4, 4), tools=False)).rewound(torch.tensor(had))
+    live = torch.arange(3) < torch.tensor(more)[:, None]
+    new = {"_at": 7.0 + torch.arange(9.0).view(3, 3).double(), "kind": torch.ones(3, 3, dtype=torch.uint8)}
+    longer = batch.behind(new, live)
+    assert longer.own.sum(1).tolist() == [a + b for a, b in zip(had, more, strict=True)]
+    for b in range(3):
+        expected = [100.0 * b + t for t in range(had[b])] + new["_at"][b, : more[b]].tolist()
+        assert longer.step["_at"][b][longer.valid[b]].tolist() == expected
+        assert bool((longer.step["_at"][b][~longer.valid[b]] == 0).all())
+
+
 def test_flat_by_hand() -> None:
     """Two rows of 3 and 1 steps: four rows of one step; only a row's last step may have ended it."""
     batch = with_state(ragged((3, 1), tools=False))

@@ -162,6 +162,22 @@ def test_rows_that_are_done_or_begun_are_respected(name):
     assert_same(again, ours, atol=0)
 
 
+@pytest.mark.parametrize("name", FAST)
+def test_rows_pause_and_go_on(name):
+    """At most 3 tokens more: rows that are not done by then still run, and go on behind them."""
+    policy, tokens = tiny(), world()
+    batch, keys = begin(tokens, 0.8)
+    paused = FAST[name](policy, tokens, batch, keys, 0.8, 1, steps=3)
+    assert_same(paused, generate(policy, tokens, batch, keys, 0.8, 1, steps=3))
+    assert paused.steps == 3
+    assert (~paused.done).sum() > 2 < paused.done.sum()
+    assert (paused.lengths[~paused.done] == 3).all()
+    on = FAST[name](policy, tokens, paused, keys + 1, 0.8, 2)
+    assert on.done.all()
+    assert_same(on, generate(policy, tokens, paused, keys + 1, 0.8, 2))
+    assert (on.step["version"][:, 3:][on.own[:, 3:]] == 2).all()
+
+
 # -- no copy, nothing stale ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("adapted", [False, True])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from policyopt.compose import Cell, CompositionError, Context, Part
 from policyopt.ops.masked import select, whiten
@@ -84,17 +85,25 @@ class GeneralisedAdvantage(Part):
     def critics(self) -> tuple[str, ...]:
         return (self.critic,)
 
+    def discount(self, batch: Batch) -> Tensor:
+        """(B, T) what the state after each own step counts."""
+        return torch.full_like(batch.step["reward"], self.gamma)
+
+    def beyond(self, batch: Batch, values: Tensor) -> Tensor:
+        """(B,) the worth of what follows each row's last step, from values (B, T + 1)."""
+        last = batch.valid.sum(1, keepdim=True)
+        truncated = batch.row["finish"] == Finish.TRUNCATED
+        return torch.where(truncated, values.gather(1, last)[:, 0], 0.0)
+
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
             critic: Any = ctx.models[self.critic]
             values = critic.value(batch)
-        last = batch.valid.sum(1, keepdim=True)
-        truncated = batch.row["finish"] == Finish.TRUNCATED
-        final = torch.where(truncated, values.gather(1, last)[:, 0], 0.0)
+        final = self.beyond(batch, values)
         values = values[:, :-1]
         rewards = fold_rewards(batch, batch.step["reward"])
-        (rewards, packed, mask), back = pack_own(batch, rewards, values, batch.own)
-        advantage = generalised_advantage(rewards, packed, final, mask, self.gamma, self.lam)
+        (rewards, packed, mask, discount), back = pack_own(batch, rewards, values, batch.own, self.discount(batch))
+        advantage = generalised_advantage(rewards, packed, final, mask, discount, self.lam)
         advantage = select(batch.own, advantage.gather(1, back))
         value = select(batch.own, values)
         scored = batch.own & batch.row["scored"][:, None]

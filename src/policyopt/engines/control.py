@@ -25,11 +25,18 @@ class ControlEngine:
     """Whole episodes (`Engine`), and streams: steps of environments that go on from round to round."""
 
     def __call__(
-        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
+        self,
+        policy: Any,
+        world: Any,
+        batch: Batch,
+        keys: Tensor,
+        temperature: float,
+        version: int,
+        steps: int | None = None,
     ) -> Batch:
         """Steps until every row is done. Rows that have steps already, or that pause, take them one by one."""
-        if pause or batch.steps or not len(batch):
-            return generate(policy, world, batch, keys, temperature, version, **pause)
+        if steps is not None or batch.steps or not len(batch):
+            return generate(policy, world, batch, keys, temperature, version, steps)
         actor = acting(policy, batch, keys, temperature)
         episodes = _Episodes(world.environments(batch), batch.row["_obs"].cpu().numpy().copy())
         logs = episodes.run(actor, world)

@@ -33,12 +33,21 @@ class NativeEngine:
     """Equals `engines.plain.generate`. There is no top-k or top-p: the trainer could not know which tokens were cut
     off, so its log-probabilities would not be the sampler's."""
 
-    def __call__(self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int) -> Batch:
+    def __call__(
+        self,
+        policy: Any,
+        world: Any,
+        batch: Batch,
+        keys: Tensor,
+        temperature: float,
+        version: int,
+        steps: int | None = None,
+    ) -> Batch:
         obstacle = native_obstacle(policy, world)
         if obstacle is not None:
             raise EngineError(f"the native engine can not generate here: {obstacle}; use engine=transformers or plain")
         with torch.no_grad():
-            return sample(partial(_NativeStream, policy, world.limit), world, batch, keys, temperature, version)
+            return sample(partial(_NativeStream, policy, world.limit), world, batch, keys, temperature, version, steps)
 
 
 class _NativeStream(Stream):

@@ -41,8 +41,10 @@ def sample(
     keys: Tensor,
     temperature: float,
     version: int,
+    steps: int | None = None,
 ) -> Batch:
-    """Tokens for every row that is not done, until EOS or the world's limit; they are appended at once.
+    """Tokens for every row that is not done, until EOS or the world's limit, at most `steps` of them; they are
+    appended at once.
 
     start: opens a stream for some rows. The n-th token of a row uses the n-th number of the row's own stream. Rows
     that ended are dropped when they are more than half of those still computed.
@@ -50,7 +52,7 @@ def sample(
     rows = (~batch.done).nonzero()[:, 0]  # the batch rows still computed
     if len(rows) == 0:
         return batch
-    left = (world.limit - batch.lengths).clamp(min=1)
+    left = (world.limit - batch.lengths).clamp(min=1, max=steps)
     most = int(left[rows].max())
     stream = start(batch[rows])
     logits = stream.first()

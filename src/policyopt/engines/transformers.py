@@ -19,14 +19,23 @@ from policyopt.worlds.tokens import TokenWorld
 class TransformersEngine:
     """Equals `engines.plain.generate` for every architecture that keeps a cache of keys and values."""
 
-    def __call__(self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int) -> Batch:
+    def __call__(
+        self,
+        policy: Any,
+        world: Any,
+        batch: Batch,
+        keys: Tensor,
+        temperature: float,
+        version: int,
+        steps: int | None = None,
+    ) -> Batch:
         if not isinstance(policy, Language) or not isinstance(world, TokenWorld):
             raise EngineError(
                 "the transformers engine generates single answers of language models, not "
                 f"{type(policy).__name__} in {type(world).__name__}; use engine=plain"
             )
         with torch.no_grad():
-            return sample(partial(_CachedStream, policy), world, batch, keys, temperature, version)
+            return sample(partial(_CachedStream, policy), world, batch, keys, temperature, version, steps)
 
 
 class _CachedStream(Stream):

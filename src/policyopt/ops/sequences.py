@@ -62,12 +62,12 @@ def generalised_advantage(
     values: Float[Tensor, "B T"],
     after: Float[Tensor, " B"],
     mask: Bool[Tensor, "B T"],
-    gamma: float,
+    gamma: Float[Tensor, "B T"] | float,
     lam: float,
 ) -> Float[Tensor, "B T"]:
     """GAE (Schulman et al. 2016, eq. 16), over left-packed steps.
 
-    delta_t = r_t + gamma * V_{t+1} - V_t ;  A_t = delta_t + gamma * lam * A_{t+1}
+    delta_t = r_t + gamma * V_{t+1} - V_t ;  A_t = delta_t + gamma * lam * A_{t+1} ; gamma may differ by step.
     `after` (B,) is the value after the last step: 0 for a terminated row, V of the final observation for a
     truncated one, so termination is never mistaken for truncation. The trace ends with the row.
     """

@@ -1,4 +1,4 @@
-"""As many attempts as a task needs: rounds until an exit rule holds and a group chosen from all rows; allocated numbers."""
+"""As many attempts as a task needs: rounds of sampling until an exit rule holds, and numbers that are allocated."""
 
 from __future__ import annotations
 

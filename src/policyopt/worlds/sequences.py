@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from policyopt.types import Batch, Finish, Source, StepKind, Tasks, empty_batch
+
+Says = Callable[[Tensor, Tensor], Tensor]
+"""Something said of strings (B, T), -1 beyond the end, and their tasks (B,)."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,15 @@ class SequenceWorld:
     size: int
     choices: int
     limit: int
-    reward: Callable[[Tensor, Tensor], Tensor]
+    reward: Says
     end: int | None = None
     pairs: Tensor | None = None
     pair_tasks: Tensor | None = None
     recordings: Tensor | None = None  # (size, limit) a recorded string per task, padded with -1
+    judge: Says | None = None  # -> (B, T): how right each step is, in 0..1
+    checker: Says | None = None  # -> (B, J): how far each check is passed, in 0..1; nan: not a check of the task
+    answer: Says | None = None  # -> (B,) int64: equal for answers that mean the same, negative if there is none
+    heads: Mapping[str, Says] | None = None  # name -> (B,): rewards by name
 
     @property
     def states(self) -> int:
@@ -43,24 +50,27 @@ class SequenceWorld:
         return batch.with_rows({"_state": tasks.id * self.limit})
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
-        position = batch.steps
-        at = batch.row["task"] * self.limit + min(position, self.limit - 1)
-        added = batch.append(
-            {
-                "kind": torch.where(live, int(StepKind.OWN), int(StepKind.PAD)).to(torch.uint8)[:, None],
-                "train": live[:, None],
-                "behaviour": torch.where(live, logp, 0.0)[:, None],
-                "version": torch.full_like(step, version)[:, None],
-                "_state": at[:, None],
-                "_step": torch.where(live, step, 0)[:, None],
-            }
-        )
-        stopped = live & (step == self.end) if self.end is not None else live & (position + 1 >= self.limit)
-        cut = live & ~stopped & (position + 1 >= self.limit)
+        position = batch.valid.sum(1)  # rows may have been rewound to different lengths
+        taken = {
+            "kind": torch.full_like(step, int(StepKind.OWN), dtype=torch.uint8),
+            "train": torch.ones_like(live),
+            "behaviour": logp,
+            "version": torch.full_like(step, version),
+            "_state": batch.row["_state"],
+            "_step": step,
+        }
+        added = batch.behind({name: column[:, None] for name, column in taken.items()}, live[:, None])
+        full = position + 1 >= self.limit
+        stopped = live & (step == self.end) if self.end is not None else live & full
+        cut = live & ~stopped & full
         finish = torch.where(stopped, int(Finish.STOPPED), batch.row["finish"])
         finish = torch.where(cut, int(Finish.TRUNCATED), finish)
-        following = batch.row["task"] * self.limit + min(position + 1, self.limit - 1)
+        following = batch.row["task"] * self.limit + (position + 1).clamp(max=self.limit - 1)
         return added.with_rows({"finish": finish, "_state": torch.where(live, following, batch.row["_state"])})
+
+    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
+        """The first `steps` (B,) steps of every row, to be continued differently."""
+        return batch.rewound(steps)
 
     def strings(self, batch: Batch) -> Tensor:
         """(B, T) the symbols of every row, -1 beyond its end."""
@@ -68,6 +78,24 @@ class SequenceWorld:
 
     def grade(self, batch: Batch) -> Tensor:
         return self.reward(self.strings(batch), batch.row["task"])
+
+    # -- what only some worlds can say (see `compose.World`) ------------------------------------------------------
+    def _said(self, what: Says | None, name: str, batch: Batch) -> Tensor:
+        if what is None:
+            raise ValueError(f"this world can not say that of its strings; give SequenceWorld({name}=...)")
+        return what(self.strings(batch), batch.row["task"])
+
+    def judge_steps(self, batch: Batch) -> Tensor:
+        return self._said(self.judge, "judge", batch)
+
+    def checks(self, batch: Batch) -> Tensor:
+        return self._said(self.checker, "checker", batch)
+
+    def answer_keys(self, batch: Batch) -> Tensor:
+        return self._said(self.answer, "answer", batch)
+
+    def grade_heads(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: self._said(says, "heads", batch) for name, says in (self.heads or {}).items()}
 
     def complete(self, tasks: Tasks, strings: Tensor) -> Batch:
         """Finished rows from strings (B, limit), -1 beyond the end; behaviour log-probabilities are unknown."""

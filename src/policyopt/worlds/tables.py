@@ -105,6 +105,7 @@ class TabularMDP:
                 "train": live[:, None],
                 "behaviour": torch.where(live, logp, 0.0)[:, None],
                 "version": torch.full_like(step, version)[:, None],
+                "turn": torch.full_like(step, batch.steps)[:, None],
                 "_state": batch.row["_state"][:, None],
                 "_step": torch.where(live, step, 0)[:, None],
             }
@@ -118,6 +119,10 @@ class TabularMDP:
     def grade(self, batch: Batch) -> Tensor:
         """(B, T) the reward of every step."""
         return step_rewards(batch, self.reward)
+
+    def state_keys(self, batch: Batch) -> Tensor:
+        """(B, T) which state each step was taken in."""
+        return batch.step["_state"]
 
 
 def places(ids: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ class TokenWorld:
             "behaviour": logp,
             "version": torch.full_like(token, version),
         }
-        batch = _behind(batch, taken, live)
+        batch = batch.behind(taken, live)
         stopped = (live & (token == self.eos)).any(1)
         truncated = live.any(1) & (batch.lengths >= self.limit)
         finish = batch.row["finish"].masked_fill(truncated, int(Finish.TRUNCATED))
@@ -205,29 +205,4 @@ class TokenWorld:
 
     def rewind(self, batch: Batch, steps: Int[Tensor, " B"]) -> Batch:
         """The first `steps` steps of every row, to be continued differently."""
-        keep = (torch.arange(batch.steps, device=batch.device) < steps[:, None]) & batch.valid
-        width = int(keep.sum(1).max()) if len(batch) else 0
-        cut = {}
-        for name, column in batch.cut(width).step.items():
-            mask = keep[:, :width].view(*keep[:, :width].shape, *[1] * (column.dim() - 2))
-            cut[name] = torch.where(mask, column, torch.zeros((), dtype=column.dtype, device=column.device))
-        running = torch.full_like(batch.row["finish"], int(Finish.RUNNING))
-        return Batch({**batch.row, "finish": running}, cut)
-
-
-def _behind(batch: Batch, columns: dict[str, Tensor], live: Bool[Tensor, "B n"]) -> Batch:
-    """Live entries of (B, n) columns right behind each row's own length; other columns and padding are 0."""
-    if bool((live[:, 1:] & ~live[:, :-1]).any()):
-        raise WorldError("live steps of a row come first, side by side; here a step follows one that was not taken")
-    length = batch.valid.sum(1)
-    width = max(batch.steps, int((length + live.sum(1)).max())) if len(batch) else batch.steps
-    row, offset = live.nonzero(as_tuple=True)
-    column_of = length[row] + offset
-    step = {}
-    for name, old in batch.step.items():
-        new = old.new_zeros((len(batch), width, *old.shape[2:]))
-        new[:, : batch.steps] = old
-        if name in columns:
-            new[row, column_of] = columns[name][live].to(old.dtype)
-        step[name] = new
-    return Batch(batch.row, step)
+        return batch.rewound(steps)

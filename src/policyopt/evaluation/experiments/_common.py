@@ -42,10 +42,17 @@ class CountingEngine:
         self.rows = 0
 
     def __call__(
-        self, policy: Any, world: Any, batch: Batch, keys: Tensor, temperature: float, version: int, **pause: int
+        self,
+        policy: Any,
+        world: Any,
+        batch: Batch,
+        keys: Tensor,
+        temperature: float,
+        version: int,
+        steps: int | None = None,
     ) -> Batch:
         self.rows += len(batch)
-        return generate(policy, world, batch, keys, temperature, version, **pause)
+        return generate(policy, world, batch, keys, temperature, version, steps)
 
 
 @dataclass(frozen=True)

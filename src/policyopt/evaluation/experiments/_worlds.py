@@ -35,10 +35,12 @@ class Automaton:
         return self.inner.start(tasks).with_rows({"_state": self.first(tasks.id)})
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
-        before, history = batch.row["_state"], batch.step["_state"]
+        before = batch.row["_state"]
         added = self.inner.append(batch, step, logp, live, version)
-        after = torch.where(live, self.follow(before, step), before)
-        return added.with_steps({"_state": torch.cat([history, before[:, None]], 1)}).with_rows({"_state": after})
+        return added.with_rows({"_state": torch.where(live, self.follow(before, step), before)})
+
+    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
+        return batch.rewound(steps)
 
     def grade(self, batch: Batch) -> Tensor:
         return self.inner.grade(batch)

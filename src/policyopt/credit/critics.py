@@ -1,0 +1,55 @@
+"""Advantages from critics beyond plain GAE: two time scales, bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import CompositionError, Context, Part
+from policyopt.credit.groups import bounded
+from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.ops.masked import select
+from policyopt.ops.pieces import pieces
+from policyopt.types import Batch
+
+
+@dataclass(frozen=True)
+class DecomposedAdvantage(GeneralisedAdvantage):
+    """GAE whose time is the turns (column `turn`), not the steps: between steps of one turn the discount is `inside`
+    and no time passes, gamma applies from a turn's last step to the next turn's first (action decomposition, arXiv
+    2405.15821). inside = gamma is GAE over steps."""
+
+    gamma: float = 0.99
+    inside: float = 1.0
+
+    formula = "GAE with gamma_t = gamma at the last step of a turn, inside elsewhere"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.inside <= 1:
+            raise CompositionError(f"inside is a discount in 0..1, not {self.inside}")
+
+    def discount(self, batch: Batch) -> Tensor:
+        turns = pieces(batch, "turn")
+        inside = torch.full_like(batch.step["reward"], self.inside)
+        return inside.index_put((turns.row, turns.last), inside.new_tensor(self.gamma))
+
+
+@dataclass(frozen=True)
+class BoundedAdvantages(Part):
+    """Advantages within -bound..bound (PPO-max, arXiv 2307.04964, section 5.3.1: after they are whitened)."""
+
+    bound: float = 0.5
+
+    formula = "A <- clip(A, -bound, bound)"
+    reads = ("advantage",)
+    writes = ("advantage",)
+
+    def __post_init__(self) -> None:
+        if self.bound <= 0:
+            raise CompositionError(f"the bound of advantages must be above 0, not {self.bound}")
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        return batch.with_steps({"advantage": bounded(select(batch.own, batch.step["advantage"]), self.bound)})
