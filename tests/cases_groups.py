@@ -1,0 +1,100 @@
+"""Cases of losses over whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+import loops_groups as by_hand
+from cases import Case
+from policyopt.objective.implicit import (
+    DiscriminativeScores,
+    EquivalentPreference,
+    ImplicitClassifier,
+    ImplicitRegression,
+    JointPairSurrogate,
+    RightWrongPreference,
+    Shortness,
+)
+
+
+def by_group(formula: Callable[..., Any], anchor: str | None, *, limit: int = 0) -> Callable:
+    """The reference of a loss of groups: x is the sum of log pi - log anchor of a row's trained steps, or without an
+    anchor their mean log pi; the extra number is 1 - own steps / limit."""
+
+    def reference(batch, tables):
+        value = torch.zeros(len(batch), dtype=torch.float64)
+        slope = torch.zeros(len(batch), batch.steps, dtype=torch.float64)
+        steps = [[t for t in range(batch.steps) if batch.trained[b, t]] for b in range(len(batch))]
+        for group in set(batch.row["group"].tolist()):
+            rows = [b for b in range(len(batch)) if int(batch.row["group"][b]) == group and steps[b]]
+            x, rewards, extra = [], [], []
+            for b in rows:
+                whole = sum(float(tables["policy"][b, t]) for t in steps[b])
+                held = sum(float(tables[anchor][b, t]) for t in steps[b]) if anchor else 0.0
+                x.append(whole - held if anchor else whole / len(steps[b]))
+                rewards.append(sum(float(batch.step["reward"][b, t]) for t in range(batch.steps) if batch.valid[b, t]))
+                extra.append(1 - float(batch.own[b].sum()) / limit if limit else 0.0)
+            values, slopes = formula(x, rewards, extra)
+            for b, one, by_row in zip(rows, values, slopes, strict=True):
+                value[b] = one
+                slope[b, steps[b]] = by_row if anchor else by_row / len(steps[b])
+        return value, slope
+
+    return reference
+
+
+LEVEL = -3.0
+"""Rewards of one group lie on both sides of it, in the rich batch and on rows of every kind of policy."""
+
+
+def group(loss: Any, formula: Callable[..., Any], anchor: str | None, limit: int = 0, **options: Any) -> Case:
+    return Case(loss, by_group(partial(formula, **options), anchor, limit=limit), unit="group")
+
+
+CASES = {
+    "implicit_classifier": group(
+        ImplicitClassifier(0.7, threshold=LEVEL), by_hand.classifier, "old", beta=0.7, threshold=LEVEL
+    ),
+    "standardised_classifier": group(
+        ImplicitClassifier(0.7, "standardised", balanced=False, threshold=LEVEL, epsilon=0.1),
+        by_hand.classifier,
+        "old",
+        beta=0.7,
+        comparison="standardised",
+        balanced=False,
+        threshold=LEVEL,
+        epsilon=0.1,
+    ),
+    "plain_classifier": group(
+        ImplicitClassifier(0.7, "none", mean_logp=True, threshold=LEVEL),
+        by_hand.classifier,
+        None,
+        beta=0.7,
+        comparison="none",
+        threshold=LEVEL,
+    ),
+    "implicit_regression": group(ImplicitRegression(0.3), by_hand.regression, "old", beta=0.3),
+    "pair_regression": group(
+        ImplicitRegression(0.3, "reference", pairs=True), by_hand.regression, "reference", beta=0.3, pairs=True
+    ),
+    "joint_pair": group(JointPairSurrogate(0.5), by_hand.joint, "old", clip=0.5),
+    "right_wrong": group(
+        RightWrongPreference(LEVEL, beta=0.8), by_hand.preference, "reference", beta=0.8, threshold=LEVEL
+    ),
+    "equivalent": group(
+        EquivalentPreference(LEVEL, 0.6, 0.3), by_hand.equivalent, "reference", beta=0.6, spread=0.3, threshold=LEVEL
+    ),
+    "discriminative": group(
+        DiscriminativeScores(LEVEL, Shortness(20), 0.7, 0.4),
+        by_hand.discriminative,
+        None,
+        20,
+        temperature=0.7,
+        sharpness=0.4,
+        threshold=LEVEL,
+    ),
+}
