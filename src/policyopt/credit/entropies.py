@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.masked import select
-from policyopt.ops.pieces import pieces
+from policyopt.ops.pieces import Pieces, pieces
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
 
@@ -37,6 +39,11 @@ class StepEntropies(Part):
                 "known. Use a role that is scored by the policy (when='collected')"
             )
         return batch.with_steps({"entropy": select(batch.own, entropy)}).with_scores({self.role: scores})
+
+
+def followed(turns: Pieces) -> Bool[Tensor, " n"]:
+    """Whether another piece of its row comes after each."""
+    return torch.cat([turns.row[:-1] == turns.row[1:], torch.zeros_like(turns.row[:1], dtype=torch.bool)])
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,7 @@ class EntropyModulated(Part):
         entropy = turns.total(batch.step["entropy"]) / size
         level = (entropy - entropy.min()) / (entropy.max() - entropy.min() + self.epsilon)
         sure = (-self.sharpness * level).exp()
-        follows = torch.cat([turns.row[:-1] == turns.row[1:], torch.zeros_like(turns.row[:1], dtype=torch.bool)])
-        clear = torch.where(follows, (-self.foresight * level.roll(-1)).exp(), 0.0)
+        clear = torch.where(followed(turns), (-self.foresight * level.roll(-1)).exp(), 0.0)
         scaled = batch.step["advantage"] * turns.spread(sure / sure.mean()) + self.bonus * turns.spread(clear)
         centre = (turns.total(scaled) / size).mean()
         return batch.with_steps({"advantage": select(counted, scaled - centre)})
