@@ -143,8 +143,10 @@ class NoiseModel(Protocol):
 
 
 class World(Protocol):
-    """Where steps happen. What a part needs beyond this (recorded, rewind, prefer ...) it names in its errors.
+    """Where steps happen. What a part needs beyond this (recorded, prefer ...) it names in its errors.
 
+    rewind(batch, steps (B,)) -> Batch: the first steps of every row, still running.
+    instructions, instruct(tasks, name, values): what tasks can be told beside their prompt (`sampling.instructions`).
     state_keys(batch) -> (B, T) int64: equal where two steps were taken in the same state of the world.
     judge_steps(batch) -> (B, T): how right every own step is, in 0..1; nan where a step is none of those judged.
     checks(batch) -> (B, J): how far each check of the row is passed, in 0..1; nan: not a check of its task.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from string import Formatter
+from typing import Any, Literal
 
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import Judge, Pair, TokenWorld, WorldError
@@ -25,6 +28,72 @@ def render_prompts(entries: Sequence[Entry], tokenizer: Any) -> list[list[int]]:
         )
     plain = iter(encode_prompts([str(entry.prompt) for entry in entries if entry.messages is None], tokenizer))
     return [next(plain) if entry.messages is None else _conversation(entry, tokenizer) for entry in entries]
+
+
+Meaning = Literal["number", "solution", "tokens"]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Words for one thing that a task may be told.
+
+    template: over {prompt} and {value}; in a conversation it rewrites the last message. What the value is: a number
+    (of `texts`, if there are some: the text of that index); "solution": a share 0..1 of the recorded demonstration, or
+    of the answer, from its beginning; "tokens": a text.
+    """
+
+    template: str
+    value: Meaning = "number"
+    texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        fields = {field for _, field, _, _ in Formatter().parse(self.template) if field is not None}
+        if fields != {"prompt", "value"}:
+            raise WorldError(
+                f"a template of an instruction holds {{prompt}} and {{value}} and no other field, not {self.template!r}"
+            )
+        if self.texts and self.value != "number":
+            raise WorldError(f"texts are chosen by a number; remove them, or value={self.value!r}")
+
+
+class EntryPrompter:
+    """Implements `tokens.Prompter`: prompts of entries with what they are told."""
+
+    def __init__(self, entries: Sequence[Entry], tokenizer: Any, instructions: Mapping[str, Instruction]):
+        self._entries, self._tokenizer, self._instructions = entries, tokenizer, instructions
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._instructions)
+
+    def __call__(self, task: int, told: Mapping[str, float | list[int]]) -> list[int]:
+        entry = self._entries[task]
+        for name, value in told.items():
+            words = self._words(self._instructions[name], value, self._entries[task])
+            if words:
+                entry = _rewritten(entry, self._instructions[name].template, words)
+        (prompt,) = render_prompts([entry], self._tokenizer)
+        return prompt
+
+    def _words(self, instruction: Instruction, value: float | list[int], entry: Entry) -> str:
+        if isinstance(value, list):
+            return self._tokenizer.decode(value, skip_special_tokens=True)
+        if math.isnan(value):
+            return ""
+        if instruction.value == "solution":
+            solution = entry.answer if entry.demonstration is None else entry.demonstration
+            return solution[: round(value * len(solution))]
+        if instruction.texts:
+            return instruction.texts[int(value)]
+        return f"{value:g}"
+
+
+def _rewritten(entry: Entry, template: str, words: str) -> Entry:
+    if entry.messages is None:
+        return replace(entry, prompt=template.format(prompt=entry.prompt, value=words))
+    *before, last = entry.messages
+    content = template.format(prompt=last["content"], value=words)
+    return replace(entry, messages=(*before, {**last, "content": content}))
 
 
 def _conversation(entry: Entry, tokenizer: Any) -> list[int]:
@@ -101,10 +170,15 @@ def _encode(texts: Sequence[str], tokenizer: Any, *, special: bool) -> list[list
 
 
 def token_world(
-    entries: Sequence[Entry], tokenizer: Any, limit: int, judge: Judge | None = None, positions: int | None = None
+    entries: Sequence[Entry],
+    tokenizer: Any,
+    limit: int,
+    judge: Judge | None = None,
+    positions: int | None = None,
+    instructions: Mapping[str, Instruction] | None = None,
 ) -> TokenWorld:
     """The world of some entries. Demonstrations or preference pairs are kept if every entry has them; both sides
-    of a pair continue the same prompt tokens."""
+    of a pair continue the same prompt tokens. instructions: words for what tasks may additionally be told."""
     prompts = render_prompts(entries, tokenizer)
 
     def recorded(name: str, field: str) -> list[list[int]]:
@@ -126,4 +200,5 @@ def token_world(
         recorded_answers=demonstrations or None,
         pairs=pairs or None,
         positions=positions,
+        prompter=EntryPrompter(entries, tokenizer, instructions) if instructions else None,
     )

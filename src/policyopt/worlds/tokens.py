@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,15 @@ from policyopt.types import NO_TOKEN, PROMPT, Batch, Finish, Source, StepKind, T
 Judge = Callable[[list[str], list[int]], Sequence[float | None]]
 """Answers and the ids of their tasks -> a score each; None where no score could be found."""
 Decode = Callable[[list[int]], str]
+
+
+class Prompter(Protocol):
+    """Writes the prompt of a task with what it is told by name: a number, or tokens."""
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def __call__(self, task: int, told: Mapping[str, float | list[int]]) -> list[int]: ...
 
 
 class WorldError(ValueError):
@@ -36,7 +46,8 @@ class TokenWorld:
     prompts: token ids per task, never empty. eos: ends an answer; it is the answer's last own, trained step. limit:
     own steps at most; an answer that reaches it without eos is TRUNCATED. judge: see `Judge`; None if the tasks
     have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs: one per
-    task, or None. positions: what the model can hold of prompt and answer together.
+    task, or None. positions: what the model can hold of prompt and answer together. prompter: for tasks
+    that are told more than their prompt says.
 
     Why a row ended is known from lengths and from what was sampled, never from looking for padding ids.
     """
@@ -50,6 +61,7 @@ class TokenWorld:
     recorded_answers: Sequence[list[int]] | None = None
     pairs: Sequence[Pair] | None = None
     positions: int | None = None
+    prompter: Prompter | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -99,10 +111,31 @@ class TokenWorld:
 
     def tasks(self, ids: Int[Tensor, " N"]) -> Tasks:
         """Tasks with their prompts, padded on the left with NO_TOKEN."""
-        rows = [self.prompts[index] for index in ids.tolist()]
-        width = max((len(row) for row in rows), default=0)
-        prompt = [[NO_TOKEN] * (width - len(row)) + row for row in rows]
-        return Tasks(ids, {PROMPT: torch.tensor(prompt, dtype=torch.int64, device=ids.device).view(len(rows), width)})
+        return Tasks(ids, {PROMPT: _padded([self.prompts[index] for index in ids.tolist()], ids.device)})
+
+    @property
+    def instructions(self) -> Collection[str]:
+        """What tasks can be told; see `instruct`."""
+        return () if self.prompter is None else self.prompter.names
+
+    def instruct(self, tasks: Tasks, name: str, values: Tensor) -> Tasks:
+        """Tasks whose prompts say one thing more, beside what they were told before. values: (N,) or (N, W) tokens.
+        What a task was told stays in its row columns (tokens as a context of that name)."""
+        assert self.prompter is not None
+        column = name if values.dim() == 1 else f"{PROMPT}:{name}"
+        told = tasks.with_rows({column: values})
+        said = {what: _values(told, what) for what in self.instructions if _column(told, what) is not None}
+        prompts = [
+            self.prompter(task, {what: column[n] for what, column in said.items()})
+            for n, task in enumerate(tasks.id.tolist())
+        ]
+        longest = max(map(len, prompts), default=0)
+        if self.positions is not None and longest + self.limit > self.positions:
+            raise WorldError(
+                f"a prompt with its {name} has {longest} tokens, which leaves no room for {self.limit} more in the "
+                f"model's {self.positions} positions: say less, lower the limit or use a model with more positions"
+            )
+        return told.with_rows({PROMPT: _padded(prompts, tasks.id.device)})
 
     def start(self, tasks: Tasks) -> Batch:
         return empty_batch(tasks, {"_token": torch.zeros(len(tasks), 0, dtype=torch.int64, device=tasks.id.device)})
@@ -206,3 +239,23 @@ class TokenWorld:
     def rewind(self, batch: Batch, steps: Int[Tensor, " B"]) -> Batch:
         """The first `steps` steps of every row, to be continued differently."""
         return batch.rewound(steps)
+
+
+def _padded(rows: Sequence[list[int]], device: torch.device) -> Int[Tensor, "N P"]:
+    """Padded on the left with NO_TOKEN."""
+    width = max((len(row) for row in rows), default=0)
+    padded = [[NO_TOKEN] * (width - len(row)) + row for row in rows]
+    return torch.tensor(padded, dtype=torch.int64, device=device).view(len(rows), width)
+
+
+def _column(tasks: Tasks, name: str) -> Tensor | None:
+    return tasks.row.get(name, tasks.row.get(f"{PROMPT}:{name}"))
+
+
+def _values(tasks: Tasks, name: str) -> list[float] | list[list[int]]:
+    """What every task is told: numbers, or tokens without their padding."""
+    column = _column(tasks, name)
+    assert column is not None
+    if column.dim() == 1:
+        return column.tolist()
+    return [[token for token in row if token != NO_TOKEN] for row in column.tolist()]

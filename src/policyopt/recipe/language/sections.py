@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,14 @@ class Demonstrations(Section):
     mistake: str = "swap_first_two"
 
 
+class InstructionSection(Section):
+    """Words for something that a method tells tasks beside their prompt, for example a length budget."""
+
+    template: str  # over {prompt} and {value}
+    value: Literal["number", "solution", "tokens"] = "number"
+    texts: tuple[str, ...] = ()  # the number chooses one of these
+
+
 class TasksSection(Section):
     """Where tasks come from: one of reasoning_gym, jsonl and folder."""
 
@@ -82,6 +90,7 @@ class TasksSection(Section):
     verifier_options: dict[str, Any] = Field(default={})
     deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
     demonstrations: Demonstrations | None = None
+    instructions: dict[str, InstructionSection] = Field(default={})  # by the name that a method uses: budget, hint ...
 
     @model_validator(mode="after")
     def _one_source(self) -> TasksSection:

@@ -13,7 +13,7 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.language.sections import EvaluationSection, TasksSection
 from policyopt.worlds.demonstrations import demonstrate
 from policyopt.worlds.grading import Grader, Limits
-from policyopt.worlds.prompts import token_world
+from policyopt.worlds.prompts import Instruction, token_world
 from policyopt.worlds.sources import folder_entries, jsonl_entries, reasoning_gym_entries
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import TokenWorld
@@ -125,7 +125,10 @@ def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, po
     """The world of some entries, with a judge if the recipe names a verifier."""
     name = verifier_name(tasks)
     rule = None if name is None else verifier(name, tasks.verifier_options)
-    world = token_world(entries, tokenizer, tasks.limit, None, positions)
+    instructions = {
+        name: Instruction(said.template, said.value, said.texts) for name, said in tasks.instructions.items()
+    }
+    world = token_world(entries, tokenizer, tasks.limit, None, positions, instructions)
     if rule is None:
         return world
     # Last, because a grader must be closed.
