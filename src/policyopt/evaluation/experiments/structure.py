@@ -1,0 +1,137 @@
+"""What rows are made of: turns and states they share, segments and trees, sets, a second input, two roles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import Method
+from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
+from policyopt.evaluation.experiments._common import numbers as stream
+from policyopt.evaluation.experiments._worlds import target_probability
+from policyopt.run import Run
+from policyopt.types import Round
+from policyopt.worlds.oracles import expected_return
+from policyopt.worlds.sequences import SequenceWorld
+from policyopt.worlds.tables import MOVES, TabularMDP
+
+
+def key_door(size: int, horizon: int, seed: int) -> TabularMDP:
+    """An empty square; begun at one corner, the key at another, the door at the third: reward 1 for reaching the door
+    with the key. State: cell + size^2 if the key is held; the last state is the end."""
+    cells = size * size
+    key, door, end = size - 1, cells - 1, 2 * cells
+    move = torch.zeros(end + 1, 4, end + 1, dtype=torch.float64)
+    for state in range(end):
+        held, cell = divmod(state, cells)
+        for action, (down, right) in enumerate(MOVES):
+            i, j = min(max(cell // size + down, 0), size - 1), min(max(cell % size + right, 0), size - 1)
+            there = i * size + j
+            holds = held or there == key
+            move[state, action, end if holds and there == door else holds * cells + there] = 1.0
+    move[end, :, end] = 1.0
+    reward = torch.zeros_like(move)
+    reward[:end, :, end] = 1.0
+    ends = torch.arange(end + 1) == end
+    begin = (torch.arange(end + 1) == (size - 1) * size).double()
+    return TabularMDP(move, reward, begin, 1.0, horizon, ends, seed=seed)
+
+
+def key_and_door(method: Method, seed: int, rounds: int) -> Outcome:
+    """A 5 x 5 grid with a key and a door in three different corners; 60 moves at most, reward 1 for the door with the
+    key, a table as policy.
+
+    value: probability of success, exact, mean over rounds. score: the same.
+    """
+    world = key_door(5, 60, seed)
+
+    def success(run: Run, done: Round) -> float:
+        return expected_return(world, probabilities(run).double())
+
+    done = fit(method, world, {"policy": uniform_table(world.states, 4)}, rounds, seed, success)
+    mean = sum(done.watched) / len(done.watched)
+    reached = next((n + 1 for n, s in enumerate(done.watched) if s >= 0.95), rounds)
+    notes = {"success after training": done.watched[-1], "round at which success reached 0.95 (or the last)": reached}
+    return Outcome(mean, mean, done.rows, done.watched, "probability of success", notes)
+
+
+def programs_with_tests(method: Method, seed: int, rounds: int) -> Outcome:
+    """6 tasks, programs of 6 of 5 symbols, 6 tests. Tests 1 to 4 are near duplicates: the first symbol is one of three
+    (or two) that pass them, of which one is the right one. Test 5 wants the first three symbols right, test 6 the first
+    and the last three.
+
+    value: probability that all tests are passed, exact, mean over tasks.
+    """
+    rng = stream(seed, "programs with tests")
+    target, easy = torch.randint(5, (6, 6), generator=rng), torch.randint(1, 5, (6, 2), generator=rng)
+
+    def checks(strings: Tensor, task: Tensor) -> Tensor:
+        right = strings == target[task]
+        step = (strings[:, 0] - target[task, 0]) % 5
+        near = right[:, 0] | (step == easy[task, 0])
+        also = near | (step == easy[task, 1])
+        every = [near, also, near, also, right[:, :3].all(1), right[:, [0, 3, 4, 5]].all(1)]
+        return torch.stack(every, 1).float()
+
+    def passed(strings: Tensor, task: Tensor) -> Tensor:
+        return checks(strings, task).all(1).float()
+
+    world = SequenceWorld(6, 5, 6, passed, checker=checks)
+
+    def success(run: Run, done: Round) -> float:
+        return float(target_probability(probabilities(run), target).prod(1).mean())
+
+    done = fit(method, world, {"policy": uniform_table(world.states, 5)}, rounds, seed, success)
+    first = target_probability(done.table, target)[:, 0]
+    notes = {"probability of the right first symbol": float(first.mean())}
+    return Outcome(done.watched[-1], sum(done.watched) / rounds, done.rows, done.watched, "all tests pass", notes)
+
+
+def clue_chain(clues: int, horizon: int, seed: int) -> TabularMDP:
+    """State k: k clues are found. At each state one of three searches finds the next clue, the other two find nothing,
+    a fourth action wastes the turn, the fifth answers: right (reward 1) with all clues. The last state is the end."""
+    end, rng = clues + 1, stream(seed, "clue chain")
+    right = torch.randint(3, (clues,), generator=rng)
+    move = torch.zeros(end + 1, 5, end + 1, dtype=torch.float64)
+    for state in range(end):
+        for action in range(4):
+            found = state < clues and action == int(right[state])
+            move[state, action, state + found] = 1.0
+        move[state, 4, end] = 1.0
+    move[end, :, end] = 1.0
+    reward = torch.zeros_like(move)
+    reward[clues, 4, end] = 1.0
+    number = torch.arange(end + 1)
+    return TabularMDP(move, reward, (number == 0).double(), 1.0, horizon, number == end, seed=seed)
+
+
+def turns_of_success(world: TabularMDP, policy: Tensor) -> tuple[float, float]:
+    """Probability that an episode ends with reward 1, and the expected number of turns of those that do."""
+    assert world.horizon is not None
+    here, success, turns = world.start_at[0], 0.0, 0.0
+    for turn in range(world.horizon):
+        visits = here[:, None] * policy
+        gained = float((visits[..., None] * world.transition * world.reward).sum())
+        success, turns = success + gained, turns + (turn + 1) * gained
+        here = (visits[..., None] * world.transition).sum((0, 1)) * ~world.ends
+    return success, turns / max(success, 1e-12)
+
+
+def clues_in_turns(method: Method, seed: int, rounds: int) -> Outcome:
+    """3 clues in a row, 12 turns at most; a turn can be wasted. Shortest: 4 turns. The agent's state is what it found,
+    not how it got there.
+
+    value: expected number of turns of successful episodes after training, exact. score: success less a twelfth of it.
+    """
+    world = clue_chain(3, 12, seed)
+    success: list[float] = []
+
+    def turns(run: Run, done: Round) -> float:
+        found, length = turns_of_success(world, probabilities(run).double())
+        success.append(found)
+        return length
+
+    done = fit(method, world, {"policy": uniform_table(world.states, 5)}, rounds, seed, turns)
+    notes = {"success after training": success[-1]}
+    score = success[-1] - done.watched[-1] / 12
+    return Outcome(done.watched[-1], score, done.rows, done.watched, "turns of a successful episode", notes)

@@ -1,0 +1,45 @@
+"""Knobs of turns."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from test_dead_knobs import Knob
+from torch import Tensor
+
+from policyopt.credit.turns import TurnAdvantage
+from policyopt.reward.weighted_tests import WeightedTests
+from policyopt.selection.turns import TurnsAsRows
+from support import context, grids, method, numbers, ragged, with_row
+
+TURNS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5])
+
+
+def rows() -> Any:
+    batch = ragged()
+    return with_row(batch, group=[1, 1, 1, 2]).with_steps({"turn": TURNS.expand(4, -1)})
+
+
+def credited(part: Any) -> Tensor:
+    return part(context(method(), grids()), rows()).step["advantage"]
+
+
+def rewarded(part: Any) -> Tensor:
+    world = SimpleNamespace(checks=lambda batch: (numbers(4, 13, 5, seed=3) > -1).double())
+    found = part(context(method(), grids(), world), rows())
+    return torch.stack([found.step["reward"], found.step["reward:turn"]])
+
+
+def kept(part: Any) -> Tensor:
+    return part(context(method(), grids()), rows()).step["train"].double()
+
+
+KNOBS = (
+    Knob(
+        TurnAdvantage(scaled=True),
+        credited,
+        {"column": None, "gamma": 0.9, "ddof": 0, "epsilon": 0.1},
+    ),
+    Knob(WeightedTests(), rewarded, {"slope": 1.0, "width": None, "delta": 0.5, "gamma": 0.5}),
+    Knob(TurnsAsRows(), kept, {"multiple": 4}),
+)
