@@ -133,6 +133,10 @@ class Language(_AlwaysEval):
         zero = torch.zeros((), dtype=logp.dtype, device=logp.device)
         return Scores(torch.where(valid, taken, zero), torch.where(valid, dist.entropy(), zero), dist)
 
+    def taken(self, batch: Batch) -> Tensor:
+        """(B, T) the tokens that were written."""
+        return batch.step["_token"]
+
     def make_critic(self, rng: torch.Generator) -> LanguageCritic:
         """A value model that starts as a copy of this policy's decoder and shares no parameter with it."""
         return LanguageCritic(self.backbone, self.score_rows, adapted=self.adapted)

@@ -1,0 +1,124 @@
+"""Knobs of graded rewards, judged steps, answers' certainty and pruning."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from test_dead_knobs import Knob
+from torch import Tensor
+
+import cases
+from policyopt.constraint.entropy_target import EntropyBelowTarget
+from policyopt.credit.uncertainty import SemanticEntropyScaled
+from policyopt.objective.informative import InformativeSteps
+from policyopt.reward.checks import Checked
+from policyopt.reward.dithering import Dithered
+from policyopt.reward.heads import FuzzyError
+from policyopt.reward.loops import LengthBonus, LoopPenalty
+from policyopt.reward.steps import LeadingSteps, ShapedChain, WhereNoneRight
+from policyopt.selection.pruning import LargestAdvantages, LargestSteps, MostVaried
+from policyopt.types import Finish, Scores
+from support import FULL_ROLES, Grid, context, full_step, grids, method, numbers, per_row, ragged, rewarded, with_row
+
+JUDGED = torch.tensor([0.9, 0.6, 0.3, 0.95, 0.7, 0.99, 0.8, 0.85, 0.9, 0.4, 0.97, 0.92, 0.88], dtype=torch.float64)
+
+
+class Judge:
+    """Judges steps by their place; checks and answers by the row."""
+
+    def judge_steps(self, batch: Any) -> Tensor:
+        return JUDGED[: batch.steps].expand(len(batch), -1) ** (1 + 0.1 * batch.row["_row"][:, None])
+
+    def checks(self, batch: Any) -> Tensor:
+        return torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.5, 1.0]])[batch.row["_row"]]
+
+    def answer_keys(self, batch: Any) -> Tensor:
+        return torch.tensor([3, 1, 4, 1])[batch.row["_row"]]
+
+
+class Looping(Grid):
+    """A policy whose rows say the same thing again and again."""
+
+    def taken(self, batch: Any) -> Tensor:
+        return torch.tensor([5, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3]).expand(len(batch), -1)[:, : batch.steps]
+
+
+def at_round(step: int) -> Any:
+    ctx = context(method(), {**grids(), "policy": Looping(logp=numbers(8, 104))}, Judge())
+    ctx.run.step = step
+    return ctx
+
+
+def rewards(part: Any) -> Tensor:
+    """Rewards of long rows in the fourth of ten rounds."""
+    batch = rewarded(ragged((2, 5, 9, 13), tools=False), [0.0, 0.1, 0.2, 0.3])
+    batch = with_row(batch, finish=[1, int(Finish.TRUNCATED)] * 2).with_steps({"reward:error": batch.step["reward"]})
+    return part(at_round(3), batch).step["reward"]
+
+
+def of_chains(part: Any) -> Tensor:
+    """Both sides of every bound: short and long chains of different quality."""
+    mean = torch.tensor([0.1, 0.5, 0.95, 0.1, 0.5, 0.95, 0.86, 0.87], dtype=torch.float64)
+    count = torch.tensor([2.0, 3.0, 4.0, 9.0, 9.0, 9.0, 30.0, 4.0], dtype=torch.float64)
+    factors: Any = ("piecewise", "rising", "peaked")
+    weights = [dataclasses.replace(part, factor=factor).weight(mean, count) for factor in factors]
+    return torch.cat([*weights, rewards(part).flatten()])
+
+
+def credited(part: Any) -> Tensor:
+    return part(at_round(0), ragged()).step["advantage"]
+
+
+def kept(part: Any) -> Tensor:
+    batch = per_row(ragged((2, 3, 2, 3, 2, 3, 2, 3)), [0.9, 0.1, -0.6, 2.0, 0.3, -0.7, 0.2, 0.4])
+    return part(at_round(3), batch).row["_row"].double()
+
+
+def trained(part: Any) -> Tensor:
+    ctx = context(method(roles=FULL_ROLES), grids(full=True))
+    ctx.run.step = 3
+    return part(ctx, ragged()).step["train"].double()
+
+
+def loss(part: Any) -> Tensor:
+    case = dataclasses.replace(cases.CASES["entropy_below_target"], loss=part)
+    found, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def counted(part: Any) -> Tensor:
+    seen = {"policy": Scores(numbers(4, 13, seed=2), numbers(4, 13, seed=3))}
+    return part(seen, ragged()).double()
+
+
+KNOBS = (
+    Knob(Dithered(), rewards, {"scale": 0.1, "final": 0.5}),
+    Knob(Checked(), rewards, {"weight": 0.3}),
+    Knob(FuzzyError(), rewards, {"limit": 0.25, "most": 1.0}),
+    Knob(LoopPenalty(), rewards, {"weight": 0.2}),
+    Knob(LengthBonus(limit=100), rewards, {"weight": 0.2, "limit": 50}),
+    Knob(LeadingSteps(), rewards, {"right": 0.65}),
+    Knob(WhereNoneRight(), rewards, {"scale": 0.5, "right": 0.15}),
+    Knob(
+        ShapedChain(),
+        of_chains,
+        {
+            "pivot": 3.0,
+            "short": 0.3,
+            "long": 0.2,
+            "gate": 1.0,
+            "high": 0.865,
+            "low": 0.05,
+            "still": 0.5,
+            "most": 6,
+            "width": 6.0,
+            "exponent": 1.0,
+        },
+    ),
+    Knob(SemanticEntropyScaled(), credited, {"alpha": 0.5}),
+    Knob(LargestAdvantages(), kept, {"keep": 0.25}),
+    Knob(MostVaried(), kept, {"keep": 0.9, "final": 1.0}),
+    Knob(LargestSteps(), trained, {"keep": 0.5, "final": 0.9}),
+    Knob(EntropyBelowTarget(1.4), loss, {"target": 1.0}),
+    Knob(InformativeSteps(), counted, {"quantile": 0.9}),
+)
