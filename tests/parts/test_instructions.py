@@ -111,7 +111,7 @@ def test_prompts_that_leave_no_room_and_bad_templates_are_refused() -> None:
     with pytest.raises(WorldError, match="a prompt with its budget has 9 tokens, which leaves no room for 4 more"):
         instructed(tokens, tokens.tasks(torch.tensor([1])), "budget", torch.tensor([12.0]))
     for bad in ("{prompt}", "{value}", "{prompt} {value} {more}"):
-        with pytest.raises(WorldError, match="holds .prompt. and .value. and no other"):
+        with pytest.raises(WorldError, match=r"holds \{prompt\} and \{value\}"):
             Instruction(bad)
     with pytest.raises(WorldError, match="texts are chosen by a number"):
         Instruction("{prompt}{value}", "solution", ("a",))
