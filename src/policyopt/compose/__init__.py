@@ -19,6 +19,7 @@ from policyopt.compose.models import (
     QCritic,
     Scalar,
     StepDenoiser,
+    Twin,
     frozen,
 )
 from policyopt.compose.parts import (
@@ -79,6 +80,7 @@ __all__ = [
     "Stage",
     "StepDenoiser",
     "Term",
+    "Twin",
     "ValueModel",
     "World",
     "check",

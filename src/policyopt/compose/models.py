@@ -39,6 +39,17 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A copy of another model, made when the stage begins, that is trained as its original is."""
+
+    of: str = "policy"
+    renewed: ClassVar[bool] = True
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        return copy.deepcopy(run.models[self.of])
+
+
+@dataclass(frozen=True)
 class Critic:
     """A value model made by the policy's own kind (`policy.make_critic(rng)`)."""
 
