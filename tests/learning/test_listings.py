@@ -22,12 +22,31 @@ def test_every_method_is_listed_with_all_that_is_known_of_it():
     found = list_methods()
     assert [method["key"] for method in found] == keys()
     for method in found:
-        assert set(method) == {"key", "title", "seed", "family", "axes", "policies", "conformance", "verdict"}
+        assert set(method) == {
+            "key", "title", "seed", "family", "axes", "policies", "conformance", "verdict", "effect", "cost",
+        }  # fmt: skip
         assert method["conformance"] > 0
         assert method["verdict"] == str(stored_verdict(method["key"]))
         assert method["axes"]
     assert json.loads(json.dumps(found)) == found
     assert {m["key"]: m["seed"] for m in found}["gspo"] == 69
+
+
+def test_methods_can_be_sorted():
+    by = {order: list_methods(order) for order in ("family", "verdict", "effect", "cost")}
+    assert all({m["key"] for m in found} == set(keys()) for found in by.values())
+    families = [method["family"] for method in by["family"]]
+    assert families == [*sorted(f for f in families if f), *(f for f in families if not f)]
+    assert by["verdict"][0]["verdict"] == "shown"
+    effects = [m["effect"] for m in by["effect"] if m["effect"] is not None]
+    assert effects == sorted(effects, reverse=True)
+    costs = [m["cost"] for m in by["cost"] if m["cost"] is not None]
+    assert costs == sorted(costs)
+    shown = [m["effect"] for m in by["verdict"] if m["verdict"] == "shown"]
+    assert min(shown) >= 1
+    assert max(m["effect"] for m in by["verdict"] if m["verdict"] == "contradicted") < 1
+    with pytest.raises(CompositionError, match="sorted by one of key, family"):
+        list_methods("speed")
 
 
 def test_axes_are_those_that_leave_the_plain_loop():

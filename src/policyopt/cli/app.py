@@ -152,11 +152,14 @@ def conformance(
 
 
 @methods.command(name="list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sort: Annotated[str, typer.Option(help="key, family, verdict, effect or cost.")] = "key",
+) -> None:
     """All published methods: what they change, how well they are checked, whether their claim was shown."""
     from policyopt.report.listing import list_methods, table
 
-    found = list_methods()
+    found = list_methods(sort)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import policyopt
-from policyopt.compose import AXES, Chain, Method, Nothing, Part, Term
-from policyopt.evaluation.verify import stored_verdict
+from policyopt.compose import AXES, Chain, CompositionError, Method, Nothing, Part, Term
+from policyopt.evaluation.statistics import Verdict
+from policyopt.evaluation.verify import Verification, stored
 from policyopt.methods import keys, load
 from policyopt.options import options, snake
 from policyopt.reward.parts import Verified
@@ -143,8 +144,10 @@ def conformance(key: str) -> int:
 
 
 def summary(key: str) -> dict[str, Any]:
-    """One published method as an object of `policyopt methods list --json`."""
-    method = load(key)
+    """One published method as an object of `policyopt methods list --json`. conformance: tests that pin it down.
+    effect: of its claim, in units of the smallest effect that counts, above 0 in the claimed direction. cost: rows a
+    seed of the claim's experiment. Both None without a result."""
+    method, result = load(key), stored(key)
     return {
         "key": key,
         "title": method.about.title,
@@ -153,13 +156,35 @@ def summary(key: str) -> dict[str, Any]:
         "axes": axes_of(method),
         "policies": list(method.about.policies),
         "conformance": conformance(key),
-        "verdict": str(stored_verdict(key)),
+        "verdict": str(Verdict.UNVERIFIED if result is None else result.verdict),
+        "effect": None if result is None else _effect(result),
+        "cost": None if result is None else sum(result.treated.rows) / len(result.treated.rows),
     }
 
 
-def list_methods() -> list[dict[str, Any]]:
-    """Every published method; see `summary`."""
-    return [summary(key) for key in keys()]
+def _effect(result: Verification) -> float:
+    """The difference in the claimed direction, in units of the smallest effect that counts."""
+    sign = 1 if result.criterion["direction"] == "higher" else -1
+    return sign * result.difference.estimate / result.criterion["smallest_effect"]
+
+
+ORDERS = ("key", "family", "verdict", "effect", "cost")
+VERDICTS = [str(verdict) for verdict in (Verdict.SHOWN, Verdict.NOT_SHOWN, Verdict.CONTRADICTED, Verdict.UNVERIFIED)]
+
+
+def list_methods(order: str = "key") -> list[dict[str, Any]]:
+    """Every published method (see `summary`) in the order of one of `ORDERS`: large effects, good verdicts and low
+    costs first, methods without a family or a result last, keys among equals."""
+    if order not in ORDERS:
+        raise CompositionError(f"methods are sorted by one of {', '.join(ORDERS)}, not by {order!r}")
+
+    def place(method: dict[str, Any]) -> tuple[Any, ...]:
+        value = method[order]
+        if order == "verdict":
+            return (VERDICTS.index(value), method["key"])
+        return (value in (None, ""), -value if order == "effect" and value is not None else value, method["key"])
+
+    return sorted((summary(key) for key in keys()), key=place)
 
 
 def show(key: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
     shown.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=2)
     shown.add_column("checks", justify="right", no_wrap=True)
     shown.add_column("claim", no_wrap=True)
+    shown.add_column("effect", justify="right", no_wrap=True)
+    shown.add_column("rows", justify="right", no_wrap=True)
     for method in methods:
         verdict = method["verdict"]
         shown.add_row(
@@ -32,8 +34,15 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
             ", ".join(method["axes"]),
             str(method["conformance"]),
             f"[{COLOURS[verdict]}]{verdict}[/]",
+            *_numbers(method),
         )
     return shown
+
+
+def _numbers(method: dict[str, Any]) -> tuple[str, str]:
+    """Effect and cost."""
+    effect, cost = method["effect"], method["cost"]
+    return "" if effect is None else f"{effect:+.1f}", "" if cost is None else f"{cost:.0f}"
 
 
 def markdown(methods: Sequence[dict[str, Any]]) -> str:
@@ -41,15 +50,24 @@ def markdown(methods: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# Methods",
         "",
-        "One card per published method. *Changes*: where it leaves the plain loop. *Claim*: the verdict that",
-        "`policyopt verify KEY` computed.",
+        "One card per published method, by family. *Changes*: where it leaves the plain loop. *Claim*: the verdict",
+        "that `policyopt verify KEY` computed. *Effect*: the difference in the claimed direction, in units of the",
+        "smallest effect that counts. *Rows*: what the experiment costs a seed. In another order:",
+        "`policyopt methods list --sort key|family|verdict|effect|cost`.",
         "",
-        "| method | title | changes | claim |",
-        "|---|---|---|---|",
+        "| method | family | title | changes | claim | effect | rows |",
+        "|---|---|---|---|---|---:|---:|",
     ]
     for method in methods:
-        key, axes = method["key"], ", ".join(method["axes"])
-        lines.append(f"| [{key}]({key}.md) | {method['title']} | {axes} | {method['verdict']} |")
+        cells = [
+            f"[{method['key']}]({method['key']}.md)",
+            method["family"],
+            method["title"],
+            ", ".join(method["axes"]),
+            method["verdict"],
+            *_numbers(method),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -89,5 +89,5 @@ def rewrite_cards(folder: Path | None = None) -> None:
 
 def _write_index(folder: Path) -> None:
     """The page of all methods that have a result."""
-    verified = [method for method in list_methods() if stored(method["key"]) is not None]
+    verified = [method for method in list_methods("family") if stored(method["key"]) is not None]
     (folder / "index.md").write_text(markdown(verified), encoding="utf-8")
