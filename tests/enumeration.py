@@ -77,7 +77,8 @@ def first_step(
     if old is not None:
         batch = batch.with_scores({"old": Scores(old)})
     update = GradientSteps({name: SGD(1.0) for name in made.update.optimizers}, clip_norm=None)
-    made = replace(made, sampling=Fixed(batch), update=update)
+    written = dict.fromkeys((*Fixed.__dataclass_fields__["columns"].default, *made.sampling.writes))
+    made = replace(made, sampling=Fixed(batch, tuple(written)), update=update)
     run = Run(models, world, None)
     tables = dict(run.models[model].named_parameters()) if model in run.models else {}
     key = table or next(iter(tables))

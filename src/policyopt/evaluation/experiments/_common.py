@@ -36,10 +36,11 @@ class Outcome:
 
 
 class CountingEngine:
-    """The reference engine, counting the rows it generates: also those that a sampler threw away."""
+    """The reference engine, counting the rows it generates (a row that goes on counts again) and the steps taken: also
+    those that a sampler threw away."""
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows = self.steps = 0
 
     def __call__(
         self,
@@ -52,7 +53,9 @@ class CountingEngine:
         steps: int | None = None,
     ) -> Batch:
         self.rows += len(batch)
-        return generate(policy, world, batch, keys, temperature, version, steps)
+        done = generate(policy, world, batch, keys, temperature, version, steps)
+        self.steps += int(done.lengths.sum() - batch.lengths.sum())
+        return done
 
 
 @dataclass(frozen=True)

@@ -135,3 +135,39 @@ def clues_in_turns(method: Method, seed: int, rounds: int) -> Outcome:
     notes = {"success after training": success[-1]}
     score = success[-1] - done.watched[-1] / 12
     return Outcome(done.watched[-1], score, done.rows, done.watched, "turns of a successful episode", notes)
+
+
+def tokens_until_success(
+    method: Method,
+    seed: int,
+    rounds: int,
+    limit: int = 21,
+    decisive: int = 1,
+    choices: int = 4,
+    level: float = 0.9,
+) -> Outcome:
+    """One task, strings of `limit` of `choices` symbols, of which `decisive` symbols at random places (one in each
+    equal part of the string) decide: reward 1 if they are right. A table knows the position only.
+
+    value: steps generated (shared prefixes once, probes included) until the probability of success, exact, is at least
+    `level`; those of the whole run if it never is. score: less a thousandth of the value.
+    """
+    rng = stream(seed, "tokens until success")
+    part = limit // decisive
+    place = torch.arange(decisive) * part + torch.randint(part, (decisive,), generator=rng)
+    symbol = torch.randint(choices, (decisive,), generator=rng)
+    world = SequenceWorld(1, choices, limit, lambda strings, task: (strings[:, place] == symbol).all(1).float())
+    used: list[int] = []
+
+    def success(run: Run, done: Round) -> float:
+        used.append(run.engine.steps)  # pyright: ignore[reportAttributeAccessIssue]
+        return float(probabilities(run)[place, symbol].prod())
+
+    done = fit(method, world, {"policy": uniform_table(limit, choices)}, rounds, seed, success)
+    first = next((n for n, chance in enumerate(done.watched) if chance >= level), rounds - 1)
+    notes = {
+        "success after training": done.watched[-1],
+        "steps a round": used[-1] / rounds,
+        "rounds until then": first + 1.0,
+    }
+    return Outcome(used[first], -used[first] / 1000, done.rows, done.watched, "probability of success", notes)

@@ -1,0 +1,71 @@
+"""Planted bugs of trees of rows."""
+
+import torch
+from mutants import Patch, mutant, replaced
+
+from policyopt.credit.trees import EdgesOnce, NestedGroups, NodeDifference, Whitened
+from policyopt.ops import trees
+from policyopt.sampling.trees import ProbedGroup
+
+TREES, SPO, TREEPO = "test_trees", "test_spo_segment", "test_treepo"
+
+
+@mutant(f"{TREES}::test_values_of_a_sampled_tree_are_those_of_the_loops")
+def leaves_weigh_alike(patch: Patch) -> None:
+    """The mean over all leaves below instead of over children."""
+
+    def wrong(self, worth, known):
+        total = worth.new_zeros(len(self.parent)).index_add(0, self.leaf[known], worth[known])
+        count = worth.new_zeros(len(self.parent)).index_add(0, self.leaf[known], torch.ones_like(worth[known]))
+        for depth in range(int(self.depth.max()), 0, -1):
+            here = self.depth == depth
+            total = total.index_add(0, self.parent[here], total[here])
+            count = count.index_add(0, self.parent[here], count[here])
+        return total / count.clamp(min=1), count > 0
+
+    patch.method(trees.Tree, "values", wrong)
+
+
+@mutant(f"{TREES}::test_shared_segments_are_trained_once")
+def edges_trained_in_every_row(patch: Patch) -> None:
+    patch.method(EdgesOnce, "__call__", lambda self, ctx, batch: batch)
+
+
+@mutant(f"{TREES}::test_probes_telescope_for_any_cuts_and_any_number")
+def values_after_are_the_rows_reward(patch: Patch) -> None:
+    call = ProbedGroup.__call__
+
+    def wrong(self, ctx, draw, judge):
+        rows = call(self, ctx, draw, judge)
+        reward = rows.step["reward"].sum(1, keepdim=True).expand(-1, rows.steps)
+        return rows.with_steps({"value_after": reward.clone()})
+
+    patch.method(ProbedGroup, "__call__", wrong)
+
+
+@mutant(f"{TREEPO}::test_nested_groups_by_hand")
+def groups_weigh_alike(patch: Patch) -> None:
+    call = NestedGroups.__call__
+    patch.method(
+        NestedGroups, "__call__", lambda self, ctx, batch: call(replaced(self, weighting="simple"), ctx, batch)
+    )
+
+
+@mutant(f"{TREEPO}::test_whitening_counts_a_leaf_once_per_token_and_moves_zeros")
+def whitened_over_rows(patch: Patch) -> None:
+    def wrong(self, ctx, batch):
+        rows = batch.step["advantage"][:, :1]
+        return batch.with_steps({"advantage": ((rows - rows.mean()) / rows.std()).expand(-1, batch.steps)})
+
+    patch.method(Whitened, "__call__", wrong)
+
+
+@mutant(f"{SPO}::test_one_segment_is_the_centred_reward_and_scaled_it_is_grpo")
+def siblings_deviation_of_a_sample(patch: Patch) -> None:
+    call = NodeDifference.__call__
+
+    def wrong(self, ctx, batch):
+        found = call(self, ctx, batch)
+        return found.with_steps({"advantage": found.step["advantage"] * (0.9 if self.scaled else 1.0)})
+
+    patch.method(NodeDifference, "__call__", wrong)
