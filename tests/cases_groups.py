@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 
 import loops_groups as by_hand
-from cases import Case
+from cases import Case, by_step
+from policyopt.constraint.hinge import DriftFromOld
 from policyopt.objective.implicit import (
     DiscriminativeScores,
     EquivalentPreference,
@@ -19,6 +21,7 @@ from policyopt.objective.implicit import (
     RightWrongPreference,
     Shortness,
 )
+from policyopt.objective.implicit_negative import ImplicitNegative, SequenceImplicitNegative
 
 
 def by_group(formula: Callable[..., Any], anchor: str | None, *, limit: int = 0) -> Callable:
@@ -42,6 +45,29 @@ def by_group(formula: Callable[..., Any], anchor: str | None, *, limit: int = 0)
             for b, one, by_row in zip(rows, values, slopes, strict=True):
                 value[b] = one
                 slope[b, steps[b]] = by_row if anchor else by_row / len(steps[b])
+        return value, slope
+
+    return reference
+
+
+def by_negative(sequence: bool, **options: Any) -> Callable:
+    """The reference of a loss of ratios that knows the share of right rows in a group."""
+
+    def reference(batch, tables):
+        shape = (len(batch),) if sequence else (len(batch), batch.steps)
+        value, slope = torch.zeros(shape), torch.zeros(len(batch), batch.steps)
+        steps = [[t for t in range(batch.steps) if batch.trained[b, t]] for b in range(len(batch))]
+        for group in set(batch.row["group"].tolist()):
+            rows = [b for b in range(len(batch)) if int(batch.row["group"][b]) == group and steps[b]]
+            change = [[float(tables["policy"][b, t] - tables["old"][b, t]) for t in steps[b]] for b in rows]
+            rewards = [float(batch.step["reward"][b][batch.valid[b]].sum()) for b in rows]
+            found = by_hand.negative([[sum(c)] for c in change] if sequence else change, rewards, **options)
+            for b, pairs in zip(rows, found, strict=True):
+                if sequence:
+                    value[b], slope[b, steps[b]] = pairs[0]
+                    continue
+                for t, (one, moves) in zip(steps[b], pairs, strict=True):
+                    value[b, t], slope[b, t] = one, moves
         return value, slope
 
     return reference
@@ -96,5 +122,21 @@ CASES = {
         temperature=0.7,
         sharpness=0.4,
         threshold=LEVEL,
+    ),
+    "implicit_negative": Case(
+        ImplicitNegative("none", 0.7, 0.9, 0.95, least=0.1, threshold=LEVEL),
+        by_negative(
+            False, weighting="none", negative=0.7, floor_right=0.9, floor_wrong=0.95, least=0.1, threshold=LEVEL
+        ),
+    ),
+    "sequence_negative": Case(
+        SequenceImplicitNegative("root", floor_wrong=0.5, threshold=LEVEL),
+        by_negative(True, weighting="root", floor_wrong=0.5, threshold=LEVEL),
+        unit="row",
+    ),
+    "drift": Case(DriftFromOld(), by_step(lambda l, o: (o - l, -1.0), "policy old")),  # noqa: E741
+    "k3_drift": Case(
+        DriftFromOld("k3"),
+        by_step(lambda l, o: (o - l + math.exp(l - o) - 1, math.exp(l - o) - 1), "policy old"),  # noqa: E741
     ),
 }

@@ -134,3 +134,73 @@ def discriminative(x, rewards, bonus, *, temperature=10.0, sharpness=0.1, thresh
     for j in wrong:
         value[j], slope[j] = hardest / len(wrong), share[j]
     return value, slope
+
+
+def negative(
+    x,
+    rewards,
+    extra=None,
+    *,
+    weighting="linear",
+    negative=1.0,
+    floor_right=0.0,
+    floor_wrong=1.0,
+    least=0.02,
+    threshold=0.5,
+) -> list[tuple[float, float]]:
+    """x: for every row of the group the list of its log-ratios. Value and derivative of each."""
+    right, _ = sides(rewards, threshold)
+    q = min(max(len(right) / len(rewards), least), 1 - least)
+    weight = {"linear": 1 - q, "root": math.sqrt((1 - q) / q), "none": 1.0}[weighting]
+    out = []
+    for i, row in enumerate(x):
+        out.append([])
+        for d in row:
+            r, moves = math.exp(min(d, 10.0)), 1.0 if d <= 10.0 else 0.0
+            if i in right:
+                out[-1].append((-weight * math.log(max(r, floor_right)), -weight * r / max(r, floor_right) * moves))
+            else:
+                implied = (1 - q * r) / (1 - q)
+                value = max(implied, floor_wrong)
+                slope = -q * r / (1 - q) / value * moves
+                out[-1].append((-negative * weight * math.log(value), -negative * weight * slope))
+    return out
+
+
+def beta_normalised(rewards, group, scored, alpha=None, beta=None, low=0.0, high=1.0) -> list[float]:
+    """By group: the density at the mean reward, of exponents from the moments of all means."""
+    scaled = [(r - low) / (high - low) for r in rewards]
+    rows = {g: [i for i in range(len(rewards)) if group[i] == g and scored[i]] for g in group}
+    rates = {g: min(max(mean([scaled[i] for i in mine]), 0.0), 1.0) for g, mine in rows.items() if mine}
+    m, free = mean(list(rates.values())), (1.0, 1.0)
+    v = sum((p - m) ** 2 for p in rates.values()) / (len(rates) - 1) if len(rates) > 1 else 0.0
+    if v > 1e-8:
+        size = m * (1 - m) / v - 1
+        free = (max(1.0, 1 + size * m / 3), max(1.0, 1 + size * (1 - m) / 3))
+    a, b = alpha or free[0], beta or free[1]
+    out = [0.0] * len(rewards)
+    for g, mine in rows.items():
+        if len(mine) < 2 or not 0 < rates[g] < 1:
+            continue
+        p = rates[g]
+        density = math.gamma(a + b) / math.gamma(a) / math.gamma(b) * p ** (a - 1) * (1 - p) ** (b - 1)
+        for i in mine:
+            out[i] = (scaled[i] - p) * min(1 / density, 1e6)
+    return out
+
+
+def on_own_scale(rewards, group, scored, source, epsilon=1e-6, ddof=0, bound=5.0) -> list[float]:
+    out = [0.0] * len(rewards)
+    for i, reward in enumerate(rewards):
+        own = [rewards[j] for j in range(len(rewards)) if group[j] == group[i] and scored[j] and source[j] == 0]
+        if not scored[i] or not own:
+            continue
+        m, given = mean(own), source[i] != 0
+        if max(own) > min(own):
+            deviation = math.sqrt(sum((r - m) ** 2 for r in own) / (len(own) - ddof))
+            out[i] = (reward - m) / (deviation + epsilon)
+        elif given:
+            out[i] = float(reward > m) - float(reward < m)
+        if given and bound is not None:
+            out[i] = min(max(out[i], -bound), bound)
+    return out

@@ -8,6 +8,10 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
+from policyopt.constraint.hinge import SquaredHinge
+from policyopt.credit.beta import BetaNormalised
+from policyopt.credit.given import OnOwnScale
+from policyopt.engines.plain import generate
 from policyopt.objective.implicit import (
     DiscriminativeScores,
     EquivalentPreference,
@@ -17,7 +21,13 @@ from policyopt.objective.implicit import (
     RightWrongPreference,
     Shortness,
 )
-from support import full_step
+from policyopt.objective.implicit_negative import ImplicitNegative, SequenceImplicitNegative
+from policyopt.policies.tabular import Table
+from policyopt.sampling.beside import GroupAndRecorded
+from policyopt.seen import SeenBatch
+from policyopt.train import _draw, _judge
+from policyopt.worlds.sequences import SequenceWorld
+from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
 
 
 def loss(part: Any) -> Tensor:
@@ -27,6 +37,32 @@ def loss(part: Any) -> Tensor:
     return torch.cat([found[None], gradient.flatten()])
 
 
+def negative(part: Any) -> Tensor:
+    key = "sequence_negative" if isinstance(part, SequenceImplicitNegative) else "implicit_negative"
+    case, rows = dataclasses.replace(cases.CASES[key], loss=part), cases.rich()
+    found, gradient = full_step(case.context(), rows.with_rows({"group": torch.zeros_like(rows.row["group"])}))
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def hinged(part: Any) -> Tensor:
+    return part(SeenBatch(context(method(), grids()), cases.rich()), cases.rich())
+
+
+def advantages(part: Any) -> Tensor:
+    """Three groups of two rows and one of a data set."""
+    batch = with_row(ragged((1, 2, 3, 2, 1, 4, 2, 3, 1)), group=[1, 2, 3] * 3, source=[0] * 6 + [3] * 3)
+    rewards = [0.9, 0.1, 0.3, 0.2, 0.4, 0.7, 1.0, 0.9, 0.5]
+    return part(context(method(), grids()), rewarded(batch, rewards)).step["advantage"]
+
+
+def sampled(part: Any) -> Tensor:
+    world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] == task).double(), recordings=TWELVE)
+    ctx = context(method(sampling=part), {"policy": Table(numbers(12, 12))}, world, generate)
+    batch = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten()])
+
+
+TWELVE = torch.arange(12)[:, None]
 MIXED = -2.0
 """Three of the four rewards lie above it, one below."""
 
@@ -42,5 +78,19 @@ KNOBS = (
         loss,
         {"threshold": 0.5, "bonus": 0.0, "temperature": 0.5, "sharpness": 0.5},
     ),
+    Knob(
+        ImplicitNegative(threshold=MIXED),
+        negative,
+        {"negative": 0.5, "floor_right": 1.1, "floor_wrong": 0.2, "least": 0.4, "threshold": 0.5},
+    ),
+    Knob(
+        SequenceImplicitNegative(threshold=MIXED),
+        negative,
+        {"negative": 0.5, "floor_right": 1.1, "floor_wrong": 5.0, "least": 0.4, "threshold": 0.5},
+    ),
+    Knob(SquaredHinge(limit=0.0), hinged, {"scale": 10.0, "limit": 0.01}),
+    Knob(OnOwnScale(), advantages, {"epsilon": 0.1, "ddof": 1, "bound": 0.5}),
+    Knob(BetaNormalised(), advantages, {"alpha": 1.5, "beta": 1.5, "low": -1.0, "high": 2.0}),
+    Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5}),
     Knob(Shortness(), lambda part: part(cases.rich()), {"limit": 20}),
 )

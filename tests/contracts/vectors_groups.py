@@ -1,6 +1,9 @@
 """Cases of losses over whole groups and of advantages of groups."""
 
-from vector_cases import LOGP, NOTHING, case, draw, scored_mask, zeros
+import reference_formulas as ref
+from vector_cases import LOGP, NOTHING, UNEVEN, case, draw, scored_mask, zeros
+from vector_losses import step_cases
+from vector_rows import FIVE, GROUPS
 
 import loops_groups as by_hand
 
@@ -100,6 +103,131 @@ def losses():
     ]
 
 
+def negative_case(situation, options=None, *, sequence=False):
+    """Ratios of right and of implied wrong policies; the share of right rows is that of the group's counted ones."""
+    mask, group, rewards, scored = SITUATIONS[situation]
+    counted, part = scored_mask(mask, scored), f"{'sequence_' if sequence else ''}implicit_negative"
+    label = f"objective/{part}/{situation}/{options}"
+    inputs = {key: draw(f"{label}/{key}", mask, *LOGP) for key in ("logprobs", "old_logprobs")}
+    places = [[t for t, m in enumerate(row) if m] for row in counted]
+    weights = ref.row_weights([bool(p) for p in places]) if sequence else ref.weights("sequence_mean", counted)
+    values = [None if sequence else [None] * len(row) for row in mask]
+    gradient, loss = [zeros(row) for row in mask], 0.0
+    for one in sorted(set(group)):
+        rows = [b for b in range(len(mask)) if group[b] == one and places[b]]
+        change = [[inputs["logprobs"][b][t] - inputs["old_logprobs"][b][t] for t in places[b]] for b in rows]
+        told = [[sum(c)] for c in change] if sequence else change
+        found = by_hand.negative(told, [rewards[b] for b in rows], **(options or {})) if rows else []
+        for b, pairs in zip(rows, found, strict=True):
+            if sequence:
+                values[b], slope = pairs[0]
+                loss += weights[b] * values[b]
+                gradient[b] = [weights[b] * slope * (t in places[b]) for t in range(len(mask[b]))]
+                continue
+            for t, (value, slope) in zip(places[b], pairs, strict=True):
+                values[b][t], gradient[b][t] = value, weights[b][t] * slope
+                loss += weights[b][t] * value
+    expect = {"loss": loss} | ({"per_step": values} if any(places) else {}) | {"grad_logprobs": gradient}
+    inputs |= {"rewards": rewards, "group": group, "mask": mask, **({"scored": scored} if scored else {})}
+    more = {"options": options} if options else {}
+    name = f"{situation}{f' ({options})' if options else ''}"
+    reduction = "row_mean" if sequence else "sequence_mean"
+    return case("objective", part, name, inputs, expect, **more, reduction=reduction)
+
+
+def negatives():
+    every = {"negative": 0.3, "floor_right": 0.9, "floor_wrong": 0.7, "least": 0.4, "threshold": 0.05}
+    first, second = list(SITUATIONS)[:2]
+    made = [negative_case(name) for name in SITUATIONS]
+    made += [negative_case(name, {"weighting": "root"}) for name in (first, second)]
+    made += [negative_case(first, {"weighting": "none", **every})]
+    made += [negative_case(name, sequence=True) for name in SITUATIONS]
+    return [*made, negative_case(first, {"weighting": "root", **every}, sequence=True)]
+
+
+def drifts():
+    k3 = lambda x, o: (o - x + ref.exp(x - o) - 1, ref.exp(x - o) - 1)  # noqa: E731
+    ranges = {"logprobs": LOGP, "old_logprobs": LOGP}
+    made = [
+        *step_cases("constraint", "drift_from_old", lambda x, o: (o - x, -1.0), ranges),
+        *step_cases("constraint", "drift_from_old", k3, ranges, {"estimator": "k3"}),
+    ]
+    for name, mask, options in (
+        ("above the limit", UNEVEN, {"scale": 10.0, "limit": 1e-3}),
+        ("k3", UNEVEN, {"scale": 10.0, "limit": 0.01, "estimator": "k3"}),
+        ("below the limit", UNEVEN, {"scale": 10.0, "limit": 5.0}),
+        ("nothing to train on", NOTHING, {"scale": 10.0, "limit": 0.0}),
+    ):
+        label = f"constraint/squared_hinge/{name}"
+        inputs = {key: draw(f"{label}/{key}", mask, *LOGP) for key in ("logprobs", "old_logprobs")}
+        gaps = [
+            o - x
+            for xs, os in zip(inputs["logprobs"], inputs["old_logprobs"], strict=True)
+            for x, o in zip(xs, os, strict=True)
+            if x is not None
+        ]
+        if options.get("estimator") == "k3":
+            gaps = [g + ref.exp(-g) - 1 for g in gaps]
+        mean = sum(gaps) / max(len(gaps), 1)
+        expect = {"weights": options["scale"] * max(mean - options["limit"], 0.0)}
+        made.append(case("constraint", "squared_hinge", name, {**inputs, "mask": mask}, expect, options=options))
+    return made
+
+
+def credit_case(part, name, formula, group, rewards, scored, options, **more):
+    advantage = formula(rewards, group, scored or [1] * len(group), **more.get("given", {}), **options)
+    steps = [[a if m else 0.0 for m in row] for a, row in zip(advantage, FIVE, strict=True)]
+    inputs = {"rewards": rewards, "group": group, "mask": FIVE, **({"scored": scored} if scored else {})}
+    inputs |= more.get("inputs", {})
+    held = {"options": options} if options else {}
+    label = f"{name} ({options})" if options else name
+    return case("credit", part, label, inputs, {"advantages": steps}, **held)
+
+
+def betas():
+    made, formula = [], by_hand.beta_normalised
+    for name, (group, rewards, scored) in GROUPS.items():
+        inside = [min(max(r, 0.0), 1.0) for r in rewards]
+        made.append(credit_case("beta_normalised", name, formula, group, inside, scored, {}))
+        options = {"alpha": 1.5, "beta": 2.0, "low": -2.0, "high": 9.0}
+        made.append(credit_case("beta_normalised", name, formula, group, rewards, scored, options))
+    group, first, second = [0, 0, 1, 1, 1], [1.0, 0.0, 0.0, 1.0, 1.0], [0.2, 0.4, 0.9, 0.1, 0.3]
+    parts = [by_hand.beta_normalised(rewards, group, [1] * 5) for rewards in (first, second)]
+    advantage = [(a + b) / 2 for a, b in zip(*parts, strict=True)]
+    places = [[t for t, m in enumerate(row) if m][-1] for row in FIVE]
+    columns = [
+        [[r if t == p else 0.0 for t in range(3)] for r, p in zip(x, places, strict=True)] for x in (first, second)
+    ]
+    inputs = {"reward:first": columns[0], "reward:second": columns[1], "group": group, "mask": FIVE}
+    expect = {"advantages": [[a if m else 0.0 for m in row] for a, row in zip(advantage, FIVE, strict=True)]}
+    options = {"rewards": ["reward:first", "reward:second"]}
+    made.append(
+        case("credit", "beta_normalised", "two rewards, each normalised apart", inputs, expect, options=options)
+    )
+    return made
+
+
+def scales():
+    made = []
+    for name, (group, rewards, scored) in GROUPS.items():
+        for source in ([0, 0, 3, 0, 3], [0, 3, 0, 0, 0]):
+            more = {"given": {"source": source}, "inputs": {"source": source}}
+            for options in ({}, {"epsilon": 0.1, "bound": 1.2}, {"ddof": 1, "bound": None}):
+                if options.get("ddof") and any(_few(group, scored, source)):
+                    continue
+                label = f"{name}, rows {[b for b in range(5) if source[b]]} given"
+                made.append(
+                    credit_case("on_own_scale", label, by_hand.on_own_scale, group, rewards, scored, options, **more)
+                )
+    return made
+
+
+def _few(group, scored, source):
+    """Whether each group has a single own row."""
+    known = scored or [1] * len(group)
+    return [sum(1 for b in range(len(group)) if group[b] == g and known[b] and not source[b]) < 1 for g in set(group)]
+
+
 def averages():
     made = []
     for name, (mask, group) in {
@@ -117,4 +245,4 @@ def averages():
 
 
 def cases():
-    return [*losses(), *averages()]
+    return [*losses(), *negatives(), *drifts(), *betas(), *scales(), *averages()]

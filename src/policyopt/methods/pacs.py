@@ -58,7 +58,7 @@ claim = Claim(
     treated=Arm("pacs", _WORLD),
     baseline=Arm(
         "rloo",
-        {**_WORLD, "reward": Verified(), "objective.clip_low": 1.0, "objective.clip_high": float("inf")},
+        {**_WORLD, "reward": Verified(), "objective.clip_low": 1.0, "objective.clip_high": 1e9},
         label="rloo without clip and KL",
     ),
     rounds=20,

@@ -1,0 +1,46 @@
+"""Advantages of rows that the policy did not write, on the scale of those that it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from policyopt.compose import CompositionError, Context, Part
+from policyopt.credit.groups import bounded, check_bound, standardised
+from policyopt.ops.groups import group_count, group_mean, group_range, group_std
+from policyopt.ops.sequences import spread, total_reward
+from policyopt.types import Batch, Source
+
+
+@dataclass(frozen=True)
+class OnOwnScale(Part):
+    """GRAO's advantages (arXiv 2508.07750): the policy's own rows are standardised among themselves, rows of a data set
+    by the mean and deviation of the own rows of their group; where those are all alike, by the sign of the difference.
+
+    bound: advantages of rows of a data set are clipped to -bound..bound. ddof 1 divides the variance by n - 1.
+    """
+
+    epsilon: float = 1e-6
+    ddof: int = 0
+    bound: float | None = 5.0
+
+    formula = "A_b = (R_b - mean R) / (std R + epsilon) over the own rows of g; sign(R_b - mean R) where std R = 0"
+    writes = ("advantage",)
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0 or self.ddof not in (0, 1):
+            raise CompositionError(f"need epsilon >= 0 and ddof 0 or 1, got {self.epsilon} and {self.ddof}")
+        check_bound(self.bound)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
+        own = scored & (batch.row["source"] == Source.POLICY)
+        ahead = reward - group_mean(reward, ids, own)
+        deviation = group_std(reward, ids, own, self.ddof)
+        differ = (group_range(reward, ids, own) > 0) & (deviation > 0)
+        scaled = torch.where(differ, ahead / (torch.where(differ, deviation, 1.0) + self.epsilon), ahead.sign())
+        given = scored & ~own & (group_count(ids, own) > 0)
+        advantage = standardised(reward, ids, own, self.epsilon, self.ddof)
+        advantage = torch.where(given, bounded(scaled, self.bound), advantage)
+        return batch.with_steps({"advantage": spread(batch, advantage)})
