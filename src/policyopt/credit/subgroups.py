@@ -58,3 +58,17 @@ class AgainstRate(Part):
             variance = (rate * (1 - rate)).clamp(min=0) * drawn / (drawn - 1).clamp(min=1)
             advantage = torch.where(variance > 0, advantage / (variance.sqrt() + self.epsilon), 0.0)
         return batch.with_steps({"advantage": spread(batch, torch.where(batch.row["scored"], advantage, 0.0))})
+
+
+@dataclass(frozen=True)
+class Accepted(Part):
+    """A = 1 for rows whose reward exceeds `right`, 0 for others: rejection sampling as an advantage (RAFT)."""
+
+    right: float = 0.5
+
+    formula = "A_b = 1[R_b > right]"
+    writes = ("advantage",)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        good = batch.row["scored"] & (total_reward(batch) > self.right)
+        return batch.with_steps({"advantage": spread(batch, good.to(batch.step["reward"].dtype))})

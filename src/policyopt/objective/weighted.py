@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Part, Seen
 from policyopt.ops.masked import select
-from policyopt.types import Batch
+from policyopt.types import Batch, Source
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,20 @@ class WithCriticAdvantage(Loss):
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
         return self.loss.watch(seen, batch)
+
+
+@dataclass(frozen=True)
+class BySource(Part):
+    """A term weight by row: 1 for rows sampled in this round, `replayed` for rows of earlier rounds, `recorded` for
+    rows of a data set. What the average counts stays as it is."""
+
+    replayed: float = 1.0
+    recorded: float = 1.0
+
+    formula = "1 (fresh rows), replayed or recorded"
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        source = batch.row["source"]
+        weight = torch.ones(len(batch), dtype=batch.step["behaviour"].dtype, device=batch.device)
+        weight = torch.where(source == Source.REPLAY, self.replayed, weight)
+        return torch.where(source == Source.DATASET, self.recorded, weight)[:, None]

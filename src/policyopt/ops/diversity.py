@@ -12,7 +12,7 @@ def distinct_share(rows: Sequence[Sequence[int]], span: int) -> float:
     return len(set(runs)) / len(runs) if runs else 0.0
 
 
-def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
+def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
     """Least number of insertions, deletions and replacements that turn a into b (Levenshtein)."""
     before = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policyopt.ops.masked import select
-from policyopt.types import Batch
+from policyopt.types import NO_TOKEN, Batch
 
 
 def to_go(x: Float[Tensor, "B T"], discount: Float[Tensor, "B T"] | float = 1.0) -> Float[Tensor, "B T"]:
@@ -76,3 +78,11 @@ def generalised_advantage(
     following = torch.where(last, after[:, None], following)
     delta = select(mask, rewards + gamma * following - values)
     return select(mask, to_go(delta, gamma * lam))
+
+
+def own_choices(policy: Any, batch: Batch) -> Int[Tensor, "B T"]:
+    """The choices (tokens, symbols) of every row's own steps from the left, NO_TOKEN behind them."""
+    taken = policy.taken(batch) if hasattr(policy, "taken") else batch.step["_token"]
+    if taken.dim() != 2 or taken.is_floating_point():
+        raise ValueError(f"rows of choices are needed; steps of {type(policy).__name__} are numbers")
+    return pack_own(batch, torch.where(batch.own, taken, NO_TOKEN))[0][0]

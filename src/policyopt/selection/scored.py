@@ -11,7 +11,7 @@ from torch import Tensor
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.diversity import distinct_share, edit_diversity
 from policyopt.ops.random import generator
-from policyopt.ops.sequences import total_reward
+from policyopt.ops.sequences import own_choices, total_reward
 from policyopt.remembered import TASKS, by_task, note, noted, recall
 from policyopt.types import Batch, Round, Source, Tasks
 
@@ -129,7 +129,7 @@ class PromisingTasks(Part):
         note(ctx, FRESH_OUTCOME, ids, rate * (1 - rate))
         if self.diversity:
             rows = done.judged
-            taken = torch.where(rows.own, ctx.models["policy"].taken(rows), -1)
+            taken = own_choices(ctx.models["policy"], rows)
             measured = [self.measured([row[row >= 0].tolist() for row in taken[rows.row["task"] == i]]) for i in ids]
             note(ctx, FRESH_DIVERSITY, ids, torch.tensor(measured, dtype=torch.float64))
         if (ctx.stage_step + 1) % self.every == 0:
@@ -139,6 +139,16 @@ class PromisingTasks(Part):
 
     def measured(self, rows: list[list[int]]) -> float:
         return distinct_share(rows, self.span) if self.measure == "distinct" else edit_diversity(rows)
+
+
+@dataclass(frozen=True)
+class RightRows(Part):
+    """Only rows whose reward exceeds `right` (rejection sampling)."""
+
+    right: float = 0.5
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        return batch[batch.row["scored"] & (total_reward(batch) > self.right)]
 
 
 @dataclass(frozen=True)
