@@ -1,14 +1,31 @@
 """Knobs of credit from critics."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from test_dead_knobs import Knob
 from torch import Tensor
 
+from policyopt.compose import Given, Role, Term
 from policyopt.credit import critics
-from policyopt.types import Finish
-from support import context, grids, method, ragged, with_row
+from policyopt.engines.plain import generate
+from policyopt.objective.supervised import NegativeLogLikelihood
+from policyopt.objective.surrogates import ClippedSurrogate
+from policyopt.policies.tabular import Table
+from policyopt.reward import dense
+from policyopt.reward.parts import Verified
+from policyopt.sampling.collected import GroupBy, UnderSampled
+from policyopt.selection.tasks import Selection
+from policyopt.train import _draw, _judge
+from policyopt.types import Finish, Round
+from policyopt.update import apart
+from policyopt.update.apart import Apart
+from policyopt.update.averaging import TokenMean
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.optimizers import SGD
+from policyopt.worlds.sequences import SequenceWorld, bandit
+from support import context, grids, method, numbers, ragged, with_row
 
 
 def credited(part: Any) -> Tensor:
@@ -19,7 +36,50 @@ def credited(part: Any) -> Tensor:
     return torch.cat([found.step[name].flatten() for name in part.writes])
 
 
+def paid(part: Any) -> Tensor:
+    """Rewards and what is written, in a second round."""
+    batch, ctx = ragged(), context(method(), {**grids(), "preferred": grids()["teacher"]})
+    roles = {"preferred": Role("preferred"), "reference": Role("reference"), "old": Role("old")}
+    ctx.stage = replace(ctx.stage, roles=roles, models={**ctx.stage.models, "preferred": Given("a table")})
+    for _ in range(2):
+        out = part(ctx, batch)
+        part.after(ctx, Round(out, out, out, {}))
+    return torch.cat([out.step["reward"].flatten(), *(out.row[name].flatten() for name in part.writes)])
+
+
+def rehearsed(part: Any) -> Tensor:
+    """A table after rows of its own."""
+    world = SequenceWorld(4, 3, 2, lambda s, t: t.float(), recordings=torch.tensor([[0, 1], [1, 1], [2, 0], [1, 2]]))
+    term = Term("recorded", NegativeLogLikelihood(), TokenMean())
+    part = replace(part, terms=(term,), update=GradientSteps({"policy": SGD(1.0)}))
+    ctx = context(method(), {"policy": Table(torch.zeros(8, 3))}, world)
+    part(ctx)
+    return ctx.models["policy"].logits.detach().flatten()
+
+
+def gathered(part: Any) -> Tensor:
+    """What two rounds of collecting gave, behaviour and numbers of rows."""
+    roles = {"policy": Role("sampler", grad=True), "old": Role(when="collected")}
+    term = Term("rarer", ClippedSurrogate(0.3, 0.3), TokenMean(), trains="sampler")
+    if isinstance(part, UnderSampled) and part.adapt is not None:
+        part = replace(part, adapt=Apart((term,), GradientSteps({"sampler": SGD(1.0)}), roles))
+    models = {"policy": Table(numbers(4, 3)), "sampler": Table(numbers(4, 3, seed=1))}
+    ctx = context(method(sampling=part), models, bandit(numbers(4, 3)), generate)
+    ctx.stage = replace(ctx.stage, reward=Verified(), selection=Selection(4))
+    for _ in range(2):
+        out = part(ctx, _draw(ctx), _judge(ctx))
+        part.after(ctx, Round(out, out, out, {}))
+        ctx.run.tick()
+    return torch.cat([torch.tensor([float(len(out))]), out.step["behaviour"].flatten()])
+
+
 KNOBS = (
+    Knob(GroupBy(), gathered, {"size": 2, "temperature": 0.5}),
+    Knob(UnderSampled(adapt=print), gathered, {"size": 2, "batches": 1, "pieces": 1, "adapt": None}),
+    Knob(Apart(), lambda part: torch.tensor([float(part.roles is None)]), {"roles": {}}),
+    Knob(dense.RunningScore(), paid, {"bound": 0.1}),
+    Knob(dense.LogRatioReward(bound=0.01), paid, {"coefficient": 0.5, "bound": None}),
+    Knob(apart.Rehearsal(), rehearsed, {"count": 1}),
     Knob(critics.DecomposedAdvantage(), credited, {"gamma": 0.5, "lam": 0.3, "inside": 0.5}),
     Knob(critics.BoundedAdvantages(), credited, {"bound": 0.1}),
 )

@@ -1,8 +1,8 @@
 """Cases of credit from critics: two time scales, bounded advantages."""
 
 import reference_formulas as ref
-from vector_cases import HOLED, NOTHING, SIGNED, UNEVEN, case, draw, scored_mask
-from vector_rows import step_rewards
+from vector_cases import HOLED, LOGP, NOTHING, SIGNED, UNEVEN, case, draw, scored_mask
+from vector_rows import on_last, step_rewards
 
 TURNS = [[0, 0, 1, 1, 2], [0, 1, 1, 1, 1], [3, 3, 4, 4, 4], [0, 0, 0, 0, 1]]
 
@@ -65,5 +65,61 @@ def bounded_cases():
     return made
 
 
+# -- rewards of single steps, scores in common units -------------------------------------------------------------------
+def score_cases():
+    made = []
+    before = {"count": 10.0, "mean": 0.5, "squares": 20.0}
+    for name, grades, options, cell, scored in (
+        ("the first round", [1.0, 0.0, 0.5, -2.0], {"centred": True, "scaled": True, "bound": 10.0}, None, None),
+        ("clipped", [1.0, 0.0, 9.5, -2.0], {"centred": True, "scaled": True, "bound": 0.4}, before, None),
+        ("only scaled", [1.0, 0.0, 0.5, -2.0], {"centred": False, "scaled": True, "bound": None}, before, None),
+        ("only clipped", [1.0, 0.0, 30.5, -12.0], {"centred": False, "scaled": False, "bound": 10.0}, None, None),
+        ("an unscored row", [1.0, 7.0, 0.5, -2.0], {"centred": True, "bound": 5.0}, before, [1, 0, 1, 1]),
+        ("equal scores", [1.0, 1.0, 1.0, 1.0], {"centred": False, "scaled": True, "bound": None}, None, None),
+    ):  # fmt: skip
+        known = scored or [1] * 4
+        new = [g for g, s in zip(grades, known, strict=True) if s]
+        # As one list of numbers: the earlier ones stand for any with these moments.
+        held = cell or {"count": 0.0, "mean": 0.0, "squares": 0.0}
+        count = held["count"] + len(new)
+        mean = (held["count"] * held["mean"] + sum(new)) / count
+        squares = held["squares"] + held["count"] * (held["mean"] - mean) ** 2 + sum((g - mean) ** 2 for g in new)
+        spread = (squares / (count - 1)) ** 0.5
+        score = [g - (mean if options["centred"] else 0.0) for g in grades]
+        score = [x / spread if options.get("scaled", True) and spread > 0 else x for x in score]
+        bound = options["bound"] or float("inf")
+        score = [min(bound, max(-bound, x)) if s else 0.0 for x, s in zip(score, known, strict=True)]
+        inputs = {"rewards": grades, "mask": UNEVEN, **({"scored": scored} if scored else {})}
+        inputs |= {"cells": {"score_moments": cell}} if cell else {}
+        expect = {"rewards": on_last(UNEVEN, score), "score": grades}
+        made.append(case("reward", "running_score", name, inputs, expect, options=options))
+    return made
+
+
+def log_ratio_cases():
+    made = []
+    for name, mask, options in (
+        ("uneven rows, clipped", UNEVEN, {"coefficient": 0.5, "bound": 0.2}),
+        ("steps of others keep theirs", HOLED, {"coefficient": 0.05, "bound": None}),
+        ("other models", UNEVEN, {"coefficient": 1.0, "bound": 0.3, "model": "teacher", "against": "old"}),
+        ("no step", NOTHING, {"coefficient": 1.0, "bound": 0.3}),
+    ):
+        label = f"reward/log_ratio_reward/{name}"
+        model, against = options.get("model", "preferred"), options.get("against", "reference")
+        rewards = step_rewards(f"{label}/rewards", mask)
+        said, other = (draw(f"{label}/{key}", mask, *LOGP) for key in ("said", "other"))
+        bound = options["bound"] or float("inf")
+        paid = [
+            [
+                (r or 0.0) + (min(bound, max(-bound, options["coefficient"] * (p - q))) if m else 0.0)
+                for r, p, q, m in zip(*rows, strict=True)
+            ]
+            for rows in zip(rewards, said, other, mask, strict=True)
+        ]
+        inputs = {"rewards": rewards, f"{model}_logprobs": said, f"{against}_logprobs": other, "mask": mask}
+        made.append(case("reward", "log_ratio_reward", name, inputs, {"rewards": paid}, options=options))
+    return made
+
+
 def cases():
-    return [*decomposed_cases(), *bounded_cases()]
+    return [*decomposed_cases(), *bounded_cases(), *score_cases(), *log_ratio_cases()]

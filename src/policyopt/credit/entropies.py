@@ -9,7 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
-from policyopt.ops.masked import select
+from policyopt.ops.entropies import EntropyScale
+from policyopt.ops.masked import placed, select
 from policyopt.ops.pieces import Pieces, pieces
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
@@ -39,6 +40,29 @@ class StepEntropies(Part):
                 "known. Use a role that is scored by the policy (when='collected')"
             )
         return batch.with_steps({"entropy": select(batch.own, entropy)}).with_scores({self.role: scores})
+
+
+@dataclass(frozen=True)
+class EntropyScores(Part):
+    """Step column `entropy_score` in -1..1: where a step's log-entropy stands among those of the round's steps, 0 at
+    their `quantile` (HAPO, arXiv 2509.16591, eq. 3 and 4); see `ops.entropies.EntropyScale`."""
+
+    quantile: float = 0.8
+
+    formula = "h = (log H - Q) / rms(log H - Q), over max h above 0 and |min h| below"
+    reads = ("entropy",)
+    writes = ("entropy_score",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quantile <= 1:
+            raise CompositionError(f"the quantile is in 0..1, not {self.quantile}")
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        counted, entropy = batch.own & batch.row["scored"][:, None], batch.step["entropy"]
+        if not counted.any():
+            return batch.with_steps({"entropy_score": torch.zeros_like(entropy)})
+        score = EntropyScale.of(entropy[counted], self.quantile).score(entropy[counted])
+        return batch.with_steps({"entropy_score": placed(counted, score)})
 
 
 def followed(turns: Pieces) -> Bool[Tensor, " n"]:

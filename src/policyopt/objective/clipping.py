@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -43,3 +44,24 @@ class ClipByNoise(Part):
             return torch.full_like(clock, self.most)
         place = (clock - (self.end - self.count + 1)).clamp(0, self.count - 1) / (self.count - 1)
         return self.least + (self.most - self.least) * torch.expm1(self.rate * place) / math.expm1(self.rate)
+
+
+@dataclass(frozen=True)
+class ClipByEntropy(Part):
+    """A clip range for every step from its `entropy_score` h in -1..1 (HAPO, arXiv 2509.16591, eq. 11 and 12): sure
+    steps may become less likely by more (side "low"), unsure ones more likely ("high")."""
+
+    base: float = 0.2
+    amount: float = 1.0
+    side: Literal["low", "high"] = "high"
+
+    reads = ("entropy_score",)
+
+    def __post_init__(self) -> None:
+        if self.base <= 0 or self.amount < 0:
+            raise CompositionError(f"need base > 0 and amount >= 0, got {self.base} and {self.amount}")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, T): base (1 + amount max(h, 0)), or base (1 + amount max(-h, 0))."""
+        score = batch.step["entropy_score"]
+        return self.base * (1 + self.amount * (score if self.side == "high" else -score).clamp(min=0))

@@ -97,7 +97,7 @@ class ReferencePenalty(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
-            reference = SeenBatch(ctx, batch).compute("reference").detach()
+            reference = SeenBatch(ctx, batch)["reference"].detach()
         gap = torch.where(batch.own, batch.step["behaviour"] - reference.logp, 0.0)
         ctx.meter.mean("reference_kl", gap, batch.own)
         shaped = batch.step["reward"] - self.beta * gap

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policyopt.compose import Method
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
+from policyopt.compose import Method, frozen
+from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import strings_with_target
+from policyopt.methods import load
+from policyopt.options import override
+from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.types import Batch, Round, Tasks
-from policyopt.worlds.sequences import SequenceWorld
+from policyopt.worlds.sequences import PairedWorld, SequenceWorld, bandit
 from policyopt.worlds.tables import TabularMDP
 
 
@@ -115,3 +119,136 @@ def decisive_turns(method: Method, seed: int, rounds: int, turns: int = 10, choi
         "probability of success after training": done.watched[-1],
     }
     return Outcome(mean, mean, done.rows, done.watched, "probability of success", notes)
+
+
+def favourite_symbol(method: Method, seed: int, rounds: int) -> Outcome:
+    """4 tasks, strings of 8 of 6 symbols from a reference with preferences of its own; reward = share of one symbol.
+
+    value: -log of the reference's probability of a sampled symbol, nats, mean over positions and tasks, exact.
+    """
+    tasks, limit, choices = 4, 8, 6
+    world = SequenceWorld(tasks, choices, limit, lambda strings, task: (strings == 0).double().mean(1).float())
+    policy = random_table(world.states, choices, 1.0, seed, "policy")
+    reference = policy.logits.detach().log_softmax(-1)
+    shares: list[float] = []
+
+    def surprise(run: Run, done: Round) -> float:
+        table = probabilities(run)
+        shares.append(float(table[:, 0].mean()))
+        return float(-(table * reference).sum(1).mean())
+
+    done = fit(method, world, {"policy": policy}, rounds, seed, surprise)
+    kl = float((done.table * (done.table.clamp(min=1e-30).log() - reference)).sum(1).mean())
+    notes = {
+        "the same of the reference's own symbols": float(-(reference.exp() * reference).sum(1).mean()),
+        "KL to the reference per symbol": kl,
+        "entropy per symbol": float(torch.special.entr(done.table).sum(1).mean()),
+        "share of the rewarded symbol": shares[-1],
+    }
+    return Outcome(done.watched[-1], shares[-1], done.rows, done.watched, "-log reference, nats per symbol", notes)
+
+
+def hidden_token_rewards(method: Method, seed: int, rounds: int, pairs: int = 500) -> Outcome:
+    """One task, strings of 16 of 6 symbols; a string is worth the mean of hidden rewards of its symbols at their
+    places. A model is trained by DPO on `pairs` preferences (Bradley-Terry, of sums) between strings of the reference,
+    which is uniform; the method gets it as `preferred`.
+
+    value: (J - J uniform) / (best J - J uniform), mean over rounds, exact.
+    """
+    tasks, limit, choices = 1, 16, 6
+    rng = stream(seed, "hidden token rewards")
+    hidden = torch.randn(tasks, limit, choices, generator=rng)
+
+    def worth(strings: Tensor, task: Tensor) -> Tensor:
+        return hidden[task].gather(2, strings.clamp(min=0)[:, :, None])[..., 0].mean(1)
+
+    strings = torch.randint(choices, (pairs, 2, limit), generator=rng)
+    asked = torch.arange(pairs) % tasks
+    gap = limit * (worth(strings[:, 0], asked) - worth(strings[:, 1], asked))
+    swap = torch.rand(pairs, generator=rng) > gap.sigmoid()
+    strings[swap] = strings[swap].flip(1)
+    world = SequenceWorld(tasks, choices, limit, worth, pairs=strings, pair_tasks=asked)
+    dpo = override(load("dpo"), {"selection.count": 100, "update.learning_rate": 0.1, "update.warmup": 0})
+    preferred = fit(
+        dpo, PairedWorld(world), {"policy": uniform_table(world.states, choices)}, 30, seed, lambda run, done: 0.0
+    ).run.models["policy"]
+    table: Any = frozen(preferred)
+    mean, best = hidden.mean(), hidden.amax(2).mean()
+
+    def attained(run: Run, done: Round) -> float:
+        return float(((probabilities(run).view_as(hidden) * hidden).sum(2).mean() - mean) / (best - mean))
+
+    models = {"policy": uniform_table(world.states, choices), "preferred": table}
+    done = fit(method, world, models, rounds, seed, attained)
+    flat = torch.stack(
+        [
+            (table.logits - table.logits.mean(1, keepdim=True)).flatten(),
+            (hidden - hidden.mean(2, keepdim=True)).flatten(),
+        ]
+    )
+    notes = {
+        "correlation of the DPO model's log-ratios with the hidden rewards": float(torch.corrcoef(flat)[0, 1]),
+        "share of the attainable reward after training": done.watched[-1],
+    }
+    value = sum(done.watched) / len(done.watched)
+    return Outcome(value, value, done.rows, done.watched, "share of the attainable reward", notes)
+
+
+def sampling_error(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 bandits of 8 arms and a fixed random policy; no choice is better than another.
+
+    value: total variation between the frequencies of choices in all rows so far and the policy, mean over bandits.
+    """
+    policy = random_table(8, 8, 1.0, seed, "policy")
+    wanted = policy.logits.detach().softmax(-1)
+    count = torch.zeros(8, 8)
+
+    def error(run: Run, done: Round) -> float:
+        rows = done.judged[done.judged.row["group"] >= (run.step - 1) << 20]  # those of this round
+        count.index_put_((rows.row["task"], rows.step["_step"][:, 0]), torch.ones(len(rows)), accumulate=True)
+        return float(0.5 * (count / count.sum(1, keepdim=True) - wanted).abs().sum(1).mean())
+
+    done = fit(method, bandit(torch.zeros(8, 8)), {"policy": policy}, rounds, seed, error)
+    notes = {"after the first round": done.watched[0]}
+    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "total variation", notes)
+
+
+def forks_and_copies(method: Method, seed: int, rounds: int) -> Outcome:
+    """4 tasks, strings of 8 of 6 symbols; reward 1 if all are right. One position is a fork, where 3 symbols are right
+    and the policy prefers some; at the others one is, which it has with probability 0.8.
+
+    value: entropy of the fork, nats, exact, at the first round with success of at least 0.9 (at the end if never).
+    score: success after training.
+    """
+    tasks, limit, choices = 4, 8, 6
+    rng = stream(seed, "forks and copies")
+    right = torch.nn.functional.one_hot(strings_with_target(tasks, choices, limit, rng), choices).bool()
+    fork = torch.randint(limit, (tasks,), generator=rng)
+    right[torch.arange(tasks), fork] = torch.rand(tasks, choices, generator=rng).argsort(-1) < 3
+    logits = torch.where(right, math.log(0.8), math.log(0.2 / (choices - 1)))
+    logits[torch.arange(tasks), fork] = torch.randn(tasks, choices, generator=rng)
+
+    def reward(strings: Tensor, task: Tensor) -> Tensor:
+        return right[task].gather(2, strings.clamp(min=0)[:, :, None])[..., 0].all(1).float()
+
+    world = SequenceWorld(tasks, choices, limit, reward)
+    success: list[float] = []
+    copied: list[float] = []
+
+    def uncertain(run: Run, done: Round) -> float:
+        p = probabilities(run).view(tasks, limit, choices)
+        success.append(float((p * right).sum(2).prod(1).mean()))
+        entropy = torch.special.entr(p).sum(2)
+        at_fork = entropy[torch.arange(tasks), fork]
+        copied.append(float((entropy.sum(1) - at_fork).mean() / (limit - 1)))
+        return float(at_fork.mean())
+
+    done = fit(method, world, {"policy": Table(logits.view(-1, choices))}, rounds, seed, uncertain)
+    reached = next((i for i, s in enumerate(success) if s >= 0.9), len(success) - 1)
+    notes = {
+        "round at which success reached 0.9 (or the last)": float(reached + 1),
+        "success after training": success[-1],
+        "entropy of the fork after training": done.watched[-1],
+        "entropy of a copied symbol after training": copied[-1],
+    }
+    return Outcome(done.watched[reached], success[-1], done.rows, done.watched, "entropy of the fork (nats)", notes)

@@ -1,0 +1,65 @@
+"""Updates on rows of their own, with terms of their own, beside those of a round."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from policyopt.compose import CompositionError, Part, Role, Term
+from policyopt.seen import collect_roles
+from policyopt.types import Batch
+from policyopt.update.gradient import Gradients, GradientSteps
+
+
+@dataclass(frozen=True)
+class _View:
+    """What an update reads of a stage."""
+
+    key: str
+    terms: tuple[Term, ...]
+    roles: Any
+    models: Any
+
+
+def update_apart(
+    ctx: Any, batch: Batch, terms: Sequence[Term], update: Gradients, roles: Mapping[str, Role] | None = None
+) -> None:
+    """An update of models by `terms` instead of the method's own. Optimisers are those of the stage, and roles unless
+    others are given."""
+    missing = sorted({term.trains for term in terms} - set(update.optimizers))
+    if missing:
+        raise CompositionError(f"terms of an update apart train {missing}; give it optimisers for them")
+    view = copy.copy(ctx)
+    named = ctx.stage.roles if roles is None else roles
+    view.stage = _View(ctx.stage.key, tuple(terms), named, ctx.stage.models)
+    update(view, collect_roles(view, batch))
+
+
+@dataclass(frozen=True)
+class Apart(Part):
+    """An update of models other than the policy on given rows; see `update_apart`. roles: None are the method's."""
+
+    terms: tuple[Term, ...] = ()
+    update: Gradients = field(default_factory=GradientSteps)
+    roles: Mapping[str, Role] | None = None
+
+    def __call__(self, ctx: Any, batch: Batch) -> None:
+        update_apart(ctx, batch, self.terms, self.update, self.roles)
+
+
+@dataclass(frozen=True)
+class Rehearsal(Part):
+    """A `before` hook: `count` recorded rows, and on them an update by terms of its own (the pretraining loss of RLHF:
+    likelihood of other data, so that it is not unlearned)."""
+
+    terms: tuple[Term, ...] = ()
+    update: Gradients = field(default_factory=GradientSteps)
+    count: int = 32
+
+    data = "rows"
+
+    def __call__(self, ctx: Any) -> None:
+        tasks = ctx.stage.selection.draw(ctx, self.count).to(next(ctx.models["policy"].parameters()).device)
+        update_apart(ctx, ctx.world.recorded(tasks), self.terms, self.update)
