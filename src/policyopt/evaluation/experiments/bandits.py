@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 from policyopt.compose import Context, Method, Part
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
+from policyopt.evaluation.experiments.gradients import KeepGradient
+from policyopt.options import override
+from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Draw, Judge, attempt
 from policyopt.types import Batch, Round
-from policyopt.worlds.sequences import bandit
+from policyopt.worlds.sequences import SequenceWorld, bandit
 
 
 def _right_arms(prompts: int, arms: int, right: int, rng: torch.Generator) -> Tensor:
@@ -111,3 +115,120 @@ def offset_prompts(method: Method, seed: int, rounds: int, offset: float = 10.0)
 
     done = fit(method, bandit(rewards + level), {"policy": uniform_table(32, 8)}, rounds, seed, share)
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable reward")
+
+
+def right_arms(method: Method, seed: int, rounds: int) -> Outcome:
+    """32 prompts, 16 arms of which one is right, reward 1 or 0.
+
+    value and score: probability of the right arm after training, mean over prompts, exact.
+    """
+    rewards = _right_arms(32, 16, 1, stream(seed, "right arms"))
+    done = fit(
+        method,
+        bandit(rewards),
+        {"policy": uniform_table(32, 16)},
+        rounds,
+        seed,
+        lambda run, _: _worth(probabilities(run), rewards),
+    )
+    notes = {
+        "probability of the right arm, mean over rounds": sum(done.watched) / len(done.watched),
+        "entropy after training (nats)": _entropy(done.table),
+    }
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right arm", notes)
+
+
+def beside_a_reference(method: Method, seed: int, rounds: int, level: float = 0.5) -> Outcome:
+    """4 prompts, 20 arms: one is worth 1, the recorded one 0.7, others below 0.3.
+
+    value: rows, generated or read, until the expected reward reaches `level` (all rows if never). score: the reward
+    after training.
+    """
+    rng = stream(seed, "beside a reference")
+    order = torch.rand(4, 20, generator=rng).argsort(1)
+    rewards = (0.3 * torch.rand(4, 20, generator=rng)).scatter(1, order[:, :1], 1.0).scatter(1, order[:, 1:2], 0.7)
+    world = replace(bandit(rewards), recordings=order[:, 1:2])
+    policy = {"policy": uniform_table(4, 20)}
+    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
+    reached = next((i for i, worth in enumerate(done.watched) if worth >= level), rounds - 1)
+    best = done.table.gather(1, order[:, :1])[:, 0]
+    notes = {
+        "expected reward after training": done.watched[-1],
+        "share of prompts whose best arm has a probability above one half": float((best > 0.5).float().mean()),
+    }
+    rows = done.rows * (reached + 1) // rounds
+    return Outcome(float(rows), done.watched[-1], done.rows, done.watched, "expected reward", notes)
+
+
+def rarely_right(method: Method, seed: int, rounds: int) -> Outcome:
+    """32 prompts of two arms, one right; the policy is fixed and right at rates from Beta(1, 9).
+
+    value: ln of the variance of the gradient over batches, summed over its entries, over its squared mean (squares of
+    the mean are corrected for the variance of the estimate).
+    """
+    rates = 1 - torch.rand(32, generator=stream(seed, "rarely right")).double() ** (1 / 9)
+    rates = rates.clamp(0.005, 0.995)
+    policy = Table(torch.stack([rates, 1 - rates], 1).log().float())
+    rewards = torch.tensor([[1.0, 0.0]]).repeat(32, 1)
+    squares: list[float] = []
+
+    def watch(run: Run, done: Round) -> float:
+        squares.append(float((done.kept.step["advantage"][done.kept.own] ** 2).mean()))
+        return squares[-1]
+
+    still = replace(method, update=KeepGradient({"policy": None}))
+    done = fit(still, bandit(rewards), {"policy": policy}, rounds, seed, watch)
+    kept = torch.stack(done.run.cells["gradients"]).double().flatten(1)
+    variance = float(kept.var(0).sum())
+    squared = float((kept.mean(0) ** 2).sum()) - variance / rounds
+    notes = {"mean square of an advantage": sum(squares) / rounds}
+    value = math.log(variance / squared)
+    return Outcome(value, -value, done.rows, done.watched, "mean square of an advantage", notes)
+
+
+@dataclass(frozen=True)
+class _ShareLeft(Part):
+    """1 - (length symbol + 1) / 8."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return 1 - (batch.step["_step"][:, 0].double() + 1) / 8
+
+
+def lengths_and_rightness(
+    method: Method, seed: int, rounds: int, weights: tuple[float, ...] = (1.0,), option: str = ""
+) -> Outcome:
+    """32 prompts; a row is one choice of 8 lengths (of 1/8..1). From the length that its prompt needs, a random one, a
+    row is right with probability 0.8, below it with 0.05. Every weight is a run of its own: of the method's option, or
+    without one of a penalty weight * length in the reward.
+
+    value: the lowest accuracy over weights after training, mean over prompts, exact.
+    """
+    rng = stream(seed, "lengths and rightness")
+    needed = torch.randint(8, (32,), generator=rng)
+    chance = torch.where(torch.arange(8) >= needed[:, None], 0.8, 0.05).double()
+    length = (torch.arange(8).double() + 1) / 8
+    accuracies, lengths, rows, curve = [], [], 0, ()
+    for weight in weights:
+        penalty = 0.0 if option else weight
+        luck = stream(seed, f"luck {weight}")
+
+        def reward(strings: Tensor, task: Tensor, penalty: float = penalty, luck: torch.Generator = luck) -> Tensor:
+            right = torch.rand(len(task), generator=luck) < chance[task, strings[:, 0]]
+            return right.float() - penalty * length[strings[:, 0]].float()
+
+        terms = tuple(
+            replace(term, loss=replace(term.loss, bonus=_ShareLeft())) if hasattr(term.loss, "bonus") else term
+            for term in method.objective
+        )
+        made = replace(method, objective=terms)
+        made = override(made, {option: weight}) if option else made
+        world = SequenceWorld(32, 8, 1, reward)
+        policy = {"policy": uniform_table(32, 8)}
+        done = fit(made, world, policy, rounds, seed, lambda run, _: float((probabilities(run) * chance).sum(1).mean()))
+        accuracies.append(done.watched[-1])
+        lengths.append(float((done.table.double() * length).sum(1).mean()))
+        rows, curve = rows + done.rows, done.watched if accuracies[-1] == min(accuracies) else curve
+    notes = {f"accuracy at weight {w:g}": a for w, a in zip(weights, accuracies, strict=True)}
+    notes |= {f"mean length at weight {w:g}": x for w, x in zip(weights, lengths, strict=True)}
+    notes["mean length of the least right answers"] = float((needed.double() + 1).mean() / 8)
+    return Outcome(min(accuracies), min(accuracies), rows, curve, "accuracy at the worst weight", notes)
