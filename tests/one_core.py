@@ -172,7 +172,8 @@ class Recorded:
 def recorded(of: Kind) -> Recorded:
     """Rows as a data set has them: no columns of parts, every step trained on."""
     row = {n: c for n, c in of.rows.row.items() if n not in ("pair", "rank", "_row")}
-    step = {n: c for n, c in of.rows.step.items() if n not in ("advantage", "return", "value", "reward:sharp")}
+    added = ("advantage", "return", "value", "reward:sharp", *(("_step",) if of.name == "language" else ()))
+    step = {n: c for n, c in of.rows.step.items() if n not in added}
     row["scored"] = torch.ones_like(row["scored"])
     random = torch.ones_like(step["train"]) if of.name != "denoising" else step["_clock"] > 0
     policy: Any = of.models["policy"]
