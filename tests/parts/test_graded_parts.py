@@ -203,7 +203,7 @@ def test_weibull_factors_by_hand() -> None:
     m, n = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([2.0, 4.0, 8.0])
     close(ShapedChain("rising").weight(m, n), [1 - math.exp(-((x / 4) ** 2)) for x in (2, 4, 8)])
     close(ShapedChain("peaked").weight(m, n), [0.5 * (x / 4) * math.exp(-((x / 4) ** 2)) for x in (2, 4, 8)])
-    close(ShapedChain("none").weight(m, n), [1.0, 1.0, 1.0])
+    close(ShapedChain("flat").weight(m, n), [1.0, 1.0, 1.0])
 
 
 # -- loops ---------------------------------------------------------------------------------------------------------

@@ -90,11 +90,11 @@ class ShapedChain(Part):
 
     factor: "piecewise" m e^(short n) up to `pivot` steps; beyond, a gate of that steepness passes to growth for m above
     `high`, decay for m below `low`, in between a rate of `long` (m - still) / high. "rising" and "peaked": a Weibull
-    curve of n (its distribution, its density) with `width` and `exponent`. "none": the geometric mean alone.
+    curve of n (its distribution, its density) with `width` and `exponent`. "flat": the geometric mean alone.
     most: longer chains count as that many steps; the released factor has no bound.
     """
 
-    factor: Literal["piecewise", "rising", "peaked", "none"] = "piecewise"
+    factor: Literal["piecewise", "rising", "peaked", "flat"] = "piecewise"
     pivot: float = 4.0
     short: float = 0.5
     long: float = 0.1
@@ -118,7 +118,7 @@ class ShapedChain(Part):
 
     def weight(self, mean: Float[Tensor, " B"], count: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """f(m, n)."""
-        if self.factor == "none":
+        if self.factor == "flat":
             return torch.ones_like(mean)
         if self.factor == "piecewise":
             return mean * self._growth(mean, count)
