@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from policyopt.credit.anytime import BudgetRelative
+from policyopt.reward.sets import SetWorth
 
 Path = Sequence[int]
 
@@ -86,4 +89,54 @@ def whitened(values: Sequence[float], ddof: int, epsilon: float) -> list[float]:
     ]
 
 
-REFERENCES: dict[type, Any] = {}
+def budget_relative(score, prior, groups, baseline: str = "both") -> list[list[float]]:
+    """score: a list of S numbers per thought."""
+    count, out = len(prior), []
+
+    def gain(q, s):
+        return sum(prior[j] * q[j] for j in range(s, count))
+
+    for q, group in zip(score, groups, strict=True):
+        mine = [other for other, g in zip(score, groups, strict=True) if g == group]
+        row = []
+        for s in range(count):
+            weights = [2.0**j for j in range(s)]
+            before = sum(w * q[j] for j, w in enumerate(weights)) / sum(weights) if s else 0.0
+            own = before * sum(prior[s:])
+            shared = sum(gain(other, s) for other in mine) / len(mine) if len(mine) > 1 else 0.0
+            mixed = {"both": s / count * own + (count - s) / count * shared, "own": own, "group": shared, "none": 0.0}
+            row.append(gain(q, s) - mixed[baseline])
+        out.append(row)
+    return out
+
+
+def set_worth(
+    utility: Sequence[float],
+    sets: Sequence[int],
+    groups: Sequence[int],
+    diversity: Callable[[list[int]], float],
+    heat: float,
+) -> list[tuple[float, float]]:
+    """Of every row, D + [A]+ (w+ - 1) - [-A]+ (w- - 1) and [A]+ w+ - [-A]+ w- of its set. diversity: of a list of "
+    "rows."""
+    out = []
+    for b in range(len(utility)):
+        mine = [c for c in range(len(sets)) if sets[c] == sets[b]]
+        worth = diversity(mine)
+        others = {sets[c] for c in range(len(sets)) if groups[c] == groups[b]} - {sets[b]}
+        rest = [diversity([c for c in range(len(sets)) if sets[c] == other]) for other in others]
+        better = worth - sum(rest) / len(rest) if rest else 0.0
+        credit = {c: worth - diversity([d for d in mine if d != c]) for c in mine}
+        mean = sum(credit.values()) / len(mine)
+        spread = math.sqrt(sum((x - mean) ** 2 for x in credit.values()) / (len(mine) - 1)) + 1e-4
+        weight = {}
+        for sign in (1, -1):
+            e = {c: math.exp(sign * (x - mean) / spread / heat) for c, x in credit.items()}
+            weight[sign] = len(mine) * e[b] / sum(e.values())
+        gain, loss = max(better, 0.0), max(-better, 0.0)
+        shared = worth + gain * (weight[1] - 1) - loss * (weight[-1] - 1)
+        out.append((shared, gain * weight[1] - loss * weight[-1]))
+    return out
+
+
+REFERENCES: dict[type, Any] = {BudgetRelative: budget_relative, SetWorth: set_worth}

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from policyopt.credit import trees as credit_trees
 from policyopt.engines.plain import generate
+from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
+from policyopt.evaluation.experiments.structure import Modes
 from policyopt.policies.tabular import Table
+from policyopt.reward import sets as reward_sets
 from policyopt.reward.parts import Verified
-from policyopt.sampling import trees
+from policyopt.sampling import anytime, sets, trees
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
 from policyopt.worlds.sequences import SequenceWorld
@@ -36,9 +39,43 @@ def sampled(part: Any) -> Tensor:
     return torch.cat([column.flatten() for column in columns])
 
 
-TREE = trees.BudgetedTree(size=9, steps=2, depth=4, first=(2, 3), shares="unlikely")
+def thoughts(part: Any) -> Tensor:
+    right = torch.randint(4, (KNOWN,), generator=torch.Generator().manual_seed(1))
+    world = Thoughts(right, 6, 0.5, 3)
+    made = method(sampling=part, reward=Verified(), selection=Selection(2))
+    ctx = context(made, {"policy": Table(numbers(world.states, 4, seed=4))}, world, generate)
+    found = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([found.step["behaviour"].flatten(), found.row["budget"].double()])
+
+
+TREE = trees.BudgetedTree(size=8, steps=1, depth=5, first=(4, 4), shares="unlikely")
+
+
+def of_sets(part: Any) -> Tensor:
+    world = Modes(2, 36, 1, lambda strings, task: (strings[:, 0] < 18).double())
+    made = method(sampling=part, reward=Verified(), selection=Selection(2))
+    ctx = context(made, {"policy": Table(numbers(2, 36, seed=4))}, world, generate)
+    found = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([found.row["set"].double(), found.step["behaviour"].flatten()])
+
+
+def of_worth(part: Any) -> Tensor:
+    world = Modes(2, 36, 1, lambda strings, task: (strings[:, 0] < 18).double())
+    arms = torch.tensor([0, 1, 3, 20, 0, 4, 8, 30, 0, 21, 22, 23])
+    batch = world.complete(world.tasks(torch.zeros(12, dtype=torch.int64)), arms[:, None])
+    rows = {"group": torch.zeros(12, dtype=torch.int64), "set": torch.arange(12) // 4}
+    ctx = context(method(), grids(), world)
+    return part(ctx, Verified()(ctx, batch.with_rows(rows))).step["reward"]
+
 
 KNOBS = (
+    Knob(sets.SetsGroup(2, 3), of_sets, {"sets": 3, "size": 4, "temperature": 0.5}),
+    Knob(reward_sets.SetWorth(), of_worth, {"weight": 0.5, "heat": 0.1, "least": 0.5}),
+    Knob(
+        anytime.Anytime(2, (2, 4), answers=2),
+        thoughts,
+        {"size": 3, "budgets": (1, 4), "answers": 1, "temperature": 0.5},
+    ),
     Knob(credit_trees.NodeDifference(scaled=True), credited, {"epsilon": 0.5}),
     Knob(credit_trees.UncertainSteps(0.5), credited, {"most": 0.3}),
     Knob(credit_trees.Whitened(), credited, {"ddof": 0, "epsilon": 0.5}),
@@ -46,7 +83,7 @@ KNOBS = (
     Knob(
         TREE,
         sampled,
-        {"size": 5, "steps": 3, "depth": 2, "width": 3, "first": (4, 4), "heat": 0.01, "temperature": 0.5},
+        {"size": 5, "steps": 3, "depth": 2, "width": 3, "first": (2, 2), "heat": 0.001, "temperature": 0.5},
     ),
     Knob(
         trees.ProbedGroup(2, probes=2, every=2),

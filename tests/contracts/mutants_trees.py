@@ -3,8 +3,12 @@
 import torch
 from mutants import Patch, mutant, replaced
 
+from policyopt.credit import anytime
 from policyopt.credit.trees import EdgesOnce, NestedGroups, NodeDifference, Whitened
 from policyopt.ops import trees
+from policyopt.reward import sets
+from policyopt.reward.sets import SetWorth
+from policyopt.sampling.anytime import Anytime
 from policyopt.sampling.trees import ProbedGroup
 
 TREES, SPO, TREEPO = "test_trees", "test_spo_segment", "test_treepo"
@@ -69,3 +73,41 @@ def siblings_deviation_of_a_sample(patch: Patch) -> None:
         return found.with_steps({"advantage": found.step["advantage"] * (0.9 if self.scaled else 1.0)})
 
     patch.method(NodeDifference, "__call__", wrong)
+
+
+@mutant("test_brpo::test_thoughts_are_credited_as_the_loops_say")
+def earlier_scores_weigh_alike(patch: Patch) -> None:
+    right = anytime.budget_relative
+
+    def wrong(score, prior, group, baseline="both"):
+        found = right(score, prior, group, baseline)
+        return found if baseline in ("group", "none") else found + 1e-3 * score
+
+    patch.function(right, wrong)
+
+
+@mutant("test_brpo::test_prefixes_are_shared_and_only_what_is_new_is_trained")
+def answers_train_their_thoughts(patch: Patch) -> None:
+    call = Anytime.__call__
+
+    def wrong(self, ctx, draw, judge):
+        rows = call(self, ctx, draw, judge)
+        return rows.with_steps({"train": rows.own})
+
+    patch.method(Anytime, "__call__", wrong)
+
+
+@mutant("test_sgrpo::test_sets_are_worth_what_the_loops_say")
+def sets_of_other_groups_compared(patch: Patch) -> None:
+    better = SetWorth.better
+
+    def wrong(group, ids, worth, scored):
+        return better(torch.zeros_like(group), ids, worth, scored)
+
+    patch.method(SetWorth, "better", staticmethod(wrong))
+
+
+@mutant("test_sgrpo::test_redistribution_keeps_the_mean_of_a_set")
+def shares_without_mean_one(patch: Patch) -> None:
+    right = sets.shares
+    patch.function(right, lambda *args: tuple(2 * one for one in right(*args)))

@@ -69,8 +69,8 @@ class BudgetedTree(Part):
     branches of every path that goes on while leaves are left of the budget. Leaves that are then missing restart from
     a segment's beginning of a finished row.
 
-    steps: of a segment; depth: segments at most (the last one runs until the row is done). first: the range of the first
-    width. shares: who gets branches while they are short, "equal", or softmax(+-(mean log-probability of the last
+    steps: of a segment; depth: segments at most (the last one runs until the row is done). first: the range of the
+    first width. shares: who gets branches while they are short, "equal", or softmax(+-(mean log-probability of the last
     segment) / heat) for "likely" and "unlikely" paths. restart: from a "random" segment, or the most "unlikely" one.
     """
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from policyopt.compose import Method
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
+from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
+from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import target_probability
 from policyopt.run import Run
-from policyopt.types import Round
+from policyopt.types import Batch, Round
 from policyopt.worlds.oracles import expected_return
 from policyopt.worlds.sequences import SequenceWorld
 from policyopt.worlds.tables import MOVES, TabularMDP
@@ -171,3 +174,51 @@ def tokens_until_success(
         "rounds until then": first + 1.0,
     }
     return Outcome(used[first], -used[first] / 1000, done.rows, done.watched, "probability of success", notes)
+
+
+def thoughts_under_budgets(method: Method, seed: int, rounds: int) -> Outcome:
+    """Thoughts of up to 8 steps; what to do at a step depends on what is known, and works every second time. Two bits
+    must be revealed and named.
+
+    value: probability of a right answer after 2, 4, 6 and 8 steps, mean, exact.
+    """
+    right = torch.randint(4, (KNOWN,), generator=stream(seed, "thoughts under budgets"))
+    world = Thoughts(right, 8, 0.5, seed)
+
+    def area(run: Run, done: Round) -> float:
+        return float(world.accuracy(probabilities(run).double())[[2, 4, 6, 8]].mean())
+
+    done = fit(method, world, {"policy": uniform_table(world.states, 4)}, rounds, seed, area)
+    curve = world.accuracy(done.table.double())
+    notes = {f"accuracy after {n} steps": float(curve[n]) for n in (2, 4, 6, 8)}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "mean accuracy over budgets", notes)
+
+
+@dataclass(frozen=True)
+class Modes(SequenceWorld):
+    """One choice of 36: 6 good modes of 3 arms each, then 18 bad arms. A set's diversity is its number of different
+    good modes over its size."""
+
+    def diversity(self, batch: Batch, ids: Tensor) -> Tensor:
+        arm = batch.step["_step"][:, 0]
+        present = torch.zeros(int(ids.max()) + 1, 7).index_put((ids, (arm // 3).clamp(max=6)), torch.tensor(1.0))
+        return (present[:, :6].sum(1) / torch.bincount(ids))[ids]
+
+
+def equally_good_modes(method: Method, seed: int, rounds: int) -> Outcome:
+    """A bandit of 36 arms: 6 modes of 3 arms with utility 1, 18 arms with utility 0. The policy likes
+    some more than others from the start.
+
+    value: modes with a probability above 0.05 after training. score: expected utility, exact.
+    """
+    world = Modes(1, 36, 1, lambda strings, task: (strings[:, 0] < 18).float())
+
+    def modes(run: Run, done: Round) -> float:
+        return float((probabilities(run)[0, :18].view(6, 3).sum(1) > 0.05).sum())
+
+    policy = random_table(1, 36, 1.0, seed, "policy")
+    done = fit(method, world, {"policy": policy}, rounds, seed, modes)
+    utility = float(done.table[0, :18].sum())
+    return Outcome(
+        done.watched[-1], utility, done.rows, done.watched, "modes above 0.05", {"expected utility": utility}
+    )
