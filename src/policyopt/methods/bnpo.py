@@ -31,6 +31,7 @@ bnpo = replace(
         seed=52,
         family="A1",
         nearest="dapo",
+        policies=("language", "tabular"),
     ),
     sampling=Group(size=16),
     reward=Verified(),

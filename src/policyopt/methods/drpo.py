@@ -31,6 +31,7 @@ drpo = replace(
         seed=15,
         family="A1",
         nearest="dr_grpo",
+        policies=("language", "denoising", "tabular"),
     ),
     credit=Nothing(),
     objective=(Term("policy", DiscriminativeScores(), GroupMean(), mask=trained_rows, couples=("group",)),),

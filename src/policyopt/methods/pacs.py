@@ -31,6 +31,7 @@ pacs = replace(
         seed=28,
         family="A1",
         nearest="rloo",
+        policies=("language", "denoising", "tabular"),
     ),
     sampling=Group(size=8),
     reward=Verified(),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from policyopt.compose import Context, Method, Part
+from policyopt.compose import Context, Method, Part, Term
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments.gradients import KeepGradient
@@ -194,6 +195,12 @@ class _ShareLeft(Part):
         return 1 - (batch.step["_step"][:, 0].double() + 1) / 8
 
 
+def _by_symbol(term: Term) -> Term:
+    """A term whose loss asks how short a row is, told so by the row's symbol."""
+    loss: Any = term.loss
+    return replace(term, loss=replace(loss, bonus=_ShareLeft())) if hasattr(loss, "bonus") else term
+
+
 def lengths_and_rightness(
     method: Method, seed: int, rounds: int, weights: tuple[float, ...] = (1.0,), option: str = ""
 ) -> Outcome:
@@ -216,10 +223,7 @@ def lengths_and_rightness(
             right = torch.rand(len(task), generator=luck) < chance[task, strings[:, 0]]
             return right.float() - penalty * length[strings[:, 0]].float()
 
-        terms = tuple(
-            replace(term, loss=replace(term.loss, bonus=_ShareLeft())) if hasattr(term.loss, "bonus") else term
-            for term in method.objective
-        )
+        terms = tuple(_by_symbol(term) for term in method.objective)
         made = replace(method, objective=terms)
         made = override(made, {option: weight}) if option else made
         world = SequenceWorld(32, 8, 1, reward)
