@@ -57,8 +57,8 @@ def budget_relative(
 @dataclass(frozen=True)
 class BudgetRelative(Part):
     """The steps of a thought up to a budget get what the answers after this and later budgets are worth, less what is
-    expected (`budget_relative`); an answer its reward less the mean of its cut, or of the group at its budget where a cut
-    has one answer. For rows of `sampling.anytime`.
+    expected (`budget_relative`); an answer its reward less the mean of its cut, or of the group at its budget where a
+    cut has one answer. For rows of `sampling.anytime`.
 
     prior: the weight of every budget (normalised). baseline: of the thoughts. Answers that could not be graded count as
     the others of their thought and budget do; a thought with a budget that has none gets 0.
@@ -81,7 +81,8 @@ class BudgetRelative(Part):
         answer = budget >= 0
         if bool((budget >= len(self.prior)).any()):
             raise CompositionError(
-                f"credit.prior has {len(self.prior)} budgets, rows were cut at {int(budget.max()) + 1}; give one weight "
+                f"credit.prior has {len(self.prior)} budgets, rows were cut at {int(budget.max()) + 1}; give one "
+                f"weight "
                 "for every budget of the sampling"
             )
         counted = answer & batch.row["scored"]

@@ -19,9 +19,9 @@ class Anytime(Part):
     (AnytimeReasoner, arXiv 2505.13438). A thought that ends earlier is asked at its own end.
 
     The world's `conclude(batch)` tells rows to answer now. Row columns: `trace`, the thought of a row; `budget`, the
-    number of the budget it was cut at, -1 for the thoughts themselves; `cut`, one id per thought and length. Step column
-    `budget_of_step`: the first budget a thought's step is within. Of an answer only the answer is trained, of a thought
-    only the thought.
+    number of the budget it was cut at, -1 for the thoughts themselves; `cut`, one id per thought and length. Step
+    column `budget_of_step`: the first budget a thought's step is within. Of an answer only the answer is trained, of a
+    thought only the thought.
     """
 
     size: int = 8
