@@ -1,5 +1,6 @@
 """Knobs of turns."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +8,13 @@ import torch
 from test_dead_knobs import Knob
 from torch import Tensor
 
+import cases
+from policyopt.constraint.contexts import ContextDependence
 from policyopt.credit.turns import TurnAdvantage
+from policyopt.feedback.contexts import MaskedContext
 from policyopt.reward.weighted_tests import WeightedTests
 from policyopt.selection.turns import TurnsAsRows
-from support import context, grids, method, numbers, ragged, with_row
+from support import context, full_step, grids, method, numbers, ragged, with_row
 
 TURNS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5])
 
@@ -34,7 +38,20 @@ def kept(part: Any) -> Tensor:
     return part(context(method(), grids()), rows()).step["train"].double()
 
 
+def dependent(part: Any) -> Tensor:
+    case = dataclasses.replace(cases.CASES["context_dependence"], loss=part)
+    found, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def blackened(part: Any) -> Tensor:
+    batch = ragged().with_context(torch.arange(1, 53).view(4, 13))
+    return part(context(method(), grids()), batch).context("masked").double()
+
+
 KNOBS = (
+    Knob(ContextDependence("teacher"), dependent, {"bound": 0.3, "most": 0.1, "share": 0.5}),
+    Knob(MaskedContext(patch=3), blackened, {"share": 0.9, "patch": 2, "filler": 7}),
     Knob(
         TurnAdvantage(scaled=True),
         credited,

@@ -3,7 +3,9 @@
 import torch
 from mutants import Patch, mutant, replaced
 
+from policyopt.constraint.contexts import ContextDependence
 from policyopt.credit.turns import TurnAdvantage
+from policyopt.feedback.contexts import MaskedContext
 from policyopt.ops import pieces
 from policyopt.reward import weighted_tests
 from policyopt.selection.turns import TurnsAsRows
@@ -60,3 +62,16 @@ def rounds_train_the_whole_row(patch: Patch) -> None:
         return rows.with_steps({"train": rows.own})
 
     patch.method(TurnsAsRows, "__call__", wrong)
+
+
+@mutant("test_papo::test_on_policy_the_expected_gradient_is_the_forward_divergences")
+def dependence_by_the_ratio(patch: Patch) -> None:
+    def wrong(self, seen, batch):
+        return seen["policy"].logp - seen[self.role].logp
+
+    patch.method(ContextDependence, "estimate", wrong)
+
+
+@mutant("test_papo::test_the_masked_input_is_another_stream_of_the_same_rows")
+def everything_is_masked(patch: Patch) -> None:
+    patch.method(MaskedContext, "__call__", lambda self, ctx, b: b.with_context(0 * b.context(), self.name))

@@ -1,6 +1,8 @@
 """Cases of turns compared with turns, and of advantages that are added."""
 
-from vector_cases import HOLED, SIGNED, UNEVEN, case, draw
+import reference_formulas as ref
+from vector_cases import HOLED, LOGP, SIGNED, UNEVEN, case, draw
+from vector_losses import step_cases
 
 from references_turns import compared, turn_numbers
 
@@ -71,5 +73,42 @@ def sums():
     return made
 
 
+def dependence(logp, other, bound=20.0, most=10.0):
+    d = min(max(other - logp, -bound), bound)
+    value = ref.exp(d) - d - 1
+    if value > most:
+        return most, 0.0
+    return value, 0.0 if abs(other - logp) > bound else 1 - ref.exp(d)
+
+
+def share_case(name, mask, share):
+    label = f"constraint/context_dependence/{name}"
+    inputs = {key: draw(f"{label}/{key}", mask, *LOGP) for key in ("logprobs", "blind_logprobs")}
+    places = [(b, t) for b, row in enumerate(mask) for t, m in enumerate(row) if m]
+    found = {(b, t): dependence(inputs["logprobs"][b][t], inputs["blind_logprobs"][b][t]) for b, t in places}
+    kept = sorted(places, key=lambda place: -found[place][0])[: int(share * len(places) + 1e-9)]
+    values = [[None if not m else 0.0 for m in row] for row in mask]
+    gradient = [[0.0] * len(row) for row in mask]
+    for b, t in kept:
+        values[b][t], gradient[b][t] = found[b, t]
+    expect = {"per_step": values, "grad_logprobs": gradient}
+    options = {"role": "blind", "share": share}
+    return case("constraint", "context_dependence", name, {**inputs, "mask": mask}, expect, options=options)
+
+
+def contexts():
+    ranges = {"logprobs": LOGP, "blind_logprobs": LOGP}
+    near = {"bound": 0.4, "most": 0.05}
+    return [
+        *step_cases("constraint", "context_dependence", dependence, ranges),
+        *step_cases(
+            "constraint", "context_dependence", lambda x, y: dependence(x, y, 0.4, 0.05), ranges, near
+        )[:3],
+        share_case("the larger half", UNEVEN, 0.5),
+        share_case("a third of holed rows", HOLED, 1 / 3),
+        *step_cases("constraint", "surprise", lambda x: (-x, -1.0), {"logprobs": LOGP}, {"role": "policy"}),
+    ]  # fmt: skip
+
+
 def cases():
-    return [*turns(), *sums()]
+    return [*turns(), *sums(), *contexts()]

@@ -11,6 +11,7 @@ from policyopt.compose import Method
 from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
+from policyopt.evaluation.experiments._cues import TwoStreams, cues
 from policyopt.evaluation.experiments._worlds import target_probability
 from policyopt.run import Run
 from policyopt.types import Batch, Round
@@ -222,3 +223,26 @@ def equally_good_modes(method: Method, seed: int, rounds: int) -> Outcome:
     return Outcome(
         done.watched[-1], utility, done.rows, done.watched, "modes above 0.05", {"expected utility": utility}
     )
+
+
+def two_cues(method: Method, seed: int, rounds: int) -> Outcome:
+    """4 answers; the question agrees with the answer in 7 of 10 tasks and is believed from the start (preference 2),
+    the input always agrees. Masked, the input is a fifth symbol.
+
+    value: accuracy with the input less accuracy with it masked, exact, mean over tasks, after training.
+    """
+    world, policy = cues(4), TwoStreams(4, 2.0)
+    tasks = torch.arange(world.size)
+    told, blind = world.cues(tasks), world.cues(tasks) * torch.tensor([1, 0]) + torch.tensor([0, 4])
+    seeing: list[float] = []
+
+    def sensitivity(run: Run, done: Round) -> float:
+        with torch.no_grad():
+            chances = [policy.of(x).softmax(-1)[tasks, tasks // 10].mean() for x in (told, blind)]
+        seeing.append(float(chances[0]))
+        return float(chances[0] - chances[1])
+
+    done = fit(method, world, {"policy": policy}, rounds, seed, sensitivity)
+    reached = next((n + 1 for n, x in enumerate(seeing) if x >= 0.9), rounds)
+    notes = {"accuracy after training": seeing[-1], "round at which accuracy reached 0.9 (or the last)": float(reached)}
+    return Outcome(done.watched[-1], seeing[-1], done.rows, done.watched, "accuracy that is owed to the input", notes)
