@@ -11,7 +11,9 @@ import torch
 
 import loops_groups as by_hand
 from cases import Case, by_step
+from loops import clipped
 from policyopt.constraint.hinge import DriftFromOld
+from policyopt.objective.balanced_clip import BalancedClip
 from policyopt.objective.implicit import (
     DiscriminativeScores,
     EquivalentPreference,
@@ -69,6 +71,20 @@ def by_negative(sequence: bool, **options: Any) -> Callable:
                 for t, (one, moves) in zip(steps[b], pairs, strict=True):
                     value[b, t], slope[b, t] = one, moves
         return value, slope
+
+    return reference
+
+
+def balanced(dual: float | None, **options: Any) -> Callable:
+    """The clipped surrogate with the bounds that are searched over all trained steps."""
+
+    def reference(batch, tables):
+        places = batch.trained.nonzero().tolist()
+        ratios = [math.exp(float(tables["policy"][b, t] - tables["old"][b, t])) for b, t in places]
+        advantages = [float(batch.step["advantage"][b, t]) for b, t in places]
+        low, high = by_hand.balanced_bounds(ratios, advantages, **options)
+        formula = by_step(lambda l, o, a: clipped(l, o, a, 1 - low, high - 1, dual), "policy old", "advantage")  # noqa: E741
+        return formula(batch, tables)
 
     return reference
 
@@ -133,6 +149,13 @@ CASES = {
         SequenceImplicitNegative("root", floor_wrong=0.5, threshold=LEVEL),
         by_negative(True, weighting="root", floor_wrong=0.5, threshold=LEVEL),
         unit="row",
+    ),
+    "balanced_clip": Case(
+        BalancedClip(0.9, high_end=1.5, low_by=0.07, dual_clip=None),
+        balanced(None, share=0.9, high_end=1.5, low_by=0.07),
+    ),
+    "balanced_gradients": Case(
+        BalancedClip(0.7, dual_clip=1.4, counted="gradient"), balanced(1.4, share=0.7, counted="gradient")
     ),
     "drift": Case(DriftFromOld(), by_step(lambda l, o: (o - l, -1.0), "policy old")),  # noqa: E741
     "k3_drift": Case(

@@ -204,3 +204,104 @@ def on_own_scale(rewards, group, scored, source, epsilon=1e-6, ddof=0, bound=5.0
         if given and bound is not None:
             out[i] = min(max(out[i], -bound), bound)
     return out
+
+
+def quantile(values: Sequence[float], level: float) -> float:
+    ordered = sorted(values)
+    place = level * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def papers(rewards, group, scored, size) -> dict[tuple[int, int], list[int]]:
+    """Rows of every paper: (bundle, number of the attempt)."""
+    bundle = {g: n // size for n, g in enumerate(sorted(set(group)))}
+    found, seen = {}, {}
+    for i, g in enumerate(group):
+        if scored[i]:
+            found.setdefault((bundle[g], seen.get(g, 0)), []).append(i)
+            seen[g] = seen.get(g, 0) + 1
+    return found
+
+
+def deviation(values: Sequence[float]) -> float:
+    return math.sqrt(sum((v - mean(values)) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+
+
+def risk(
+    rewards,
+    group,
+    scored,
+    held=None,
+    *,
+    size=5,
+    alpha=0.2,
+    beta=0.8,
+    tail=1.5,
+    natural=True,
+    sharing="deviation",
+    epsilon=1e-6,
+    rate=0.1,
+) -> list[float]:
+    rows = papers(rewards, group, scored, size)
+    score = {key: sum(rewards[i] for i in mine) for key, mine in rows.items()}
+    low, high = held or [quantile(list(score.values()), level) for level in (alpha, beta)]
+    out = [0.0] * len(rewards)
+    for key, mine in rows.items():
+        s, alike = score[key], [x for other, x in score.items() if other[0] == key[0]]
+        middle = max(s - low, 0) - max(s - high, 0) + (low - high) * natural
+        a = (middle / (beta - alpha) - tail * max(low - s, 0) / alpha) / (tail + 1)
+        if len(alike) > 1:
+            a = a / (deviation(alike) + epsilon) if max(alike) > min(alike) else 0.0
+        ahead, spread = {}, {}
+        for i in mine:
+            own = [rewards[j] for j in range(len(rewards)) if group[j] == group[i] and scored[j]]
+            ahead[i], spread[i] = rewards[i] - mean(own), deviation(own)
+        total, absolute = sum(ahead.values()), sum(abs(d) for d in ahead.values())
+        for i in mine:
+            if sharing == "uniform":
+                out[i] = a
+            elif sharing == "deviation":
+                out[i] = a / ((spread[i] if spread[i] > 1e-3 else 1.0) + epsilon)
+            elif sharing == "share":
+                out[i] = a / len(mine) if abs(total) <= epsilon else a * ahead[i] / total
+            else:
+                out[i] = abs(a) * ahead[i] / absolute if absolute > 0 else 0.0
+    return out
+
+
+def balanced_bounds(
+    ratios,
+    advantages,
+    *,
+    share=0.4,
+    low=0.6,
+    low_end=0.9,
+    low_by=0.02,
+    high=1.2,
+    high_end=3.0,
+    high_by=0.05,
+    counted="value",
+    quotient=False,
+) -> tuple[float, float]:
+    """By hand: bounds as whole numbers of steps, so that sums of small numbers do not matter."""
+
+    def balanced(lo, hi):
+        good = bad = 0.0
+        for r, a in zip(ratios, advantages, strict=True):
+            if counted == "gradient":
+                good += r * a if a >= 0 and r <= hi else 0.0
+                bad -= r * a if a < 0 and r >= lo else 0.0
+            else:
+                good += min(r, hi) * a if a >= 0 else 0.0
+                bad -= max(r, lo) * a if a < 0 else 0.0
+        if bad <= 0:
+            return True
+        return good / bad >= share if quotient else good / (good + bad) >= share
+
+    first, second = math.ceil((low_end - low) / low_by - 1e-9), math.ceil((high_end - high) / high_by - 1e-9)
+    n = next((n for n in range(first) if balanced(low + n * low_by, high)), first)
+    lo = min(low + n * low_by, low_end)
+    m = next((m for m in range(second) if balanced(lo, high + m * high_by)), second)
+    return lo, min(high + m * high_by, high_end)

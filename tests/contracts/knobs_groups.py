@@ -11,7 +11,9 @@ import cases
 from policyopt.constraint.hinge import SquaredHinge
 from policyopt.credit.beta import BetaNormalised
 from policyopt.credit.given import OnOwnScale
+from policyopt.credit.risk import RiskAdvantage
 from policyopt.engines.plain import generate
+from policyopt.objective.balanced_clip import BalancedClip
 from policyopt.objective.implicit import (
     DiscriminativeScores,
     EquivalentPreference,
@@ -26,6 +28,7 @@ from policyopt.policies.tabular import Table
 from policyopt.sampling.beside import GroupAndRecorded
 from policyopt.seen import SeenBatch
 from policyopt.train import _draw, _judge
+from policyopt.types import Round
 from policyopt.worlds.sequences import SequenceWorld
 from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
 
@@ -44,6 +47,12 @@ def negative(part: Any) -> Tensor:
     return torch.cat([found[None], gradient.flatten()])
 
 
+def surrogate(part: Any) -> Tensor:
+    case = dataclasses.replace(cases.CASES["balanced_clip"], loss=part)
+    found, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
 def hinged(part: Any) -> Tensor:
     return part(SeenBatch(context(method(), grids()), cases.rich()), cases.rich())
 
@@ -53,6 +62,17 @@ def advantages(part: Any) -> Tensor:
     batch = with_row(ragged((1, 2, 3, 2, 1, 4, 2, 3, 1)), group=[1, 2, 3] * 3, source=[0] * 6 + [3] * 3)
     rewards = [0.9, 0.1, 0.3, 0.2, 0.4, 0.7, 1.0, 0.9, 0.5]
     return part(context(method(), grids()), rewarded(batch, rewards)).step["advantage"]
+
+
+def risk(part: Any) -> Tensor:
+    """Advantages of three tasks of three rows, and of the same after a round that moved the quantiles."""
+    ctx = context(method(), grids())
+    batch = with_row(ragged((1, 2, 3, 2, 1, 4, 2, 3, 1)), group=[1, 2, 3] * 3)
+    rows = part(ctx, rewarded(batch, [0.9, 0.1, 0.3, 0.2, 0.4, 0.7, 1.0, 0.9, 0.5]))
+    for _ in range(2):
+        part.after(ctx, Round(rows, rows, rows, {}))
+    now = part(ctx, rewarded(batch, [0.1, 0.1, 0.3, 0.8, 0.4, 0.7, 0.0, 0.9, 0.5]))
+    return torch.cat([rows.step["advantage"].flatten(), now.step["advantage"].flatten()])
 
 
 def sampled(part: Any) -> Tensor:
@@ -88,9 +108,22 @@ KNOBS = (
         negative,
         {"negative": 0.5, "floor_right": 1.1, "floor_wrong": 5.0, "least": 0.4, "threshold": 0.5},
     ),
+    Knob(
+        BalancedClip(0.9, high_end=1.5),
+        surrogate,
+        {"low_end": 0.7, "high_end": 2.0, "dual_clip": 1.2, "share": 0.0},
+    ),
+    Knob(BalancedClip(0.0), surrogate, {"low": 0.8, "high": 1.1}),
+    Knob(BalancedClip(0.7, counted="gradient"), surrogate, {"low_by": 0.25}),
+    Knob(BalancedClip(0.78, counted="gradient"), surrogate, {"high_by": 0.7}),
     Knob(SquaredHinge(limit=0.0), hinged, {"scale": 10.0, "limit": 0.01}),
     Knob(OnOwnScale(), advantages, {"epsilon": 0.1, "ddof": 1, "bound": 0.5}),
     Knob(BetaNormalised(), advantages, {"alpha": 1.5, "beta": 1.5, "low": -1.0, "high": 2.0}),
+    Knob(
+        RiskAdvantage(size=2),
+        risk,
+        {"size": 3, "alpha": 0.4, "beta": 0.6, "tail": 0.5, "rate": 0.5, "epsilon": 0.1},
+    ),
     Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5}),
     Knob(Shortness(), lambda part: part(cases.rich()), {"limit": 20}),
 )

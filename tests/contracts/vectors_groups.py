@@ -2,7 +2,7 @@
 
 import reference_formulas as ref
 from vector_cases import LOGP, NOTHING, UNEVEN, case, draw, scored_mask, zeros
-from vector_losses import step_cases
+from vector_losses import step_case, step_cases
 from vector_rows import FIVE, GROUPS
 
 import loops_groups as by_hand
@@ -145,6 +145,35 @@ def negatives():
     return [*made, negative_case(first, {"weighting": "root", **every}, sequence=True)]
 
 
+def balanced_case(name, mask, options=None, scored=None, lean=0.0):
+    label, counted = f"objective/balanced_clip/{name}", scored_mask(mask, scored)
+    inputs = {key: draw(f"{label}/{key}", mask, *LOGP) for key in ("logprobs", "old_logprobs")}
+    inputs["advantages"] = draw(f"{label}/advantages", mask, -1.5 + lean, 1.5 + lean)
+    places = [(b, t) for b, row in enumerate(counted) for t, m in enumerate(row) if m]
+    ratios = [ref.exp(inputs["logprobs"][b][t] - inputs["old_logprobs"][b][t]) for b, t in places]
+    searched = {k: v for k, v in (options or {}).items() if k != "dual_clip"}
+    low, high = by_hand.balanced_bounds(ratios, [inputs["advantages"][b][t] for b, t in places], **searched)
+    dual = (options or {}).get("dual_clip", 3.0)
+
+    def formula(x, old, advantage):
+        return ref.clipped_surrogate(x, old, advantage, 1 - low, high - 1, dual)
+
+    return step_case("objective", "balanced_clip", name, formula, inputs, mask, "token_mean", options, scored=scored)
+
+
+def balances():
+    every = {"low": 0.5, "low_end": 0.8, "low_by": 0.1, "high": 1.1, "high_end": 1.7, "high_by": 0.2}
+    return [
+        balanced_case("in balance at once", UNEVEN, lean=1.0),
+        balanced_case("both bounds are searched", UNEVEN, lean=-0.7),
+        balanced_case("other bounds", SIX, {**every, "share": 0.6}, lean=-0.4),
+        balanced_case("counting steps that are not clipped", SIX, {"counted": "gradient", "share": 0.5}, lean=-0.3),
+        balanced_case("the quotient", SIX, {"quotient": True, "share": 0.8, "dual_clip": None}, lean=-0.3),
+        balanced_case("an unscored row", UNEVEN, None, [1, 0, 1, 1], lean=-0.5),
+        balanced_case("nothing to train on", NOTHING),
+    ]
+
+
 def drifts():
     k3 = lambda x, o: (o - x + ref.exp(x - o) - 1, ref.exp(x - o) - 1)  # noqa: E731
     ranges = {"logprobs": LOGP, "old_logprobs": LOGP}
@@ -222,6 +251,35 @@ def scales():
     return made
 
 
+EIGHT = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 1, 1]] * 2
+
+
+def risk_case(name, group, rewards, scored=None, held=None, **options):
+    advantage = by_hand.risk(rewards, group, scored or [1] * 8, held, **options)
+    steps = [[a if m else 0.0 for m in row] for a, row in zip(advantage, EIGHT, strict=True)]
+    inputs = {"rewards": rewards, "group": group, "mask": EIGHT, **({"scored": scored} if scored else {})}
+    inputs |= {"cells": {"quantiles of bundles": held}} if held else {}
+    label = f"{name} ({options})" if options else name
+    more = {"options": options} if options else {}
+    return case("credit", "risk_advantage", label, inputs, {"advantages": steps}, **more)
+
+
+def risks():
+    rewards, graded = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0], [0.3, 1.2, 0.7, 0.1, 2.0, 0.4, 0.9, 0.6]
+    made = [
+        risk_case("two tasks, four papers", [0, 1] * 4, rewards),
+        risk_case("quantiles of earlier rounds", [0, 1] * 4, graded, held=[0.5, 1.7]),
+        risk_case("an unscored row leaves its paper", [3, 3, 3, 3, 1, 1, 1, 1], graded, [1, 1, 0, 1, 1, 1, 1, 1]),
+        risk_case("papers that are all alike", [0, 1] * 4, [1.0, 0.0] * 4),
+        risk_case("one paper", [0, 1, 2, 3, 4, 5, 6, 7], graded, size=8),
+    ]
+    for sharing in ("uniform", "deviation", "share", "absolute_share"):
+        for size in (1, 2):
+            made.append(risk_case("bundles", [5, 2, 9, 4] * 2, graded, held=[0.6, 1.5], size=size, sharing=sharing))
+    every = {"alpha": 0.3, "beta": 0.6, "tail": 0.5, "natural": False, "epsilon": 0.1, "rate": 0.5}
+    return [*made, risk_case("other options", [0, 1] * 4, graded, **every)]
+
+
 def _few(group, scored, source):
     """Whether each group has a single own row."""
     known = scored or [1] * len(group)
@@ -245,4 +303,4 @@ def averages():
 
 
 def cases():
-    return [*losses(), *negatives(), *drifts(), *betas(), *scales(), *averages()]
+    return [*losses(), *negatives(), *balances(), *drifts(), *betas(), *scales(), *risks(), *averages()]

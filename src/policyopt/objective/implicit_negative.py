@@ -17,6 +17,7 @@ from policyopt.types import Batch
 
 Weighting = Literal["linear", "root", "none"]
 
+SHARE = "right_share"
 LARGEST = 10.0
 """Log-ratios are cut here, as in the released code."""
 
@@ -62,16 +63,17 @@ class ImplicitNegative(Loss):
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         right = right_rows(batch, self.threshold).to(torch.get_default_dtype())
         share = group_mean(right, batch.row["group"], batch.trained.any(1))
-        return batch.with_rows({"right_share": share.clamp(self.least, 1 - self.least)})
+        return batch.with_rows({SHARE: share.clamp(self.least, 1 - self.least)})
 
     def change(self, seen: Seen, batch: Batch) -> Float[Tensor, "B T"]:
         return log_change(seen, batch, "old")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        batch = batch if SHARE in batch.row else self.plan(seen, batch)
         change = self.change(seen, batch).clamp(max=LARGEST)
         ratio = change.exp()
         shape = (len(batch), *(1,) * (change.dim() - 1))
-        q, right = batch.row["right_share"].to(ratio).view(shape), right_rows(batch, self.threshold).view(shape)
+        q, right = batch.row[SHARE].to(ratio).view(shape), right_rows(batch, self.threshold).view(shape)
         good = change if self.floor_right == 0 else raised(ratio, self.floor_right).log()
         bad = self.negative * raised((1 - q * ratio) / (1 - q), self.floor_wrong).log()
         weight = {"linear": 1 - q, "root": ((1 - q) / q).sqrt(), "none": torch.ones_like(q)}[self.weighting]

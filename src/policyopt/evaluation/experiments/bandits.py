@@ -17,7 +17,7 @@ from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Draw, Judge, attempt
-from policyopt.types import Batch, Round
+from policyopt.types import Batch, Finish, Round
 from policyopt.worlds.sequences import SequenceWorld, bandit
 
 
@@ -232,7 +232,76 @@ def lengths_and_rightness(
         accuracies.append(done.watched[-1])
         lengths.append(float((done.table.double() * length).sum(1).mean()))
         rows, curve = rows + done.rows, done.watched if accuracies[-1] == min(accuracies) else curve
-    notes = {f"accuracy at weight {w:g}": a for w, a in zip(weights, accuracies, strict=True)}
-    notes |= {f"mean length at weight {w:g}": x for w, x in zip(weights, lengths, strict=True)}
+    notes = {f"accuracy at weight {n + 1} of {len(weights)}": a for n, a in enumerate(accuracies)}
+    notes |= {f"mean length at weight {n + 1} of {len(weights)}": x for n, x in enumerate(lengths)}
     notes["mean length of the least right answers"] = float((needed.double() + 1).mean() / 8)
     return Outcome(min(accuracies), min(accuracies), rows, curve, "accuracy at the worst weight", notes)
+
+
+def half_hard(method: Method, seed: int, rounds: int) -> Outcome:
+    """40 prompts, 16 arms of which one is right; for every second prompt the policy starts with a probability of about
+    0.006 for it, for the others it starts uniform.
+
+    value and score: probability of the right arm after training, mean over the worst 8 prompts, exact.
+    """
+    rewards = _right_arms(40, 16, 1, stream(seed, "half hard"))
+    logits = torch.zeros(40, 16)
+    logits[::2] -= 2.4 * rewards[::2]
+
+    def worst(run: Run, done: Round) -> float:
+        return float((probabilities(run).double() * rewards).sum(1).sort().values[:8].mean())
+
+    done = fit(method, bandit(rewards), {"policy": Table(logits)}, rounds, seed, worst)
+    notes = {
+        "probability of the right arm, mean over all prompts": _worth(done.table, rewards),
+        "entropy after training (nats)": _entropy(done.table),
+    }
+    label = "probability of the right arm, worst fifth"
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, label, notes)
+
+
+@dataclass(frozen=True)
+class _EndsIfRight(SequenceWorld):
+    """Rows end at once if their first symbol is right; wrong ones go on to the limit."""
+
+    target: Tensor | None = None
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        added = super().append(batch, step, logp, live, version)
+        assert self.target is not None
+        over = live & (step == self.target[batch.row["task"]]) & (batch.steps == 0)
+        finish = torch.where(over, int(Finish.STOPPED), added.row["finish"])
+        return added.with_rows({"finish": finish})
+
+
+def long_wrong_answers(method: Method, seed: int, rounds: int, filler: int = 7) -> Outcome:
+    """32 prompts; the first of 16 symbols decides: a right row ends there, a wrong one has `filler` more symbols, which
+    teach nothing.
+
+    value: entropy of the first symbol after training, nats, mean over prompts, exact.
+    score: probability of a right row.
+    """
+    limit = 1 + filler
+    target = torch.randint(16, (32,), generator=stream(seed, "long wrong answers"))
+
+    def right(strings: Tensor, task: Tensor) -> Tensor:
+        return (strings[:, 0] == target[task]).float()
+
+    world = _EndsIfRight(32, 16, limit, right, target=target)
+    traces: dict[str, list[float]] = {}
+
+    def entropy(run: Run, done: Round) -> float:
+        for name in ("policy/clip_low", "policy/clip_high", "policy/good", "policy/bad"):
+            traces.setdefault(name, []).append(done.metrics.get(name, 0.0))
+        return _entropy(probabilities(run)[::limit])
+
+    done = fit(method, world, {"policy": uniform_table(32 * limit, 16)}, rounds, seed, entropy)
+    success = float(done.table[::limit].gather(1, target[:, None]).mean())
+    good, bad = traces["policy/good"][0], traces["policy/bad"][0]
+    notes = {
+        "probability of a right answer after training": success,
+        "positive share of the surrogate, first round (0: not watched)": good / max(good + bad, 1e-9),
+        "searched lower bound of the ratio, mean (1: not watched)": 1 - sum(traces["policy/clip_low"]) / rounds,
+        "searched upper bound of the ratio, mean (1: not watched)": 1 + sum(traces["policy/clip_high"]) / rounds,
+    }
+    return Outcome(done.watched[-1], success, done.rows, done.watched, "entropy of the first symbol (nats)", notes)
