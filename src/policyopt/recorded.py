@@ -2,8 +2,8 @@
 
 Small networks spend most of an update in Python and in the autograd engine. Recording runs the real computation once
 (terms, masks, averages, models, backward) and keeps its tensor operations; replaying them gives bitwise the same
-numbers. What a recording would freeze is refused: the run's clocks, cells and random numbers, and Python decisions on
-the values of tensors.
+numbers. Random numbers are drawn anew at every replay, as the eager update would draw them. What a recording would
+freeze is refused: the run's clocks and cells, and Python decisions on the values of tensors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.nn.utils.stateless import _reparametrize_module
+from torch.overrides import TorchFunctionMode
 
 from policyopt.compose import CompositionError
 from policyopt.types import Batch, Scores
@@ -95,12 +96,16 @@ class Recording:
         self.names: list[tuple[str, bool, bool]] = []  # of metrics; whether value and count are tensors
         self.plain: list[tuple[Any, Any]] = []  # value and count of those that are not
         used: list[bool] = []
+        self.draws = _Draws()
+        with torch.no_grad(), self.draws:
+            loss(_Watched(ctx, self.draws), part)
 
-        def run(held: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+        def run(held: list[Tensor], given: list[Tensor], drawn: list[Tensor]) -> list[Tensor]:
             rebuilt = _batch(self.columns, given, part)
             vars(rebuilt)["heat"] = heat
-            watched = _Watched(ctx)
-            with ExitStack() as swapped:
+            giving = _Draws(drawn)
+            watched = _Watched(ctx, giving)
+            with giving, ExitStack() as swapped:
                 _swap(swapped, ctx, self.tensors, held)
                 value = loss(watched, rebuilt)
                 wanted = [t for t, own in zip(held, self.tensors, strict=True) if id(own) in trained]
@@ -118,7 +123,7 @@ class Recording:
         held = [t.detach().requires_grad_(id(t) in trained) for t in self.tensors]
         given = [_column(part, column) for column in self.columns]
         try:
-            graph = make_fx(run)(held, given)
+            graph = make_fx(run)(held, given, self.draws.drawn)
         except RuntimeError as error:
             if "data-dependent" in str(error) or "tracing tensor" in str(error):
                 raise NotRecordableError(
@@ -138,7 +143,8 @@ class Recording:
         from torch._inductor import compile as compile_graph
         from torch._inductor.exc import InductorError
 
-        inputs = [*self.held, *[_column(part, column) for column in self.given]]
+        drawn = [x for x, read in zip(self.draws.drawn, self.drawn, strict=True) if read]
+        inputs = [*self.held, *[_column(part, column) for column in self.given], *drawn]
         try:
             with torch.no_grad():
                 return compile_graph(self.graph, [x.detach() for x in inputs])
@@ -152,7 +158,7 @@ class Recording:
         """Without operations that change nothing; only columns and tensors that are read stay inputs."""
         simplify(graph)
         places = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        count = len(self.tensors)
+        count, columns = len(self.tensors), len(self.columns)
         self.reads = [bool(node.users) for node in places]
         outputs = {id(argument) for argument in next(n for n in graph.graph.nodes if n.op == "output").args[0]}
         self.reads = [read or id(node) in outputs for read, node in zip(self.reads, places, strict=True)]
@@ -163,14 +169,16 @@ class Recording:
         graph.recompile()
         self.graph = graph
         self.held = [t for t, read in zip(self.tensors, self.reads[:count], strict=True) if read]
-        self.given = [c for c, read in zip(self.columns, self.reads[count:], strict=True) if read]
+        self.given = [c for c, read in zip(self.columns, self.reads[count : count + columns], strict=True) if read]
+        self.drawn = self.reads[count + columns :]
 
     def __call__(self, ctx: Any, batch: Batch, rows: Tensor | None) -> list[Tensor | None]:
         given = [_column(batch, column) for column in self.given]
         if rows is not None:
             given = [column.index_select(0, rows) for column in given]
+        drawn = [x for x, read in zip(self.draws.again(ctx), self.drawn, strict=True) if read]
         with torch.no_grad():
-            found = iter(self.run(*self.held, *given))
+            found = iter(self.run(*self.held, *given, *drawn))
         gradients = [next(found) if one else None for one in self.used]
         for (name, value_moves, count_moves), (value, count) in zip(self.names, self.plain, strict=True):
             ctx.meter.add(name, next(found) if value_moves else value, next(found) if count_moves else count)
@@ -225,11 +233,57 @@ class _Pairs:
         self.pairs.append((name, value, count))
 
 
+class _Draws(TorchFunctionMode):
+    """The random numbers of an update: made and remembered, or, where `drawn` are given, those in their place.
+
+    A draw is remembered as its generator's purpose and the call that made it, so that it can be made again."""
+
+    def __init__(self, drawn: Sequence[Tensor] | None = None):
+        self._given = None if drawn is None else iter(drawn)
+        self._generators: dict[int, int] = {}
+        self._held: list[torch.Generator] = []  # kept, because they are known by their identity
+        self.purposes: list[str] = []
+        self.calls: list[tuple[int, Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.drawn: list[Tensor] = []
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """A generator whose draws are noticed; the run's own is asked at every replay."""
+        made = torch.Generator()
+        self._generators[id(made)] = len(self._held)
+        self._held.append(made)
+        self.purposes.append(purpose)
+        return made
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        generator = options.pop("generator", None)
+        if id(generator) not in self._generators:
+            return func(*args, **(kwargs or {}))
+        if func not in _FRESH:
+            raise NotRecordableError(
+                f"the update draws by {getattr(func, '__name__', func)}, whose numbers may depend on a tensor; draw "
+                "them by torch.rand, randn, randint or randperm, or use execution=eager"
+            )
+        if self._given is not None:
+            return next(self._given)
+        self.calls.append((self._generators[id(generator)], func, args, options))
+        self.drawn.append(func(*args, generator=generator, **options))
+        return self.drawn[-1]
+
+    def again(self, ctx: Any) -> list[Tensor]:
+        """The same draws from the run's generators."""
+        generators = [ctx.rng(purpose) for purpose in self.purposes]
+        return [func(*args, generator=generators[n], **options) for n, func, args, options in self.calls]
+
+
+_FRESH = (torch.rand, torch.randn, torch.randint, torch.randperm)
+
+
 class _Watched:
     """The context as an update may see it while it is recorded: models and the stage, nothing that changes."""
 
-    def __init__(self, ctx: Any):
-        self._ctx = ctx
+    def __init__(self, ctx: Any, draws: _Draws):
+        self._ctx, self.rng = ctx, draws.rng
         self.models, self.stage, self.seed, self.meter = ctx.models, ctx.stage, ctx.seed, _Pairs()
         self.stage_total = ctx.stage_total
 

@@ -6,7 +6,7 @@ action, P positions of a prompt. A *row* is one trajectory; a *step* is a token,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -99,6 +99,8 @@ class Tasks:
         return Tasks(self.id[index], {name: column[index] for name, column in self.row.items()})
 
 
+# What a batch computes once, and the columns it follows from.
+_COMPUTED = {"own": ("kind",), "valid": ("kind",), "trained": ("kind", "train"), "heat": ("temperature",)}
 ROW_COLUMNS = ("task", "group", "source", "finish", "scored", "temperature")
 STEP_COLUMNS = ("kind", "train", "behaviour", "reward", "turn", "version")
 PROMPT = "_prompt"  # row column (B, P) of a context: left-padded with NO_TOKEN
@@ -176,13 +178,20 @@ class Batch:
 
     # -- new columns ---------------------------------------------------------------------------------------
     def with_rows(self, columns: Mapping[str, Tensor]) -> Batch:
-        return replace(self, row={**self.row, **columns})
+        return self._knowing(replace(self, row={**self.row, **columns}), columns)
 
     def with_steps(self, columns: Mapping[str, Tensor]) -> Batch:
-        return replace(self, step={**self.step, **columns})
+        return self._knowing(replace(self, step={**self.step, **columns}), columns)
 
     def with_scores(self, scores: Mapping[str, Scores]) -> Batch:
-        return replace(self, scores={**self.scores, **scores})
+        return self._knowing(replace(self, scores={**self.scores, **scores}), ())
+
+    def _knowing(self, other: Batch, changed: Collection[str]) -> Batch:
+        """The other batch with what was computed of this one, as far as the changed columns leave it as it was."""
+        for name, columns in _COMPUTED.items():
+            if name in vars(self) and not any(column in changed for column in columns):
+                vars(other)[name] = vars(self)[name]
+        return other
 
     # -- contexts: what a row is conditioned on; named, opaque --------------------------------------------
     def context(self, name: str | None = None) -> Tensor:

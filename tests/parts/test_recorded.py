@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gymnasium
 import pytest
 import torch
 from torch import Tensor
@@ -9,10 +10,14 @@ from torch import Tensor
 from policyopt.compose import Cell, CompositionError, Copy, Critic, Loss, Program, Role, Stage, Term
 from policyopt.constraint.divergence import Entropy, ExactKL
 from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.engines.control import ControlEngine
 from policyopt.engines.plain import generate
 from policyopt.methods import load
 from policyopt.objective.surrogates import ClippedSurrogate, PolicyGradient
 from policyopt.objective.value import SquaredValueError
+from policyopt.options import override
+from policyopt.policies.bodies import MLP
+from policyopt.policies.control import new_actor
 from policyopt.policies.tabular import Table
 from policyopt.recorded import NotRecordableError
 from policyopt.reward.parts import Verified
@@ -23,6 +28,7 @@ from policyopt.train import rounds
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import AdamW
+from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.sequences import SequenceWorld
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -107,8 +113,21 @@ class ByCell(PolicyGradient):
 
 
 class ByChance(PolicyGradient):
+    """Draws twice from one generator and once from another."""
+
     def plan(self, seen, batch):
-        return batch.with_steps({"noise": torch.rand(len(batch), batch.steps, generator=seen.rng("noise"))})
+        rng, size = seen.rng("noise"), (len(batch), batch.steps)
+        noise = torch.rand(size, generator=rng) + torch.randn(size, generator=rng)
+        unread = torch.rand(3, generator=seen.rng("unread"))
+        return batch.with_steps({"noise": noise + torch.randn(size, generator=seen.rng("other")) + 0 * unread.sum()})
+
+    def __call__(self, seen, batch) -> Tensor:
+        return super().__call__(seen, batch) * batch.step["noise"]
+
+
+class ByFilling(PolicyGradient):
+    def plan(self, seen, batch):
+        return batch.with_steps({"noise": torch.zeros(len(batch), batch.steps).normal_(generator=seen.rng("noise"))})
 
 
 class ByValue(PolicyGradient):
@@ -122,7 +141,7 @@ class ByValue(PolicyGradient):
     [
         (ByClock(), r"reads ctx\.step"),
         (ByCell(), "reads the cell 'something'"),
-        (ByChance(), r"reads ctx\.rng"),
+        (ByFilling(), r"draws by normal_, whose numbers may depend on a tensor"),
         (ByValue(), "decides something in Python by the value of a tensor"),
     ],
 )
@@ -132,6 +151,50 @@ def test_what_a_recording_would_freeze_is_refused(loss: Loss, what: str) -> None
     with pytest.raises(NotRecordableError, match=what):
         trained(method)
     trained(replace(method, update=replace(method.update, execution="eager")), 1)
+
+
+def test_random_numbers_are_drawn_anew_and_are_the_eager_ones() -> None:
+    def chance(execution: str):
+        method = composed(execution)
+        return replace(method, objective=(Term("policy", ByChance(), TokenMean()), *method.objective[1:]))
+
+    eager, expected = trained(chance("eager"))
+    recorded, found = trained(chance("recorded"))
+    assert torch.equal(weights(eager)[0], weights(recorded)[0])
+    assert found == expected
+
+
+@pytest.mark.parametrize("key", ["sac", "td3", "dqn"])
+def test_updates_from_a_store_are_recorded_bit_for_bit(key: str) -> None:
+    """Targets with noise, delayed policies and averages of weights: the same weights and metrics."""
+    runs = []
+    for execution in ("eager", "recorded"):
+        env, head = {
+            "sac": ("Pendulum-v1", "squashed"),
+            "td3": ("Pendulum-v1", "deterministic"),
+            "dqn": ("CartPole-v1", "q"),
+        }[key]
+        made = gymnasium.make(env)
+        policy = new_actor(made.observation_space, made.action_space, head=head, body=MLP(hidden=(8,)), seed=1)
+        world = EnvironmentWorld.make(env)
+        world.emit, world.seed = policy.emit, 3
+        changes = {
+            "sampling.horizon": 5,
+            "update.starts": 10,
+            "update.size": 8,
+            "update.ratio": 1.0,
+            "update.execution": execution,
+        }
+        run = Run({"policy": policy}, world, ControlEngine(), 3)
+        method = override(load(key), changes)
+        metrics = [done.metrics for done in rounds(run, Program((Stage(method, 4),)))]
+        runs.append((run, metrics))
+    (eager, expected), (recorded, found) = runs
+    assert eager.updates > 10
+    for name in eager.models:
+        for a, b in zip(eager.models[name].parameters(), recorded.models[name].parameters(), strict=True):
+            assert torch.equal(a, b), name
+    assert str(found) == str(expected)
 
 
 def test_a_recording_takes_a_minibatch_at_once() -> None:

@@ -61,6 +61,19 @@ def test_steps_go_behind_those_a_row_has(had: list[int], more: list[int]) -> Non
         assert bool((longer.step["_at"][b][~longer.valid[b]] == 0).all())
 
 
+def test_what_a_batch_has_computed_follows_its_columns() -> None:
+    batch = ragged((3, 1))
+    before = (batch.own, batch.valid, batch.trained, batch.heat)
+    scored = batch.with_steps({"advantage": torch.ones(2, batch.steps)}).with_rows({"more": torch.ones(2)})
+    for now, was in zip((scored.own, scored.valid, scored.trained, scored.heat), before, strict=True):
+        assert now is was
+    held = batch.with_steps({"train": torch.zeros_like(batch.step["train"])})
+    assert not held.trained.any()
+    assert held.own is batch.own
+    assert not batch.with_steps({"kind": torch.zeros_like(batch.step["kind"])}).own.any()
+    assert batch.with_rows({"temperature": torch.full((2,), 0.5)}).heat == 0.5
+
+
 def test_flat_by_hand() -> None:
     """Two rows of 3 and 1 steps: four rows of one step; only a row's last step may have ended it."""
     batch = with_state(ragged((3, 1), tools=False))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Part, Seen
@@ -173,4 +172,4 @@ class TemperatureError(Loss):
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         held = seen.scalar(self.temperature).detach()
-        return {"entropy": batch.step["_entropy"], "temperature": torch.full_like(batch.step["_entropy"], float(held))}
+        return {"entropy": batch.step["_entropy"], "temperature": held.expand_as(batch.step["_entropy"])}
