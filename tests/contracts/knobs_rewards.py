@@ -10,14 +10,23 @@ from torch import Tensor
 import cases
 from policyopt.constraint.entropy_target import EntropyBelowTarget
 from policyopt.credit.uncertainty import SemanticEntropyScaled
+from policyopt.engines.plain import generate
+from policyopt.evaluation.experiments.named_grades import Forced
 from policyopt.objective.informative import InformativeSteps
+from policyopt.policies.tabular import Table
 from policyopt.reward.checks import Checked
+from policyopt.reward.contrast import ContrastBonus
 from policyopt.reward.dithering import Dithered
 from policyopt.reward.heads import FuzzyError
 from policyopt.reward.loops import LengthBonus, LoopPenalty
+from policyopt.reward.parts import Verified
 from policyopt.reward.steps import LeadingSteps, ShapedChain, WhereNoneRight
+from policyopt.sampling.contrast import Contrasted
 from policyopt.selection.pruning import LargestAdvantages, LargestSteps, MostVaried
+from policyopt.selection.tasks import Selection
+from policyopt.train import _draw, _judge
 from policyopt.types import Finish, Scores
+from policyopt.worlds.sequences import SequenceWorld
 from support import FULL_ROLES, Grid, context, full_step, grids, method, numbers, per_row, ragged, rewarded, with_row
 
 JUDGED = torch.tensor([0.9, 0.6, 0.3, 0.95, 0.7, 0.99, 0.8, 0.85, 0.9, 0.4, 0.97, 0.92, 0.88], dtype=torch.float64)
@@ -80,6 +89,24 @@ def trained(part: Any) -> Tensor:
     return part(ctx, ragged()).step["train"].double()
 
 
+def contrasted(part: Any) -> Tensor:
+    """Rewards of a group in which the behaviour helps by a fifth."""
+    batch = rewarded(ragged((1, 2, 1, 2, 1, 2)), [0.0] * 6)
+    batch = batch.with_rows({"group": torch.zeros(6, dtype=torch.int64), "told": torch.tensor([1, 0, 1, 0, -1, -1])})
+    heads = {"accuracy": [0.5, 0.3, 0.5, 0.3, 0.0, 0.0], "behaviour": [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]}
+    columns = {f"reward:{name}": rewarded(batch, worth).step["reward"] for name, worth in heads.items()}
+    return part(at_round(0), batch.with_steps(columns)).step["reward"]
+
+
+def told(part: Any) -> Tensor:
+    """What the rows of two tasks are told, and the sampler's log-probabilities."""
+    world = SequenceWorld(2, 3, 2, lambda strings, task: strings.sum(1).double())
+    ctx = context(method(sampling=part), {"policy": Table(numbers(4, 3))}, Forced(world), generate)
+    ctx.stage = dataclasses.replace(ctx.stage, reward=Verified(), selection=Selection(2))
+    rows = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([rows.row["told"].double(), rows.step["behaviour"].flatten()])
+
+
 def loss(part: Any) -> Tensor:
     case = dataclasses.replace(cases.CASES["entropy_below_target"], loss=part)
     found, gradient = full_step(case.context(), cases.rich())
@@ -97,6 +124,8 @@ KNOBS = (
     Knob(FuzzyError(), rewards, {"limit": 0.25, "most": 1.0}),
     Knob(LoopPenalty(), rewards, {"weight": 0.2}),
     Knob(LengthBonus(limit=100), rewards, {"weight": 0.2, "limit": 50}),
+    Knob(ContrastBonus(), contrasted, {"weight": 0.3, "margin": 0.25}),
+    Knob(Contrasted(size=6, each=2), told, {"size": 5, "each": 3, "temperature": 0.5}),
     Knob(LeadingSteps(), rewards, {"right": 0.65}),
     Knob(WhereNoneRight(), rewards, {"scale": 0.5, "right": 0.15}),
     Knob(

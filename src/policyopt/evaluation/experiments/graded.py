@@ -11,7 +11,13 @@ from policyopt.compose import Method
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import Automaton, all_right, strings_with_target, target_probability
+from policyopt.evaluation.experiments._worlds import (
+    Automaton,
+    all_right,
+    share_right,
+    strings_with_target,
+    target_probability,
+)
 from policyopt.ops.metrics import relative_error
 from policyopt.ops.random import generator, new_keys
 from policyopt.ops.sequences import total_reward
@@ -284,3 +290,28 @@ def looping_rows(method: Method, seed: int, rounds: int) -> Outcome:
         value, score = looping(done.run.models["policy"], "last")
     notes = {"share of looping rows before training": first, "share of right rows, tasks that can be solved": score}
     return Outcome(value, score, done.rows, done.watched, "entropy per symbol (nats)", notes)
+
+
+# -- what an update costs ----------------------------------------------------------------------------------------------
+def work_to_a_level(method: Method, seed: int, rounds: int, unit: str = "rows", level: float = 0.85) -> Outcome:
+    """8 tasks, strings of 6 of 4 symbols, reward = share of right symbols.
+
+    value: rows (or steps) that were trained on, each epoch counted, until the expected share of right symbols is at
+    least `level`; all of them if it never is. score: the share after training, exact.
+    """
+    target = strings_with_target(8, 4, 6, stream(seed, "work to a level"))
+    world = SequenceWorld(8, 4, 6, share_right(target))
+    epochs = getattr(method.update, "epochs", 1)
+    work: list[float] = []
+
+    def share(run: Run, done: Round) -> float:
+        trained = done.kept.trained
+        count = int(trained.sum()) if unit == "steps" else int(trained.any(1).sum())
+        work.append((work[-1] if work else 0.0) + epochs * count)
+        return float(target_probability(probabilities(run), target).mean())
+
+    done = fit(method, world, {"policy": uniform_table(world.states, 4)}, rounds, seed, share)
+    reached = next((n for n, right in enumerate(done.watched) if right >= level), rounds - 1)
+    notes = {"rounds to the level": float(reached + 1), "share after training": done.watched[-1]}
+    value = work[reached]
+    return Outcome(value, done.watched[-1], done.rows, done.watched, "expected share of right symbols", notes)
