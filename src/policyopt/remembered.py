@@ -44,4 +44,5 @@ def noted(ctx: Context, name: str, size: int) -> Tensor:
 def by_task(batch_ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """The tasks that rows (B,) belong to, each once, and the sums of their rows' values (B,)."""
     ids, inverse = batch_ids.unique(return_inverse=True)
-    return ids, torch.zeros(len(ids), dtype=torch.float64, device=ids.device).index_add(0, inverse, values.double())
+    sums = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
+    return ids, sums.index_add(0, inverse, values.to(sums))

@@ -16,6 +16,7 @@ from policyopt.ops.sequences import own_choices, total_reward
 from policyopt.remembered import recall
 from policyopt.sampling.instructions import instructed
 from policyopt.sampling.samplers import Draw, Group, Judge
+from policyopt.seen import asked
 from policyopt.types import NO_TOKEN, Batch, Tasks, concatenate
 
 
@@ -70,12 +71,7 @@ class MatchingPattern(Words):
     def __call__(self, ctx: Context, tasks: Tasks) -> Tensor:
         if not self.complexities:
             return torch.full((len(tasks),), math.nan)
-        if not hasattr(ctx.world, "complexity"):
-            raise CompositionError(
-                f"patterns are matched by complexity, which {type(ctx.world).__name__} does not give; add "
-                "complexity(ids) to the world, or use no patterns"
-            )
-        own = ctx.world.complexity(tasks.id).double()
+        own = asked(ctx.world, "complexity", "how complex its tasks are")(tasks.id).double()
         gap = (own[:, None] - torch.tensor(self.complexities, dtype=torch.float64, device=own.device)).abs()
         nearest = gap <= gap.min(1, keepdim=True).values + 1e-9
         chance = torch.rand(gap.shape, generator=ctx.rng("patterns"), dtype=torch.float64).to(own.device)
@@ -178,4 +174,3 @@ class RefinedGroup(Part):
             members = (rows.row["group"] == group).nonzero()[:, 0]
             chosen.append(int(members[reward[members].argmax() if self.best else 0]))
         return own_choices(ctx.models["policy"], rows[torch.tensor(chosen, device=rows.device)])
-

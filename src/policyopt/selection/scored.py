@@ -184,7 +184,7 @@ class Probed(Part):
     def __call__(self, ctx: Context) -> None:
         if ctx.stage_step:
             return
-        tasks = ctx.world.tasks(torch.arange(ctx.world.size))
+        tasks = ctx.world.tasks(torch.arange(ctx.world.size)).to(next(ctx.models["policy"].parameters()).device)
         rows = ctx.extend(ctx.world.start(tasks.repeat(self.attempts)))
         rows = ctx.stage.reward(ctx, rows)
         ids, count, hits = attempts(rows, self.right)
