@@ -10,7 +10,7 @@ from torch import Tensor
 import cases
 from policyopt.constraint.hinge import SquaredHinge
 from policyopt.credit.beta import BetaNormalised
-from policyopt.credit.given import OnOwnScale
+from policyopt.credit.given import OfOwnRows, OnOwnScale, WhitenedAdvantage
 from policyopt.credit.risk import RiskAdvantage
 from policyopt.engines.plain import generate
 from policyopt.objective.balanced_clip import BalancedClip
@@ -25,8 +25,12 @@ from policyopt.objective.implicit import (
 )
 from policyopt.objective.implicit_negative import ImplicitNegative, SequenceImplicitNegative
 from policyopt.policies.tabular import Table
+from policyopt.reward.parts import Verified
+from policyopt.reward.shaped import AsymmetricShaping
 from policyopt.sampling.beside import GroupAndRecorded
+from policyopt.sampling.heated import ENTROPY, EntropyControlled
 from policyopt.seen import SeenBatch
+from policyopt.selection.routed import RoutedRows
 from policyopt.train import _draw, _judge
 from policyopt.types import Round
 from policyopt.worlds.sequences import SequenceWorld
@@ -82,6 +86,34 @@ def sampled(part: Any) -> Tensor:
     return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten()])
 
 
+def advantages_again(part: Any) -> Tensor:
+    return part(context(method(), grids()), cases.rich()).step["advantage"]
+
+
+def copied(part: Any) -> Tensor:
+    """Which copies of its recorded rows a task is asked for."""
+    world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] == task).double())
+    ctx = context(method(sampling=part), {"policy": Table(numbers(12, 12))}, world, generate)
+    return dataclasses.replace(part, recorded=3).copies(ctx, world.tasks(torch.arange(12)))
+
+
+def heated(part: Any) -> Tensor:
+    """Rows after a round whose entropy was 0.1."""
+    world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] % 3 == task % 3).double())
+    ctx = context(method(sampling=part, reward=Verified()), {"policy": Table(numbers(12, 12))}, world, generate)
+    ctx[ENTROPY] = 0.1
+    batch = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten(), batch.row["source"]])
+
+
+def shaped(part: Any) -> Tensor:
+    return part(None, rewarded(ragged((1, 2, 3, 2)), [0.1, 0.6, 0.9, 1.0])).step["reward"]
+
+
+def routed(part: Any) -> Tensor:
+    return part(None, rewarded(with_row(ragged((1, 2, 3, 2)), group=[1, 1, 2, 2]), [0.1, 0.6, 0.9, 1.0])).row["_row"]
+
+
 TWELVE = torch.arange(12)[:, None]
 MIXED = -2.0
 """Three of the four rewards lie above it, one below."""
@@ -124,6 +156,21 @@ KNOBS = (
         risk,
         {"size": 3, "alpha": 0.4, "beta": 0.6, "tail": 0.5, "rate": 0.5, "epsilon": 0.1},
     ),
-    Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5}),
+    Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5, "recorded": 2}),
+    Knob(GroupAndRecorded(), copied, {"teachers": 1}),
+    Knob(
+        EntropyControlled(3, 4, 6, target=0.5),
+        heated,
+        {"size": 4, "extra": 5, "most": 1, "target": 0.05, "hot": 9.0, "better": 1.0},
+    ),
+    Knob(EntropyControlled(3, 4, 60, target=0.05), heated, {"cold": 1.0}),
+    Knob(OfOwnRows(), advantages, {"given": 1.0}),
+    Knob(
+        WhitenedAdvantage(),
+        lambda part: part(context(method(), grids()), cases.rich()).step["advantage"],
+        {"epsilon": 1.0},
+    ),
+    Knob(AsymmetricShaping(), shaped, {"threshold": 0.5, "alpha": 2.0, "slope": 0.1}),
+    Knob(RoutedRows(), routed, {"threshold": 0.95}),
     Knob(Shortness(), lambda part: part(cases.rich()), {"limit": 20}),
 )

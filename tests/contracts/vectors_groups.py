@@ -286,6 +286,57 @@ def _few(group, scored, source):
     return [sum(1 for b in range(len(group)) if group[b] == g and known[b] and not source[b]) < 1 for g in set(group)]
 
 
+def whitened():
+    made = []
+    for name, mask, epsilon, scored in (
+        ("uneven rows", UNEVEN, 1e-8, None),
+        ("steps of others", SIX, 0.1, None),
+        ("an unscored row", UNEVEN, 1e-8, [1, 0, 1, 1]),
+    ):
+        raw = draw(f"credit/whitened_advantage/{name}", mask, -1.5, 1.5)
+        inputs = {"advantages": raw, "mask": mask, **({"scored": scored} if scored else {})}
+        expect = {
+            "advantages": ref.whitened([[a or 0.0 for a in row] for row in raw], scored_mask(mask, scored), epsilon)
+        }
+        made.append(case("credit", "whitened_advantage", name, inputs, expect, options={"epsilon": epsilon}))
+    return made
+
+
+def shaped():
+    made = []
+    for name, rewards, scored, options in (
+        ("on both sides of the threshold", [0.0, 0.5, 0.79, 0.8, 1.0], None, {}),
+        ("an unscored row", [0.2, 0.9, 0.4, 0.6, 0.1], [1, 0, 1, 1, 1], {}),
+        ("other options", [0.1, 0.3, 0.5, 0.7, 1.1], None, {"threshold": 0.5, "alpha": 2.0, "slope": 0.3}),
+    ):
+        threshold, alpha, slope = (options.get(k, d) for k, d in (("threshold", 0.8), ("alpha", 1.0), ("slope", 0.01)))
+        found = []
+        for b, r in enumerate(rewards):
+            if scored and not scored[b]:
+                found.append(r)
+            elif r >= threshold:
+                found.append(threshold + slope * ref.log(r - threshold + 1))
+            else:
+                found.append(threshold - (ref.exp(alpha * (threshold - r)) - 1) / (ref.exp(alpha) - 1))
+        inputs = {"rewards": rewards, "mask": FIVE, **({"scored": scored} if scored else {})}
+        more = {"options": options} if options else {}
+        made.append(case("reward", "asymmetric_shaping", name, inputs, {"rewards": found}, **more))
+    return made
+
+
+def routed():
+    made = []
+    for name, group, rewards, source, kept, options in (
+        ("all wrong, mixed, all right", [1, 1, 2, 2, 3], [0, 1, 1, 0, 1], [0, 3, 0, 0, 0], [1, 2, 3], {}),
+        ("the row of the data counts as no attempt", [1, 1, 1, 2, 2], [1, 1, 0, 0, 0], [0, 0, 3, 0, 3], [4], {}),
+        ("a threshold", [1, 1, 2, 2, 2], [0.3, 0.1, 0.05, 0.1, 1], [0, 0, 0, 0, 3], [0, 1, 4], {"threshold": 0.2}),
+    ):
+        inputs = {"rewards": rewards, "group": group, "source": source, "mask": FIVE}
+        more = {"options": options} if options else {}
+        made.append(case("selection", "routed_rows", name, inputs, {"kept": kept}, **more))
+    return made
+
+
 def averages():
     made = []
     for name, (mask, group) in {
@@ -303,4 +354,16 @@ def averages():
 
 
 def cases():
-    return [*losses(), *negatives(), *balances(), *drifts(), *betas(), *scales(), *risks(), *averages()]
+    return [
+        *losses(),
+        *negatives(),
+        *balances(),
+        *drifts(),
+        *betas(),
+        *scales(),
+        *risks(),
+        *whitened(),
+        *shaped(),
+        *routed(),
+        *averages(),
+    ]

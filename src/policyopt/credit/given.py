@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from policyopt.compose import CompositionError, Context, Part
-from policyopt.credit.groups import bounded, check_bound, standardised
+from policyopt.credit.groups import GroupStandardised, bounded, check_bound, standardised
 from policyopt.ops.groups import group_count, group_mean, group_range, group_std
+from policyopt.ops.masked import whiten
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch, Source
 
@@ -44,3 +46,57 @@ class OnOwnScale(Part):
         advantage = standardised(reward, ids, own, self.epsilon, self.ddof)
         advantage = torch.where(given, bounded(scaled, self.bound), advantage)
         return batch.with_steps({"advantage": spread(batch, advantage)})
+
+
+@dataclass(frozen=True)
+class OfOwnRows(Part):
+    """Any credit, from the rows that the policy wrote alone; rows of other origin get the advantage `given`."""
+
+    inner: Part = field(default_factory=GroupStandardised)
+    given: float = 0.0
+
+    needs = "another credit"
+
+    @property
+    def formula(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"{self.inner.formula}, over own rows; A_b = given for others"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.inner.reads
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return self.inner.writes
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return self.inner.critics
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        scored, own = batch.row["scored"], batch.row["source"] == Source.POLICY
+        inner: Any = self.inner
+        done: Batch = inner(ctx, batch.with_rows({"scored": scored & own}))
+        given = spread(batch, torch.where(scored & ~own, self.given, 0.0).to(done.step["advantage"].dtype))
+        advantage = torch.where(own[:, None], done.step["advantage"], given)
+        return done.with_rows({"scored": scored}).with_steps({"advantage": advantage})
+
+
+@dataclass(frozen=True)
+class WhitenedAdvantage(Part):
+    """Advantages less their mean over the standard deviation, both over all scored own steps of the round (REINFORCE++,
+    arXiv 2501.03262)."""
+
+    epsilon: float = 1e-8
+
+    formula = "A_bt <- (A_bt - mean A) / (std A + epsilon), over the round"
+    reads = ("advantage",)
+    writes = ("advantage",)
+
+    def __post_init__(self) -> None:
+        if self.epsilon < 0:
+            raise CompositionError(f"epsilon must not be negative, got {self.epsilon}")
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        counted = batch.own & batch.row["scored"][:, None]
+        return batch.with_steps({"advantage": whiten(batch.step["advantage"], counted, ctx.total, self.epsilon)})

@@ -98,7 +98,9 @@ class ReferencePenalty(Part):
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
             reference = SeenBatch(ctx, batch)["reference"].detach()
-        gap = torch.where(batch.own, batch.step["behaviour"] - reference.logp, 0.0)
-        ctx.meter.mean("reference_kl", gap, batch.own)
+        # Rows of a data set were sampled by nobody: there is no distance to charge.
+        sampled = batch.own & ~batch.step["behaviour"].isnan()
+        gap = torch.where(sampled, batch.step["behaviour"] - reference.logp, 0.0)
+        ctx.meter.mean("reference_kl", gap, sampled)
         shaped = batch.step["reward"] - self.beta * gap
         return batch.with_steps({"reward": shaped}).with_scores({"reference": reference})

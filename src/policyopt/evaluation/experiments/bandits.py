@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import Context, Method, Part, Term
+from policyopt.compose import Context, Given, Method, Part, Role, Term
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments.gradients import KeepGradient
@@ -17,7 +17,7 @@ from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Draw, Judge, attempt
-from policyopt.types import Batch, Finish, Round
+from policyopt.types import Batch, Finish, Round, Tasks
 from policyopt.worlds.sequences import SequenceWorld, bandit
 
 
@@ -305,3 +305,105 @@ def long_wrong_answers(method: Method, seed: int, rounds: int, filler: int = 7) 
         "searched upper bound of the ratio, mean (1: not watched)": 1 + sum(traces["policy/clip_high"]) / rounds,
     }
     return Outcome(done.watched[-1], success, done.rows, done.watched, "entropy of the first symbol (nats)", notes)
+
+
+@dataclass(frozen=True)
+class _Shown(SequenceWorld):
+    """Several recordings of a task, (size, copies, limit); which one is asked for by the column `copy`."""
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        assert self.recordings is not None
+        strings = self.recordings[tasks.id, tasks.row["copy"] % self.recordings.shape[1]]
+        return self.complete(tasks, strings)
+
+
+def _looked_up(rewards: Tensor) -> Any:
+    return lambda strings, task: rewards[task, strings[:, 0].clamp(min=0)]
+
+
+def taught_prompts(method: Method, seed: int, rounds: int) -> Outcome:
+    """16 prompts, 16 arms of which one is right; for every second prompt the policy starts with a probability of about
+    1e-5 for it. Two teachers show an arm of every prompt: one the right one, the other in half of the prompts a wrong
+    one.
+
+    value and score: probability of the right arm after training, mean over prompts, exact.
+    """
+    rng = stream(seed, "taught prompts")
+    rewards = _right_arms(16, 16, 1, rng)
+    best = rewards.argmax(1)
+    other = torch.where(torch.rand(16, generator=rng) < 0.5, best, (best + 1) % 16)
+    logits = torch.zeros(16, 16)
+    logits[::2] -= 9 * rewards[::2]
+    world = _Shown(16, 16, 1, _looked_up(rewards), recordings=torch.stack([best, other], 1)[:, :, None])
+    policy = {"policy": Table(logits)}
+    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
+    right = (done.table * rewards).sum(1)
+    notes = {
+        "probability of the right arm, prompts never solved at first": float(right[::2].mean()),
+        "probability of the right arm, other prompts": float(right[1::2].mean()),
+        "share of right ones among the traces": float((torch.stack([best, other]) == best).float().mean()),
+    }
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right arm", notes)
+
+
+def equivalent_answers(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 tasks of 12 answers, 4 of them equivalent; all are recorded. The reference is uniform; the policy differs from
+    it by normal logits of deviation 1.
+
+    value: variance over a task's equivalent answers of log pi - log pi_ref after training, mean over tasks, exact.
+    """
+    rng = stream(seed, "equivalent answers")
+    rewards = _right_arms(8, 12, 4, rng)
+    start = torch.randn(8, 12, generator=rng)
+    shown = torch.arange(12).expand(8, 12)[:, :, None]
+    right = rewards > 0
+
+    def spread(run: Run, done: Round) -> float:
+        logp = probabilities(run).double().log()
+        return float(logp[right].view(8, 4).var(1, correction=0).mean())
+
+    # The reference is given, so that it is not a copy of the policy.
+    roles = {**method.roles, "reference": Role("uniform", when="collected")}
+    made = replace(method, roles=roles, models={"uniform": Given("the uniform policy")})
+    models = {"policy": Table(start), "uniform": uniform_table(8, 12)}
+    done = fit(made, _Shown(8, 12, 1, _looked_up(rewards), recordings=shown), models, rounds, seed, spread)
+    logp = done.table.double().log()
+    margin = logp[right].view(8, 4).mean(1) - logp[~right].view(8, 8).mean(1)
+    notes = {"mean log-ratio of equivalent less that of other answers": float(margin.mean())}
+    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "variance of log-ratios", notes)
+
+
+def interval_of_a_signal(method: Method, seed: int, rounds: int, bins: int = 20) -> Outcome:
+    """8 prompts, each with an interval of a line of 20 bins; an answer is a pair of bins, worth the intersection over
+    union of its interval and the prompt's (0 if it ends before it begins). The true one is recorded.
+
+    value: rows, generated or read, until the expected intersection over union is 0.5 (all if never).
+    """
+    rng = stream(seed, "interval of a signal")
+    first = torch.randint(bins - 4, (8,), generator=rng)
+    last = first + 2 + (torch.rand(8, generator=rng) * (bins - first - 3)).long()
+    start, end = torch.arange(bins).repeat_interleave(bins), torch.arange(bins).repeat(bins)
+    overlap = (torch.minimum(end, last[:, None]) - torch.maximum(start, first[:, None]) + 1).clamp(min=0)
+    union = (torch.maximum(end, last[:, None]) - torch.minimum(start, first[:, None]) + 1).clamp(min=1)
+    rewards = torch.where(end >= start, overlap / union, 0.0)
+    world = replace(bandit(rewards), recordings=(first * bins + last)[:, None])
+    policy = {"policy": uniform_table(8, bins * bins)}
+    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
+    reached = next((i for i, worth in enumerate(done.watched) if worth >= 0.5), rounds - 1)
+    rows = done.rows * (reached + 1) // rounds
+    notes = {"expected intersection over union after training": done.watched[-1]}
+    return Outcome(float(rows), done.watched[-1], done.rows, done.watched, "expected intersection over union", notes)
+
+
+def entropy_near_target(method: Method, seed: int, rounds: int, target: float = 1.0) -> Outcome:
+    """32 prompts, 32 arms of which 8 are right, reward 1 or 0.
+
+    value: |entropy - target|, nats, entropy exact and averaged over the last 30 rounds. score: expected reward.
+    """
+    rewards = _right_arms(32, 32, 8, stream(seed, "entropy near target"))
+    policy = {"policy": uniform_table(32, 32)}
+    done = fit(method, bandit(rewards), policy, rounds, seed, lambda run, _: _entropy(probabilities(run)))
+    late = sum(done.watched[-30:]) / len(done.watched[-30:])
+    worth = _worth(done.table, rewards)
+    notes = {"entropy, mean over the last 30 rounds (nats)": late, "expected reward after training": worth}
+    return Outcome(abs(late - target), worth, done.rows, done.watched, "entropy (nats)", notes)
