@@ -1,6 +1,7 @@
 # make demo   train the demonstration recipe from nothing
 # make test   everything the continuous integration runs
-# make peers  the libraries that benchmarks compare with, in environments of their own (.peers)
+# make peers  the libraries that benchmarks compare with, in environments of their own (.peers);
+#             make peers-cleanrl: CleanRL, which needs an older Gymnasium (.peers-cleanrl)
 # Options: PYTHON=path/to/python (3.11 or newer), TORCH_INDEX=URL of another torch build, WORKERS=test processes
 
 PYTHON ?=
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # pyright's package carries pyright itself; its notice about newer versions would need the network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: setup demo test peers lint format clean
+.PHONY: setup demo test peers peers-cleanrl lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -53,6 +54,16 @@ peers: setup
 	.peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		stable-baselines3==2.9.2 'gymnasium[mujoco]'
 
+# CleanRL is scripts, not a package; its releases are older than the commit that is compared with.
+CLEANRL := fe8d8a03c41a7ef5b523e2e354bd01c363e786bb
+peers-cleanrl: setup
+	test -d .peers-cleanrl/source || git clone --quiet https://github.com/vwxyzjn/cleanrl .peers-cleanrl/source
+	git -C .peers-cleanrl/source checkout --quiet $(CLEANRL)
+	test -x .peers-cleanrl/bin/python || $(BIN)/python -m venv .peers-cleanrl
+	.peers-cleanrl/bin/python tools/install_torch.py constraints.txt $(TORCH_INDEX)
+	.peers-cleanrl/bin/python -m pip install --quiet --disable-pip-version-check \
+		gymnasium==0.29.1 mujoco==2.3.7 imageio tyro tensorboard 'numpy<2' 'setuptools<81'
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -64,5 +75,5 @@ format: setup
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .peers runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .peers .peers-cleanrl runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,8 +3,8 @@
     make peers
     .venv/bin/python benchmarks/control_returns.py --runs runs/control_returns.jsonl [--only cartpole ...] [--jobs 2]
 
-Sides: `ours` against `sb3` (the same settings, nothing normalised), and, with `--cleanrl FOLDER` (a clone of CleanRL)
-and `--cleanrl-python`, `ours_normalised` against `cleanrl` (its script for continuous actions as it is). Every run is a
+Sides: `ours` against `sb3` (the same settings, nothing normalised), and, with `--against cleanrl` (after `make
+peers-cleanrl`), `ours_normalised` against `cleanrl` (its script for continuous actions as it is). Every run is a
 process of one thread; finished runs are read from the file, so that the benchmark can be stopped and go on. A run's
 score is the mean return of the training episodes that ended in the last tenth of its steps.
 """
@@ -18,6 +18,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,7 @@ from policyopt.evaluation.statistics import seed_interval
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = ("cartpole", "pendulum", "halfcheetah", "hopper")
+SIDES = {"sb3": ("ours", "sb3"), "cleanrl": ("ours_normalised", "cleanrl")}
 OLDER = {"HalfCheetah-v5": "HalfCheetah-v4", "Hopper-v5": "Hopper-v4"}  # what CleanRL's Gymnasium has
 
 
@@ -52,7 +54,7 @@ def command(side: str, setting: Setting, seed: int, asked: argparse.Namespace) -
         return [asked.cleanrl_python, str(script), *[f"--{k}={v}" for k, v in options.items()], "--no-cuda"]
     given = {"setting": asdict(setting), "seed": seed, "normalised": side == "ours_normalised"}
     python, script = (asked.peer, "sb3_returns.py") if side == "sb3" else (sys.executable, "ours_returns.py")
-    return [python, str(HERE / "peers" / script), json.dumps(given)]
+    return [python, str(HERE.absolute() / "peers" / script), json.dumps(given)]
 
 
 def episodes(side: str, output: str) -> list[tuple[int, float]]:
@@ -66,7 +68,11 @@ def one(side: str, name: str, seed: int, asked: argparse.Namespace) -> dict:
     """One run: its score and where it came from."""
     setting = SETTINGS[name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command(side, setting, seed, asked), capture_output=True, text=True, env=environment)
+    # CleanRL's scripts write a folder of logs where they are started.
+    with tempfile.TemporaryDirectory() as here:
+        done = subprocess.run(
+            command(side, setting, seed, asked), capture_output=True, text=True, env=environment, cwd=here
+        )
     if done.returncode:
         raise SystemExit(f"{side} on {name} with seed {seed} failed:\n{done.stderr[-2000:]}")
     late = [earned for step, earned in episodes(side, done.stdout) if step > 0.9 * setting.steps]
@@ -108,13 +114,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--peer", default=".peers/bin/python", help="Python of the peers' environment")
-    parser.add_argument("--cleanrl", help="folder of a clone of CleanRL")
+    parser.add_argument("--against", nargs="+", choices=list(SIDES), default=["sb3"])
+    parser.add_argument("--cleanrl", default=".peers-cleanrl/source", help="folder of a clone of CleanRL")
     parser.add_argument("--cleanrl-python", default=".peers-cleanrl/bin/python")
     asked = parser.parse_args()
+    # Runs start in folders of their own.
+    asked.peer, asked.cleanrl_python = (str(Path(python).absolute()) for python in (asked.peer, asked.cleanrl_python))
+    asked.cleanrl = str(Path(asked.cleanrl).absolute())
     asked.runs.parent.mkdir(parents=True, exist_ok=True)
     lines = asked.runs.read_text().splitlines() if asked.runs.exists() else []
     kept = {(r["side"], r["name"], r["seed"], r["steps"]): r["score"] for r in map(json.loads, lines)}
-    sides = [("ours", "sb3"), *([("ours_normalised", "cleanrl")] if asked.cleanrl else [])]
+    sides = [SIDES[peer] for peer in asked.against]
     todo = [
         (side, name, seed)
         for seed in asked.seeds

@@ -7,27 +7,12 @@ import sys
 import time
 
 import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.env_util import make_vec_env
+from sb3_side import made
 from worker import serve
 
 torch.set_num_threads(1)
 s = json.loads(sys.argv[1])
-model = PPO(
-    "MlpPolicy",
-    make_vec_env(s["env"], s["count"], seed=0),
-    n_steps=s["horizon"],
-    batch_size=s["minibatch"],
-    n_epochs=s["epochs"],
-    learning_rate=s["learning_rate"],
-    gamma=s["gamma"],
-    gae_lambda=s["lam"],
-    clip_range=s["clip"],
-    max_grad_norm=s["clip_norm"],
-    policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
-    device="cpu",
-    seed=0,
-)
+model = made(s, seed=0)
 spent = [0.0]
 train = model.train
 

@@ -18,11 +18,6 @@ from policyopt.recipe.language import kind
 from policyopt.runtime import atomic
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return tiny.Command(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     return str(tiny.folder(tmp_path_factory.mktemp("models") / "policy"))

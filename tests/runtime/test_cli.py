@@ -33,11 +33,6 @@ PATHS = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.g
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "COLUMNS": "100"}
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return tiny.Command(monkeypatch, capsys)
-
-
 def process(*arguments, **options):
     """`policyopt ARGUMENTS` in a process of its own, which like a console script does not import from its folder."""
     code = "from policyopt.cli import main; main()"

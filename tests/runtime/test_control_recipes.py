@@ -46,17 +46,8 @@ def recipe(path, environment="CartPole-v1", **changes):
     return path / "r.yaml"
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return tiny.Command(monkeypatch, capsys)
-
-
 def files(run):
-    """What must be equal between runs: everything but clocks and event files."""
-    summary = json.loads((run / "summary.json").read_text())
-    del summary["seconds"]
-    names = ("metrics.jsonl", "samples.jsonl", "objective.txt", "model/policy.json", "model/policy.safetensors")
-    return {"summary": summary, **{name: (run / name).read_bytes() for name in names}}
+    return tiny.files(run, "model/policy.json", "model/policy.safetensors")
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------

@@ -17,11 +17,6 @@ TOKENS = torch.arange(40).view(2, 20) * 7 % 300
 VERIFIER = {"verifier": "rules:length", "verifier_options": {"divisor": 4}}
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return tiny.Command(monkeypatch, capsys)
-
-
 def trained_policy(folder):
     """The policy of a finished run as its last checkpoint has it."""
     with Training.resume(folder) as training:

@@ -18,11 +18,6 @@ from policyopt.update.replay import ReplaySteps
 REWARD = {"verifier": "rules:length"}
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return tiny.Command(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """A model folder and its teacher, which nothing changes."""

@@ -181,6 +181,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def files(run: Path, *names: str) -> dict[str, Any]:
+    """What must be equal between runs: everything but clocks and event files. names: files of the saved model."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    del summary["seconds"]
+    common = ("metrics.jsonl", "samples.jsonl", "objective.txt")
+    return {"summary": summary, **{name: (run / name).read_bytes() for name in (*common, *names)}}
+
+
 def texts_equal(one: Any, other: Any) -> bool:
     return all(one(text).input_ids == other(text).input_ids for text in TEXTS)
 
