@@ -25,7 +25,17 @@ def flip_operator(answer: str, rng: random.Random) -> str:
     return answer[:place] + {"+": "-", "-": "+"}[answer[place]] + answer[place + 1 :]
 
 
-MISTAKES: dict[str, Mistake] = {"swap_first_two": swap_first_two, "flip_operator": flip_operator}
+def near_number(answer: str, rng: random.Random) -> str:
+    """12 -> 10: a whole number that is off by one to three, never below 0."""
+    number = int(answer)
+    return str(rng.choice([n for n in range(number - 3, number + 4) if n >= 0 and n != number]))
+
+
+MISTAKES: dict[str, Mistake] = {
+    "swap_first_two": swap_first_two,
+    "flip_operator": flip_operator,
+    "near_number": near_number,
+}
 
 
 def demonstrate(entries: Sequence[Entry], reliability: float, mistake: str, seed: int) -> list[Entry]:

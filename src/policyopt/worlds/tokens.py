@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -57,6 +57,8 @@ class TokenWorld:
     limit: int
     decode: Decode
     judge: Judge | None = None
+    heads: Mapping[str, Judge] = field(default_factory=dict)  # rewards by name
+    checkers: Mapping[str, Judge] = field(default_factory=dict)  # what each answer is checked for
     decode_raw: Decode | None = None
     recorded_answers: Sequence[list[int]] | None = None
     pairs: Sequence[Pair] | None = None
@@ -170,7 +172,22 @@ class TokenWorld:
         """The judge's score of every row's answer, NaN where it has none."""
         if self.judge is None:
             raise WorldError("these tasks have no judge, so answers have no reward; use tasks with a verifier")
-        scores = self.judge(self.texts(batch), batch.row["task"].tolist())
+        return self._judged(self.judge, batch)
+
+    def grade_heads(self, batch: Batch) -> dict[str, Float[Tensor, " B"]]:
+        """The scores of every row's answer by name, NaN where a judge has none."""
+        if not self.heads:
+            raise WorldError("these tasks have no rewards by name; in a recipe: tasks.heads.NAME.verifier")
+        return {name: self._judged(judge, batch) for name, judge in self.heads.items()}
+
+    def checks(self, batch: Batch) -> Float[Tensor, "B J"]:
+        """How far every row's answer passes each check, in 0..1, NaN where it is no check of the task."""
+        if not self.checkers:
+            raise WorldError("these tasks have no checks; in a recipe: tasks.checks.NAME.verifier")
+        return torch.stack([self._judged(judge, batch) for judge in self.checkers.values()], 1)
+
+    def _judged(self, judge: Judge, batch: Batch) -> Float[Tensor, " B"]:
+        scores = judge(self.texts(batch), batch.row["task"].tolist())
         if len(scores) != len(batch):
             raise WorldError(f"a judge returns one score per answer: {len(scores)} for {len(batch)} answers")
         values = [math.nan if score is None else float(score) for score in scores]

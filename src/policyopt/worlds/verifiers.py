@@ -1,7 +1,7 @@
 r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an entry's task.
 
-``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``math_verify``, ``regex``,
-``reasoning_gym``, or ``module:function`` for the user's own callable.
+``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``relative_error``, ``math_verify``, ``regex``,
+``form``, ``answer_spans``, ``reasoning_gym``, or ``module:function`` for the user's own callable.
 
 Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
 process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
@@ -22,6 +22,9 @@ from typing import Any, ClassVar
 
 from policyopt.worlds.reasoning_scorers import ReasoningGym
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
+
+UNREADABLE = 1e6
+"""The relative error of a text without a number; as in `ops.metrics`, which grading workers can not import."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,74 @@ class Numeric(Verifier):
             raise VerifierError(
                 f"numeric needs a number as the entry's answer, got {entry.answer!r}; use another verifier"
             ) from error
-        found = _NUMBER.findall(text)
-        if not found:
+        last = last_number(text)
+        if last is None:
             return 0.0
-        last = Decimal(found[-1].replace(",", ""))
         if last == wanted:
             return 1.0
         close = math.isclose(float(last), float(wanted), rel_tol=self.relative_tolerance, abs_tol=0.0)
         return float(self.relative_tolerance > 0 and math.isfinite(float(last)) and close)
+
+
+def last_number(text: str) -> Decimal | None:
+    found = _NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+@dataclass(frozen=True)
+class RelativeError(Verifier):
+    """|y − ŷ| / |y| of the text's last number ŷ and the answer y, for rewards that grow as it shrinks; ``UNREADABLE``
+    without a number, and for any other number where the answer is 0."""
+
+    trusted: ClassVar[bool] = True
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        try:
+            wanted = float(entry.answer.strip().replace(",", ""))
+        except ValueError as error:
+            raise VerifierError(
+                f"relative_error needs a number as the entry's answer, got {entry.answer!r}; use another verifier"
+            ) from error
+        said = last_number(text)
+        if said is None or (wanted == 0 and said != 0):
+            return UNREADABLE
+        return 0.0 if float(said) == wanted else min(abs(float(said) - wanted) / abs(wanted), UNREADABLE)
+
+
+@dataclass(frozen=True)
+class AnswerSpans(Verifier):
+    """The share of the answer's runs of ``width`` characters that occur in the text, in any order: key steps of a task
+    whose answer is spelt out. An answer shorter than that is one run."""
+
+    width: int = 2
+    trusted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise VerifierError(f"width must be at least 1, got {self.width}")
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        answer = entry.answer.strip()
+        runs = {answer[i : i + self.width] for i in range(max(len(answer) - self.width, 0) + 1)}
+        return sum(run in text for run in runs) / len(runs)
+
+
+@dataclass(frozen=True)
+class Form(Verifier):
+    """1 iff ``pattern``, a regular expression, matches the whole text (without surrounding white space), whatever the
+    answer: a reward for the format. Never trusted, see `Regex`."""
+
+    pattern: str = ".*"
+    trusted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise VerifierError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        return float(re.fullmatch(self.pattern, text.strip()) is not None)
 
 
 @dataclass(frozen=True)
@@ -159,6 +222,9 @@ class PythonCallable(Verifier):
 VERIFIERS: Mapping[str, type[Verifier]] = {
     "exact": Exact,
     "numeric": Numeric,
+    "relative_error": RelativeError,
+    "answer_spans": AnswerSpans,
+    "form": Form,
     "math_verify": MathVerify,
     "regex": Regex,
     "reasoning_gym": ReasoningGym,

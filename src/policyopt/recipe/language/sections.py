@@ -75,6 +75,13 @@ class InstructionSection(Section):
     texts: tuple[str, ...] = ()  # the number chooses one of these
 
 
+class VerifierSection(Section):
+    """One of several verifiers of the same answers."""
+
+    verifier: str
+    options: dict[str, Any] = Field(default={})
+
+
 class TasksSection(Section):
     """Where tasks come from: one of reasoning_gym, jsonl and folder."""
 
@@ -88,6 +95,8 @@ class TasksSection(Section):
     limit: int = Field(default=256, ge=1)  # own tokens of an answer at most
     verifier: str | None = None  # None: reasoning_gym for its tasks, else no reward
     verifier_options: dict[str, Any] = Field(default={})
+    heads: dict[str, VerifierSection] = Field(default={})  # more rewards, by the names that a method weighs
+    checks: dict[str, VerifierSection] = Field(default={})  # what an answer is checked for: constraints, key steps
     deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
     demonstrations: Demonstrations | None = None
     instructions: dict[str, InstructionSection] = Field(default={})  # by the name that a method uses: budget, hint ...

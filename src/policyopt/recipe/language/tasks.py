@@ -15,7 +15,7 @@ from policyopt.worlds.demonstrations import demonstrate
 from policyopt.worlds.grading import Grader, Limits
 from policyopt.worlds.prompts import Instruction, token_world
 from policyopt.worlds.sources import folder_entries, jsonl_entries, reasoning_gym_entries
-from policyopt.worlds.tasks import Entry
+from policyopt.worlds.tasks import Entry, Verifier
 from policyopt.worlds.tokens import TokenWorld
 from policyopt.worlds.verifiers import verifier
 
@@ -111,9 +111,10 @@ def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) 
 
 
 def close_world(world: TokenWorld) -> None:
-    """End the processes of its judge, if it has one."""
-    if isinstance(world.judge, Judging):
-        world.judge.close()
+    """End the processes of its judges."""
+    for judge in (world.judge, *world.heads.values(), *world.checkers.values()):
+        if isinstance(judge, Judging):
+            judge.close()
 
 
 def verifier_name(tasks: TasksSection) -> str | None:
@@ -125,11 +126,18 @@ def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, po
     """The world of some entries, with a judge if the recipe names a verifier."""
     name = verifier_name(tasks)
     rule = None if name is None else verifier(name, tasks.verifier_options)
+    by_name = [
+        {name: verifier(said.verifier, said.options) for name, said in section.items()}
+        for section in (tasks.heads, tasks.checks)
+    ]
     instructions = {
         name: Instruction(said.template, said.value, said.texts) for name, said in tasks.instructions.items()
     }
     world = token_world(entries, tokenizer, tasks.limit, None, positions, instructions)
-    if rule is None:
-        return world
-    # Last, because a grader must be closed.
-    return replace(world, judge=Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline))))
+
+    def judging(rule: Verifier) -> Judging:
+        return Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline)))
+
+    # Last, because graders must be closed.
+    heads, checkers = ({name: judging(rule) for name, rule in rules.items()} for rules in by_name)
+    return replace(world, judge=None if rule is None else judging(rule), heads=heads, checkers=checkers)

@@ -1,0 +1,85 @@
+"""Verifiers that grade, and worlds of texts with several of them."""
+
+import random
+
+import pytest
+import torch
+
+from policyopt.ops.metrics import UNREADABLE, relative_error
+from policyopt.types import Tasks
+from policyopt.worlds import verifiers
+from policyopt.worlds.demonstrations import near_number
+from policyopt.worlds.tasks import Entry, VerifierError
+from policyopt.worlds.tokens import TokenWorld, WorldError
+from policyopt.worlds.verifiers import verifier
+from support import close
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def entry(answer: str) -> Entry:
+    return Entry("?", None, answer)
+
+
+def test_relative_errors_of_texts_are_those_of_numbers() -> None:
+    rule = verifier("relative_error")
+    cases = (("about 90", "100", 90.0, 100.0), ("1,100", "1000", 1100.0, 1000.0), ("0", "0", 0.0, 0.0))
+    cases += (("3", "0", 3.0, 0.0), ("none", "7", float("nan"), 7.0), ("-50", "100", -50.0, 100.0))
+    for text, answer, said, wanted in cases:
+        expected = relative_error(torch.tensor([said]), torch.tensor([wanted]))
+        assert rule(text, entry(answer)) == pytest.approx(float(expected)), text
+    assert verifiers.UNREADABLE == UNREADABLE
+    assert rule.trusted
+    with pytest.raises(VerifierError, match="needs a number"):
+        rule("1", entry("one"))
+
+
+def test_spans_of_the_answer_in_any_order() -> None:
+    rule = verifier("answer_spans", {"width": 2})
+    assert rule("noen", entry("noen")) == 1.0
+    assert rule("en..no", entry("noen")) == pytest.approx(2 / 3)
+    assert rule("", entry("noen")) == 0.0
+    assert rule("xax", entry("a")) == 1.0
+    assert verifier("answer_spans", {"width": 3})("oen", entry("noen")) == 0.5
+    with pytest.raises(VerifierError, match="at least 1"):
+        verifier("answer_spans", {"width": 0})
+
+
+def test_forms_do_not_look_at_the_answer() -> None:
+    rule = verifier("form", {"pattern": "[0-9]{1,2}"})
+    assert [rule(text, entry("5")) for text in ("7", " 12 ", "123", "a")] == [1.0, 1.0, 0.0, 0.0]
+    assert not rule.trusted, "a pattern may take exponential time"
+    with pytest.raises(VerifierError, match="no regular expression"):
+        verifier("form", {"pattern": "("})
+
+
+def test_mistaken_numbers_are_near_and_never_right() -> None:
+
+    for answer in ("0", "1", "12"):
+        found = {int(near_number(answer, random.Random(seed))) for seed in range(60)}
+        assert found == {n for n in range(int(answer) - 3, int(answer) + 4) if n >= 0 and n != int(answer)}
+
+
+def test_texts_are_graded_by_several_names() -> None:
+    def judge(scores):
+        return lambda texts, ids: [None if text == "?" else scores * len(text) for text in texts]
+
+    world = TokenWorld(
+        [[1], [1]],
+        eos=0,
+        limit=3,
+        decode=lambda tokens: "".join("?ab"[t] for t in tokens),
+        heads={"one": judge(1.0), "two": judge(2.0)},
+        checkers={"first": judge(0.5), "second": judge(0.25)},
+    )
+    batch = world.complete(Tasks(torch.tensor([0, 1]), world.tasks(torch.tensor([0, 1])).row), [[1, 2], [0]])
+    texts = world.texts(batch)
+    assert texts == ["ab", ""]
+    found = world.grade_heads(batch)
+    close(found["one"], [2.0, 0.0])
+    close(found["two"], [4.0, 0.0])
+    close(world.checks(batch), [[1.0, 0.5], [0.0, 0.0]])
+    bare = TokenWorld([[1]], eos=0, limit=3, decode=lambda tokens: "")
+    for ask, name in ((bare.grade_heads, "heads"), (bare.checks, "checks")):
+        with pytest.raises(WorldError, match=rf"tasks\.{name}\.NAME\.verifier"):
+            ask(batch)
