@@ -6,7 +6,7 @@
 Sides: `ours` against `sb3` (the same settings, nothing normalised), and, with `--against cleanrl` (after `make
 peers-cleanrl`), `ours_normalised` against `cleanrl` (its script for continuous actions as it is). Every run is a
 process of one thread; finished runs are read from the file, so that the benchmark can be stopped and go on. A run's
-score is the mean return of the training episodes that ended in the last tenth of its steps.
+score is the mean return of the training episodes of the rounds that end in the last tenth of its steps.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def one(side: str, name: str, seed: int, asked: argparse.Namespace) -> dict:
         )
     if done.returncode:
         raise SystemExit(f"{side} on {name} with seed {seed} failed:\n{done.stderr[-2000:]}")
-    late = [earned for step, earned in episodes(side, done.stdout) if step > 0.9 * setting.steps]
+    # Counted in whole rounds on every side: ours knows of an episode only in which round it ended.
+    ended = [(-(-step // setting.batch) * setting.batch, earned) for step, earned in episodes(side, done.stdout)]
+    late = [earned for step, earned in ended if step > 0.9 * setting.steps]
     return {"side": side, "name": name, "seed": seed, "steps": setting.steps, "score": statistics.fmean(late)}
 
 
