@@ -8,14 +8,16 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 from policyopt.compose import Given, Role, Term
-from policyopt.credit import critics
+from policyopt.credit import critics, tokens
 from policyopt.engines.plain import generate
+from policyopt.objective import successors
 from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.policies.tabular import Table
 from policyopt.reward import dense
 from policyopt.reward.parts import Verified
 from policyopt.sampling.collected import GroupBy, UnderSampled
+from policyopt.selection import contrast
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
 from policyopt.types import Finish, Round
@@ -25,7 +27,7 @@ from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import SGD
 from policyopt.worlds.sequences import SequenceWorld, bandit
-from support import context, grids, method, numbers, ragged, with_row
+from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
 
 
 def credited(part: Any) -> Tensor:
@@ -73,7 +75,35 @@ def gathered(part: Any) -> Tensor:
     return torch.cat([torch.tensor([float(len(out))]), out.step["behaviour"].flatten()])
 
 
+def learned(part: Any) -> Tensor:
+    """Value and gradient of a loss on the critic's values."""
+    case = Term("a", part, TokenMean(), trains="critic")
+    batch = ragged()
+    batch = batch.with_steps({"reward": torch.where(batch.valid, batch.step["reward"], 0.0)})
+    found, slope = full_step(context(method(case), grids()), batch, model="critic")
+    return torch.cat([found[None], slope.flatten()])
+
+
+def lines(part: Any) -> Tensor:
+    """Labels of random rows, and their completions' numbers."""
+    world = SequenceWorld(2, 2, 4, lambda s, t: (s == 1).double().mean(1))
+    ctx = context(method(), {"policy": Table(2 * numbers(8, 2, seed=1))}, world, generate)
+    rows = ctx.extend(world.start(world.tasks(torch.arange(2).repeat(8))))
+    rows = rows.with_steps({"turn": torch.arange(4).expand(16, -1), "reward": torch.zeros(16, 4)})
+    return part(ctx, rows).step["label"].flatten()
+
+
+def chosen(part: Any) -> Tensor:
+    batch = rewarded(ragged((2,) * 6), [1.0, 0.6, 0.2, 1.0, 0.6, 0.9])
+    batch = with_row(batch, group=[0, 0, 0, 1, 1, 1])
+    return part(context(method(), grids()), batch).row["_row"].double()
+
+
 KNOBS = (
+    Knob(successors.SarsaError("critic"), learned, {"gamma": 0.5}),
+    Knob(dense.TurnReward(critic="critic"), paid, {"weight": 0.5, "bound": 0.1}),
+    Knob(tokens.PrefixLabels(), lines, {"count": 1, "right": 0.6, "temperature": 50.0}),
+    Knob(contrast.OneOfEach(), chosen, {"most": 0.1, "right": 0.95}),
     Knob(GroupBy(), gathered, {"size": 2, "temperature": 0.5}),
     Knob(UnderSampled(adapt=print), gathered, {"size": 2, "batches": 1, "pieces": 1, "adapt": None}),
     Knob(Apart(), lambda part: torch.tensor([float(part.roles is None)]), {"roles": {}}),

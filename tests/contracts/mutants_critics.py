@@ -4,8 +4,12 @@ import torch
 from mutants import Patch, mutant, replaced
 
 from policyopt.credit.critics import DecomposedAdvantage
-from policyopt.reward.dense import LogRatioReward, merged
+from policyopt.credit.tokens import said_of_steps
+from policyopt.objective.successors import SarsaError
+from policyopt.ops.sequences import fold_rewards, pack_own
+from policyopt.reward.dense import LogRatioReward, TurnReward, merged
 from policyopt.sampling.collected import UnderSampled
+from policyopt.seen import SeenBatch
 
 
 @mutant("test_poad::test_token_deltas_of_an_action_add_up_to_the_actions", "test_poad::test_two_turns_by_hand")
@@ -38,3 +42,32 @@ def one_batch_too_many_is_kept(patch: Patch) -> None:
     patch.method(
         UnderSampled, "after", lambda self, ctx, done: after(replaced(self, batches=self.batches + 1), ctx, done)
     )
+
+
+@mutant(
+    "test_oreal::test_the_token_model_reads_the_state_after_each_step",
+    "test_dvpo::test_exact_advantages_give_the_policy_gradient",
+)
+def steps_are_valued_by_the_state_before_them(patch: Patch) -> None:
+    def wrong(ctx, batch, model):
+        return torch.where(batch.own, SeenBatch(ctx, batch).value(model).detach(), 0.0)
+
+    patch.function(said_of_steps, wrong)
+
+
+@mutant("test_prm_code_rl::test_rewards_of_lines_by_hand_and_their_bound")
+def lines_are_paid_without_a_bound(patch: Patch) -> None:
+    call = TurnReward.__call__
+    patch.method(TurnReward, "__call__", lambda self, ctx, batch: call(replaced(self, bound=1e9), ctx, batch))
+
+
+@mutant("test_dvpo::test_values_of_steps_by_hand", "test_dvpo::test_the_value_model_equals_the_loops")
+def targets_carry_gradient(patch: Patch) -> None:
+    def wrong(self, seen, batch):
+        said = torch.where(batch.own, seen.value(self.critic, following=True), 0.0)
+        rewards = fold_rewards(batch, batch.step["reward"])
+        (reward, value), back = pack_own(batch, rewards, said)
+        following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
+        return torch.where(batch.trained, said - (reward + self.gamma * following).gather(1, back), 0.0) ** 2
+
+    patch.method(SarsaError, "__call__", wrong)

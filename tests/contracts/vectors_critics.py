@@ -121,5 +121,75 @@ def log_ratio_cases():
     return made
 
 
+# -- what models say of the steps taken ------------------------------------------------------------------------------
+def said(label, mask):
+    """Values before every step and after the last."""
+    return draw(label, [[*row, 1] for row in [[1] * len(mask[0])] * len(mask)], -3.0, 3.0)
+
+
+def token_model_cases():
+    made = []
+    for name, mask in (("uneven rows", UNEVEN), ("steps of others", HOLED), ("no step", NOTHING)):
+        label = f"credit/by_token_model/{name}"
+        given, values = draw(f"{label}/a", mask, *SIGNED), said(f"{label}/w", mask)
+        praise = [
+            [2 * ref.sigmoid(v[t + 1]) - 1 if m else 0.0 for t, m in enumerate(row)]
+            for v, row in zip(values, mask, strict=True)
+        ]
+        weighed = [
+            [a * max(0.0, (1 if a > 0 else -1) * p) if m else 0.0 for a, p, m in zip(*rows, strict=True)]
+            for rows in zip(given, praise, mask, strict=True)
+        ]
+        inputs = {"advantages": given, "values": values, "mask": mask}
+        expect = {"advantages": weighed, "praise": praise}
+        options = {"critic": "tokens"}
+        made.append(case("credit", "by_token_model", name, inputs, expect, options=options))
+    return made
+
+
+def frozen_value_cases():
+    made = []
+    for name, mask, whitened, scored in (
+        ("whitened", UNEVEN, True, None),
+        ("an unscored row", HOLED, True, [1, 1, 0, 0]),
+        ("as they are", HOLED, False, None),
+    ):
+        values, counted = said(f"credit/frozen_values/{name}", mask), scored_mask(mask, scored)
+        plain = [[v[t + 1] if m else 0.0 for t, m in enumerate(row)] for v, row in zip(values, counted, strict=True)]
+        expect = {"advantages": ref.whitened(plain, counted) if whitened else plain}
+        inputs = {"values": values, "mask": mask, **({"scored": scored} if scored else {})}
+        made.append(case("credit", "frozen_values", name, inputs, expect, options={"whitened": whitened}))
+    return made
+
+
+def turn_reward_cases():
+    made = []
+    for name, mask, options in (
+        ("turns of several steps", UNEVEN, {"weight": 0.3, "bound": 1.0, "by_length": True}),
+        ("steps of others", HOLED, {"weight": 1.0, "bound": 0.5, "by_length": False}),
+        ("no step", NOTHING, {"weight": 1.0, "bound": 1.0, "by_length": True}),
+    ):
+        label = f"reward/turn_reward/{name}"
+        rewards, values = step_rewards(f"{label}/r", mask), said(f"{label}/w", mask)
+        paid = [[r or 0.0 for r in row] for row in rewards]
+        for b, row in enumerate(mask):
+            last = {TURNS[b][t]: t for t, m in enumerate(row) if m}
+            for t in last.values():
+                gain = options["weight"] * min(options["bound"], max(-options["bound"], values[b][t + 1]))
+                paid[b][t] += gain / (len(last) if options["by_length"] else 1)
+        turns = [row[: len(mask[0])] for row in TURNS[: len(mask)]]
+        inputs = {"rewards": rewards, "values": values, "mask": mask, "turn": turns}
+        made.append(case("reward", "turn_reward", name, inputs, {"rewards": paid}, options=options))
+    return made
+
+
 def cases():
-    return [*decomposed_cases(), *bounded_cases(), *score_cases(), *log_ratio_cases()]
+    return [
+        *decomposed_cases(),
+        *bounded_cases(),
+        *score_cases(),
+        *log_ratio_cases(),
+        *token_model_cases(),
+        *frozen_value_cases(),
+        *turn_reward_cases(),
+    ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from policyopt.compose import Cell, CompositionError, Context, Part
 from policyopt.ops.masked import select
+from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import on_last, total_reward
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch, Round
@@ -102,3 +103,39 @@ class LogRatioReward(Part):
             paid = paid.clamp(-self.bound, self.bound)
         ctx.meter.mean("log_ratio_reward", paid, batch.own)
         return batch.with_steps({"reward": batch.step["reward"] + paid}).with_scores(said)
+
+
+@dataclass(frozen=True)
+class TurnReward(Part):
+    """Adds, at the end of every turn (a line of a program), what a value model says of the state it leads to, within
+    -bound..bound and over the number of turns, so that more turns do not pay more (arXiv 2410.17621, section 3.2).
+
+    by_length: whether it is divided.
+    """
+
+    weight: float = 0.1
+    bound: float = 1.0
+    by_length: bool = True
+    critic: str = "process"
+
+    formula = "r_bt += weight clip(w(s_b,t+1), -bound, bound) / m_b at the last step of each of a row's m_b turns"
+    reads = ("turn",)
+
+    def __post_init__(self) -> None:
+        if self.bound <= 0:
+            raise CompositionError(f"the bound of a turn's reward must be above 0, not {self.bound}")
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        with torch.no_grad():
+            said = select(batch.own, SeenBatch(ctx, batch).value(self.critic, following=True))
+        turns = pieces(batch, "turn")
+        count = torch.bincount(turns.row, minlength=len(batch)).clamp(min=1)
+        share = count[turns.row].to(said.dtype) if self.by_length else torch.ones_like(said[turns.row, turns.last])
+        paid = self.weight * said[turns.row, turns.last].clamp(-self.bound, self.bound) / share
+        added = turns.on_last(paid, batch.step["reward"])
+        ctx.meter.mean("turn_reward", added, added != 0)
+        return batch.with_steps({"reward": batch.step["reward"] + added})

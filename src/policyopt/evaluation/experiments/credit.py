@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policyopt.compose import Method, frozen
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
+from policyopt.compose import Method, Program, Stage, frozen
+from policyopt.evaluation.experiments._common import (
+    CountingEngine,
+    Fit,
+    Outcome,
+    fit,
+    probabilities,
+    random_table,
+    uniform_table,
+)
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import strings_with_target
+from policyopt.evaluation.experiments._worlds import Automaton, strings_with_target
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
+from policyopt.sampling.samplers import Group
+from policyopt.train import rounds as train_rounds
 from policyopt.types import Batch, Round, Tasks
 from policyopt.worlds.sequences import PairedWorld, SequenceWorld, bandit
 from policyopt.worlds.tables import TabularMDP
@@ -43,6 +54,9 @@ class Turns:
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
         added = self.inner.append(batch, step, logp, live, version)
         return added.with_steps({"turn": self.turn[added.step["_state"]]})
+
+    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
+        return batch.rewound(steps)
 
     def grade(self, batch: Batch) -> Tensor:
         return self.inner.grade(batch)
@@ -252,3 +266,181 @@ def forks_and_copies(method: Method, seed: int, rounds: int) -> Outcome:
         "entropy of a copied symbol after training": copied[-1],
     }
     return Outcome(done.watched[reached], success[-1], done.rows, done.watched, "entropy of the fork (nats)", notes)
+
+
+@dataclass(frozen=True)
+class Written(Automaton):
+    """An automaton of one task with recorded strings (M, limit), which are its tasks to draw."""
+
+    recordings: Tensor = field(default_factory=lambda: torch.zeros(1, 1, dtype=torch.int64))
+
+    @property
+    def size(self) -> int:
+        return len(self.recordings)
+
+    def start(self, tasks: Tasks) -> Batch:
+        return super().start(replace(tasks, id=torch.zeros_like(tasks.id)))
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        world: Any = self
+        return SequenceWorld.complete(world, tasks, self.recordings[tasks.id])
+
+
+def written(limit: int, choices: int, reward: Any, recordings: Tensor | None = None) -> Written:
+    """Strings of a fixed length whose states are position * choices + the symbol before (0 at the beginning), those
+    behind the last symbol included."""
+    inner = SequenceWorld(1, choices, limit, reward)
+    held = torch.zeros(1, limit, dtype=torch.int64) if recordings is None else recordings
+    return Written(
+        inner,
+        (limit + 1) * choices,
+        torch.zeros_like,
+        lambda state, symbol: (state // choices + 1) * choices + symbol,
+        held,
+    )
+
+
+@dataclass(frozen=True)
+class Before:
+    """What runs before the method: rounds of another that trains a model of its own, on as many tasks a round."""
+
+    key: str = ""
+    rounds: int = 0
+    rate: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def stages(self, method: Method, rounds: int) -> Program:
+        if not self.key:
+            return Program((Stage(method, rounds),))
+        first = override(load(self.key), {"update.learning_rate": self.rate, **self.options})
+        first = replace(first, selection=method.selection)
+        if isinstance(first.sampling, Group):
+            first = replace(first, sampling=method.sampling)
+        return Program((Stage(first, self.rounds), Stage(method, rounds)))
+
+
+def staged(program: Program, world: Any, models: dict[str, Any], seed: int, watch: Callable[[Run], float]) -> Fit:
+    """`fit` of a program. Rows are those that were generated; recorded ones are not counted."""
+    engine = CountingEngine()
+    run = Run(models, world, engine, seed)
+    watched = [watch(run) for _ in train_rounds(run, program)]
+    return Fit(run, engine.rows, tuple(watched))
+
+
+def one_decisive_step(method: Method, seed: int, rounds: int, first: str = "", warm: int = 0) -> Outcome:
+    """Strings of 12 of 6 symbols; reward 1 if the symbol at one place is the right one. A method may be preceded by
+    `warm` rounds of another, which trains a model of its own.
+
+    value: probability of success, mean over rounds, exact.
+    """
+    limit, choices = 12, 6
+    rng = stream(seed, "one decisive step")
+    place, wanted = (int(torch.randint(n, (1,), generator=rng)) for n in (limit, choices))
+    world = written(limit, choices, lambda strings, task: (strings[:, place] == wanted).float())
+
+    def success(run: Run) -> float:
+        table = probabilities(run).view(limit + 1, choices, choices)
+        here = torch.nn.functional.one_hot(torch.tensor(0), choices).float()
+        for position in range(place + 1):
+            here = here @ table[position]
+        return float(here[wanted])
+
+    policy = uniform_table(world.states, choices)
+    program = Before(first, warm).stages(method, rounds - warm)
+    done = staged(program, world, {"policy": policy}, seed, success)
+    notes = {"probability of success after training": done.watched[-1]}
+    if "tokens" in done.run.models:
+        model: Any = done.run.models["tokens"]
+        said = torch.tanh(model.values.detach().view(limit + 1, choices) / 2).abs()[1:].mean(1)
+        notes["weight of the decisive step over the mean weight"] = float(said[place] / said.mean().clamp(min=1e-9))
+    value = sum(done.watched) / len(done.watched)
+    return Outcome(value, value, done.rows, done.watched, "probability of success", notes)
+
+
+def knowing(right: Tensor, reward: Any, recordings: Tensor | None = None, *, ever: bool = False) -> Written:
+    """Strings in which the right symbol depends on place and symbol before, right (limit, choices). States know the
+    place, the symbol before, and whether it was wrong (ever: whether any was): (place * choices + before) * 2 + wrong.
+    """
+    limit, choices = right.shape
+    padded = torch.cat([right, right[:1]])
+
+    def follow(state: Tensor, symbol: Tensor) -> Tensor:
+        place, before, wrong = state // (2 * choices), state // 2 % choices, state % 2
+        fails = (symbol != padded[place.clamp(max=limit), before]).long()
+        return (place + 1) * 2 * choices + 2 * symbol + (wrong | fails if ever else fails)
+
+    held = torch.zeros(1, limit, dtype=torch.int64) if recordings is None else recordings
+    inner = SequenceWorld(1, choices, limit, reward)
+    return Written(inner, (limit + 1) * choices * 2, torch.zeros_like, follow, held)
+
+
+def hits(right: Tensor, strings: Tensor) -> Tensor:
+    """(B, limit) whether each symbol is right after the one before (0 at first)."""
+    before = torch.cat([torch.zeros_like(strings[:, :1]), strings[:, :-1]], 1)
+    return right[torch.arange(len(right)), before] == strings
+
+
+def chained_symbols(method: Method, seed: int, rounds: int, first: str = "", warm: int = 0) -> Outcome:
+    """Strings of 10 of 4 symbols; 1/10 is paid for every symbol that is right, which one is depends on the place and
+    the symbol before. There are 1000 recordings of a uniform policy for a method `first` that reads them.
+
+    value: expected share of right symbols, mean over the method's own rounds, exact. Recorded rows are not counted.
+    """
+    limit, choices = 10, 4
+    rng = stream(seed, "chained symbols")
+    right = torch.randint(choices, (limit, choices), generator=rng)
+    recordings = torch.randint(choices, (1000, limit), generator=rng)
+    world = knowing(right, lambda strings, task: hits(right, strings).float() / limit, recordings)
+
+    def share(run: Run) -> float:
+        table = probabilities(run).view(limit + 1, choices, 2, choices)
+        here, total = torch.zeros(choices, 2), 0.0  # of the symbol before and whether it was wrong
+        here[0, 0] = 1.0
+        for position in range(limit):
+            chance = here[..., None] * table[position]  # (before, wrong, symbol)
+            good = torch.nn.functional.one_hot(right[position], choices)[:, None].float() * chance
+            total += float(good.sum()) / limit
+            here = torch.stack([good.sum((0, 1)), (chance - good).sum((0, 1))], 1)
+        return total
+
+    policy = uniform_table(world.states, choices)
+    program = Before(first, warm, 0.01, {"update.epochs": 12}).stages(method, rounds)
+    done = staged(program, world, {"policy": policy}, seed, share)
+    curve = done.watched[warm:]
+    notes = {"expected share of right symbols after training": curve[-1]}
+    value = sum(curve) / len(curve)
+    return Outcome(value, value, done.rows, curve, "expected share of right symbols", notes)
+
+
+def lines_of_a_program(method: Method, seed: int, rounds: int, warm: int = 8) -> Outcome:
+    """Programs of 8 lines, each one of 4; reward 1 if every line is right, which one is depends on the line before,
+    else -1. States know the place, the line before and whether all lines so far are right. The policy begins with
+    probability 1/2 on the right ones. For `warm` rounds lines are labelled by completions of prefixes, and a process
+    model learns the labels; then the method runs, which may use it.
+
+    value: probability of a right program, mean over the method's own rounds, exact.
+    """
+    limit, choices = 8, 4
+    rng = stream(seed, "lines of a program")
+    right = torch.randint(choices, (limit, choices), generator=rng)
+    inner = knowing(right, lambda strings, task: 2 * hits(right, strings).all(1).float() - 1, ever=True)
+    world = Turns(inner, torch.arange(inner.states) // (2 * choices))
+    logits = torch.zeros(limit + 1, choices, 2, choices)
+    logits[:-1].scatter_(3, right[:, :, None, None].expand(-1, -1, 2, 1), math.log(3.0))
+
+    def success(run: Run) -> float:
+        table = probabilities(run).view(limit + 1, choices, 2, choices)
+        chance, before = 1.0, 0
+        for position in range(limit):
+            chance *= float(table[position, before, 0, right[position, before]])
+            before = int(right[position, before])
+        return chance
+
+    models = {"policy": Table(logits.view(-1, choices))}
+    program = Before("prm_code_rl:prm_code_rl_labels", warm, 0.1, {"update.epochs": 5}).stages(method, rounds)
+    done = staged(program, world, models, seed, success)
+    curve = done.watched[warm:]
+    half = next((float(i + 1) for i, chance in enumerate(curve) if chance >= 0.5), float(len(curve)))
+    notes = {"probability of a right program after training": curve[-1], "rounds until it is 1/2 (or all)": half}
+    value = sum(curve) / len(curve)
+    return Outcome(value, value, done.rows, curve, "probability of a right program", notes)
