@@ -1,4 +1,4 @@
-"""Cases of losses of a second context."""
+"""Cases of losses of a second context, and of a surrogate that is not pessimistic."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 
 import cases
 from policyopt.constraint.contexts import ContextDependence, Surprise
+from policyopt.objective.optimistic import OptimisticSurrogate
 
 
 def dependence(l, o, bound, most):  # noqa: E741
@@ -33,7 +34,21 @@ def largest(bound, most, share):
     return reference
 
 
+def optimistic(l, o, a, low, high):  # noqa: E741
+    """The ratio is cut above for either sign."""
+    r = math.exp(l - o)
+    if a == 0:
+        return 0.0, 0.0
+    if a > 0 or r > 1 + high:
+        return cases.loops.clipped(l, o, a, low, high) if a > 0 else (-(1 + high) * a, 0.0)
+    return -r * a, -r * a
+
+
 CASES = {
+    "optimistic": cases.Case(
+        OptimisticSurrogate(0.28),
+        cases.by_step(lambda l, o, a: optimistic(l, o, a, 0.2, 0.28), "policy old", "advantage"),  # noqa: E741
+    ),
     "context_dependence": cases.Case(
         ContextDependence("teacher", bound=0.6, most=0.15),
         cases.by_step(lambda l, o: dependence(l, o, 0.6, 0.15), "policy teacher"),  # noqa: E741

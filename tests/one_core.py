@@ -156,9 +156,27 @@ class Recorded:
         """Three tests of a row, by its length and its task."""
         return ((batch.lengths + batch.row["task"])[:, None] % torch.tensor([2, 3, 4]) == 0).double()
 
+    def task_pairs(self) -> tuple[Tensor, Tensor]:
+        """Neighbouring tasks, of different similarity."""
+        members = (
+            torch.arange(self.size // 2 * 2).view(-1, 2) if self.size > 1 else torch.zeros(1, 2, dtype=torch.int64)
+        )
+        return members, torch.linspace(0.2, 1, len(members))
+
+    def judge_steps(self, batch: Batch) -> Tensor:
+        return (torch.arange(batch.steps) % 2).double().expand(len(batch), -1)
+
     def diversity(self, batch: Batch, ids: Tensor) -> Tensor:
         """Of sets of rows: how many lengths they have."""
         return torch.stack([batch.lengths[ids == one].unique().numel() / (ids == one).sum() for one in ids])
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        return ("budget", "hint", "pattern", "draft")
+
+    def instruct(self, tasks: Tasks, name: str, values: Tensor) -> Tasks:
+        """What rows are told is in their columns, and no policy listens."""
+        return tasks.with_rows({name: values})
 
     def conclude(self, batch: Batch) -> Batch:
         """Rows answer from where they are."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from policyopt.objective.offline import BehaviourConstrained
+from policyopt.objective.turns import OverTurns
 from policyopt.reward.weighted_tests import WeightedTests
 from policyopt.selection.turns import TurnsAsRows
 
@@ -60,4 +62,30 @@ def rows_of_turns(turns: Sequence[Sequence[int]], own: Sequence[Sequence[bool]])
     return [(b, steps) for b in range(len(turns)) for steps in turn_numbers(turns[b], own[b])]
 
 
-REFERENCES = {WeightedTests: weighted_tests, TurnsAsRows: rows_of_turns}
+def over_turns(logp: Sequence[float], turn: Sequence[int], trained: Sequence[bool]) -> list[float]:
+    """The mean over the trained steps of every step's turn."""
+    out = []
+    for t in range(len(logp)):
+        mine = [x for x, n, m in zip(logp, turn, trained, strict=True) if n == turn[t] and m]
+        out.append(sum(mine) / len(mine) if trained[t] else 0.0)
+    return out
+
+
+def behaviour_constrained(
+    logp: Sequence[float], behaviour: Sequence[float], good: Sequence[bool], advantage: float, tau: float, weight: float
+) -> list[tuple[float, float]]:
+    """Value and derivative of every trained step of a row."""
+    a = advantage - tau * (sum(logp) - sum(behaviour))
+    found = []
+    for x, fine in zip(logp, good, strict=True):
+        w = weight if a < 0 and fine else 1.0
+        found.append((-w * a * x, -w * a))
+    return found
+
+
+REFERENCES = {
+    WeightedTests: weighted_tests,
+    TurnsAsRows: rows_of_turns,
+    OverTurns: over_turns,
+    BehaviourConstrained: behaviour_constrained,
+}

@@ -9,12 +9,18 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
+from policyopt.compose import Term
 from policyopt.constraint.contexts import ContextDependence
+from policyopt.credit.pairs import SimilarityWeighted
 from policyopt.credit.turns import TurnAdvantage
 from policyopt.feedback.contexts import MaskedContext
+from policyopt.feedback.steps import AgreedSteps
+from policyopt.objective.offline import BehaviourConstrained
+from policyopt.objective.optimistic import OptimisticSurrogate
 from policyopt.reward.weighted_tests import WeightedTests
 from policyopt.selection.turns import TurnsAsRows
-from support import context, full_step, grids, method, numbers, ragged, with_row
+from policyopt.update.averaging import SequenceSum
+from support import Columns, context, full_step, grids, method, numbers, ragged, with_row
 
 TURNS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5])
 
@@ -49,7 +55,34 @@ def blackened(part: Any) -> Tensor:
     return part(context(method(), grids()), batch).context("masked").double()
 
 
+def optimistic(part: Any) -> Tensor:
+    case = dataclasses.replace(cases.CASES["optimistic"], loss=part)
+    found, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def offline(part: Any) -> Tensor:
+    batch = rows().with_steps({"good": (TURNS % 2 == 0).double().expand(4, -1)})
+    made = method(Term("a", part, SequenceSum()), sampling=Columns(), feedback=AgreedSteps())
+    found, gradient = full_step(context(made, grids()), batch)
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def judged(part: Any) -> Tensor:
+    world = SimpleNamespace(judge_steps=lambda batch: numbers(4, 13, seed=3))
+    return part(context(method(), grids(), world), rows()).step["good"]
+
+
+def weighted(part: Any) -> Tensor:
+    batch = rows().with_rows({"similarity": torch.tensor([1.0, 0.5, 0.2, -0.3])})
+    return part(context(method(), grids()), batch).step["advantage"]
+
+
 KNOBS = (
+    Knob(OptimisticSurrogate(), optimistic, {"clip_high": 0.05}),
+    Knob(BehaviourConstrained(), offline, {"tau": 0.5, "good": -0.5}),
+    Knob(AgreedSteps(), judged, {"right": 0.1}),
+    Knob(SimilarityWeighted(), weighted, {"power": 1.0}),
     Knob(ContextDependence("teacher"), dependent, {"bound": 0.3, "most": 0.1, "share": 0.5}),
     Knob(MaskedContext(patch=3), blackened, {"share": 0.9, "patch": 2, "filler": 7}),
     Knob(

@@ -4,11 +4,17 @@ import torch
 from mutants import Patch, mutant, replaced
 
 from policyopt.constraint.contexts import ContextDependence
+from policyopt.credit.pairs import SimilarityWeighted
 from policyopt.credit.turns import TurnAdvantage
 from policyopt.feedback.contexts import MaskedContext
+from policyopt.feedback.steps import AgreedSteps
+from policyopt.objective.offline import BehaviourConstrained
+from policyopt.objective.optimistic import OptimisticSurrogate
+from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops import pieces
 from policyopt.reward import weighted_tests
 from policyopt.selection.turns import TurnsAsRows
+from policyopt.update.turns import TurnMean
 
 GIGPO, VERPO, ITER = "test_gigpo", "test_verpo", "test_iterresearch_eapo"
 
@@ -75,3 +81,37 @@ def dependence_by_the_ratio(patch: Patch) -> None:
 @mutant("test_papo::test_the_masked_input_is_another_stream_of_the_same_rows")
 def everything_is_masked(patch: Patch) -> None:
     patch.method(MaskedContext, "__call__", lambda self, ctx, b: b.with_context(0 * b.context(), self.name))
+
+
+@mutant("test_pairuni::test_weights_by_hand")
+def similarities_of_any_sign(patch: Patch) -> None:
+    def wrong(self, ctx, batch):
+        weight = batch.row["similarity"].abs() ** self.power
+        return batch.with_steps({"advantage": batch.step["advantage"] * weight[:, None]})
+
+    patch.method(SimilarityWeighted, "__call__", wrong)
+
+
+@mutant("test_var_grpo::test_masked_rows_and_empty_masks")
+def long_rows_weigh_more(patch: Patch) -> None:
+    patch.method(TurnMean, "__call__", lambda self, mask, batch, total: mask.double() / mask.sum())
+
+
+@mutant("test_voicegrpo::test_the_released_form_is_the_reverse_of_pessimism")
+def pessimistic_after_all(patch: Patch) -> None:
+    patch.method(OptimisticSurrogate, "__call__", lambda self, seen, batch: ClippedSurrogate()(seen, batch))
+
+
+@mutant("test_bcpg_nsa::test_without_tau_the_gradient_of_every_log_probability_is_minus_w_a_over_the_rows")
+def good_steps_of_right_rows_spared(patch: Patch) -> None:
+    def wrong(self, seen, batch):
+        weight = torch.where(batch.step["good"] > 0, self.good, 1.0)
+        return weight * batch.step["advantage"]
+
+    patch.method(BehaviourConstrained, "weighted", wrong)
+
+
+@mutant("test_bcpg_nsa::test_both_judges_must_agree")
+def the_first_judge_decides(patch: Patch) -> None:
+    call = AgreedSteps.__call__
+    patch.method(AgreedSteps, "__call__", lambda self, *args: call(replaced(self, judges=self.judges[:1]), *args))

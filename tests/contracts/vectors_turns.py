@@ -2,7 +2,7 @@
 
 import reference_formulas as ref
 from vector_cases import HOLED, LOGP, SIGNED, UNEVEN, case, draw
-from vector_losses import step_cases
+from vector_losses import CLIP, step_cases
 
 from references_turns import compared, turn_numbers
 
@@ -110,5 +110,37 @@ def contexts():
     ]  # fmt: skip
 
 
+def optimistic(logp, old, advantage, low=0.2, high=0.2):
+    """min(r, 1 + high) A for negative A, the usual form for the others."""
+    if advantage >= 0:
+        return ref.clipped_surrogate(logp, old, advantage, low, high)
+    ratio = ref.exp(logp - old)
+    return (-(1 + high) * advantage, 0.0) if ratio > 1 + high else (-ratio * advantage, -ratio * advantage)
+
+
+def surrogates():
+    options = {"clip_high": 0.3}
+    return [
+        *step_cases("objective", "optimistic_surrogate", optimistic, CLIP),
+        *step_cases("objective", "optimistic_surrogate", lambda *x: optimistic(*x, 0.1, 0.3), CLIP, options)[:3],
+    ]
+
+
+def means():
+    """Every turn of a row weighs the same, and every row."""
+    made = []
+    for name, mask in (("uneven rows", UNEVEN), ("holed rows", HOLED), ("one row", [[1, 1, 1, 0, 1], *[[0] * 5] * 3])):
+        turns = [turn_numbers(TURNS[b], [bool(m) for m in mask[b]]) for b in range(4)]
+        rows = sum(1 for found in turns if found)
+        weights = [[0.0] * 5 for _ in range(4)]
+        for b, found in enumerate(turns):
+            for one in found:
+                for t in one:
+                    weights[b][t] = 1 / len(one) / len(found) / rows
+        inputs = {"mask": mask, "turn": TURNS}
+        made.append(case("update", "turn_mean", name, inputs, {"weights": weights}, options={"column": "turn"}))
+    return made
+
+
 def cases():
-    return [*turns(), *sums(), *contexts()]
+    return [*turns(), *sums(), *contexts(), *surrogates(), *means()]

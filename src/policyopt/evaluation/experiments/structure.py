@@ -12,9 +12,13 @@ from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._cues import TwoStreams, cues
-from policyopt.evaluation.experiments._worlds import target_probability
+from policyopt.evaluation.experiments._pairs import PairedPoints, TwoHeads
+from policyopt.evaluation.experiments._scales import Scales, pretrained
+from policyopt.evaluation.experiments._worlds import all_right, target_probability
+from policyopt.policies.linear import Linear
+from policyopt.policies.tabular import Table
 from policyopt.run import Run
-from policyopt.types import Batch, Round
+from policyopt.types import Batch, Round, Tasks
 from policyopt.worlds.oracles import expected_return
 from policyopt.worlds.sequences import SequenceWorld
 from policyopt.worlds.tables import MOVES, TabularMDP
@@ -246,3 +250,142 @@ def two_cues(method: Method, seed: int, rounds: int) -> Outcome:
     reached = next((n + 1 for n, x in enumerate(seeing) if x >= 0.9), rounds)
     notes = {"accuracy after training": seeing[-1], "round at which accuracy reached 0.9 (or the last)": float(reached)}
     return Outcome(done.watched[-1], seeing[-1], done.rows, done.watched, "accuracy that is owed to the input", notes)
+
+
+def images_by_scales(method: Method, seed: int, rounds: int) -> Outcome:
+    """4 conditions of a generator that was pretrained on stripes; an image's reward is the share of the pixels of its
+    finest scale that are lit (half of them before training).
+
+    value: expected reward, exact, mean over conditions.
+    """
+    world = Scales(4, 2, 85, lambda strings, task: strings[:, 21:].float().mean(1))
+    first = pretrained(world)
+
+    def reward(run: Run, done: Round) -> float:
+        return float(world.lit(probabilities(run).double())[:, 21:].mean())
+
+    done = fit(method, world, {"policy": Table(first)}, rounds, seed, reward)
+    lit = world.lit(done.table.double())[:, 21:]
+    log = done.table.double().log()
+    divergence = (done.table.double() * (log - first.log_softmax(-1).double())).sum(1).mean()
+    notes = {
+        "chance that a pixel of two images differs": float((2 * lit * (1 - lit)).mean()),
+        "divergence from the pretrained generator, mean over states (nats)": float(divergence),
+    }
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of lit pixels", notes)
+
+
+def labels_of_points(method: Method, seed: int, rounds: int) -> Outcome:
+    """400 points of six overlapping clouds in 10 dimensions; a linear classifier draws labels, a right one is worth 1.
+
+    value: accuracy on 2000 fresh points, the most likely label taken, mean over rounds.
+    """
+    rng = stream(seed, "labels of points")
+    centre = 0.9 * torch.randn(6, 10, generator=rng)
+    label = torch.randint(6, (2400,), generator=rng)
+    points = torch.randn(2400, 10, generator=rng) + centre[label]
+    world = SequenceWorld(400, 6, 1, lambda strings, task: (strings[:, 0] == label[task]).float())
+    policy = Linear(torch.cat([points[:400], torch.ones(400, 1)], 1), torch.zeros(11, 6))
+    fresh = torch.cat([points[400:], torch.ones(2000, 1)], 1)
+
+    def accuracy(run: Run, done: Round) -> float:
+        return float(((fresh @ policy.weights.detach()).argmax(1) == label[400:]).float().mean())
+
+    done = fit(method, world, {"policy": policy}, rounds, seed, accuracy)
+    best = float((torch.cdist(points[400:], centre).argmin(1) == label[400:]).float().mean())
+    mean = sum(done.watched) / rounds
+    notes = {"accuracy of the nearest centre": best, "accuracy after training": done.watched[-1]}
+    return Outcome(mean, mean, done.rows, done.watched, "accuracy on fresh points", notes)
+
+
+def tasks_in_pairs(method: Method, seed: int, rounds: int) -> Outcome:
+    """200 pairs of an understanding and a generation example of 12 features, 4 answers each, read by two heads on one
+    layer. A third of the pairs are one example in both roles (similarity 1); the others were retrieved: of cosine 0 to
+    1, and the generation example is graded by its partner's answer.
+
+    value: the smaller of the two heads' accuracies on 1000 fresh examples, after training.
+    """
+    rng = stream(seed, "tasks in pairs")
+    rules = torch.randn(2, 12, 4, generator=rng)
+
+    def right(points: Tensor, role: int) -> Tensor:
+        return (points @ rules[role]).argmax(1)
+
+    points = torch.randn(200, 12, generator=rng)
+    similarity = torch.where(torch.arange(200) % 3 == 0, 1.0, torch.rand(200, generator=rng))
+    other = torch.randn(200, 12, generator=rng)
+    partner = similarity[:, None] * points + (1 - similarity[:, None] ** 2).clamp(min=0).sqrt() * other
+    features = torch.stack([points, partner], 1).flatten(0, 1)
+    answer = torch.stack([right(points, 0), right(points, 1)], 1).flatten()
+    world = PairedPoints(
+        400, 4, 1, lambda strings, task: (strings[:, 0] == answer[task]).float(), similarity=similarity
+    )
+    policy = TwoHeads(features, 8, 4, rng)
+    fresh = torch.randn(1000, 12, generator=rng)
+
+    def worse(run: Run, done: Round) -> float:
+        with torch.no_grad():
+            heads = [policy.logits(fresh, torch.full((1000,), role)).argmax(1) for role in (0, 1)]
+        return min(float((heads[role] == right(fresh, role)).float().mean()) for role in (0, 1))
+
+    done = fit(method, world, {"policy": policy}, rounds, seed, worse)
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "accuracy of the worse task")
+
+
+@dataclass(frozen=True)
+class RecordedChains(SequenceWorld):
+    """Fixed answers (size, answers, limit) and who wrote them (size * limit, choices): `recorded` gives all answers of
+    every task, with the log-probabilities of their author. Two judges of steps err in places of their own."""
+
+    answers: Tensor | None = None
+    author: Tensor | None = None
+    mistakes: Tensor | None = None  # (2, size, answers, limit)
+
+    def recorded(self, tasks: Tasks) -> Batch:
+        assert self.answers is not None
+        assert self.author is not None
+        count = self.answers.shape[1]
+        rows = self.complete(tasks.repeat(count), self.answers[tasks.id].flatten(0, 1))
+        logp = self.author.log()[rows.step["_state"], rows.step["_step"]]
+        number = torch.arange(count).repeat(len(tasks))
+        return rows.with_steps({"behaviour": logp}).with_rows({"_number": number})
+
+    def _judged(self, batch: Batch, judge: int) -> Tensor:
+        assert self.mistakes is not None
+        wrong = self.mistakes[judge, batch.row["task"], batch.row["_number"]]
+        return (self.judge_steps_exactly(batch) != wrong).float()
+
+    def judge_steps_exactly(self, batch: Batch) -> Tensor:
+        return super().judge_steps(batch) > 0.5
+
+    def judge_steps(self, batch: Batch) -> Tensor:
+        return self._judged(batch, 0)
+
+    def judge_again(self, batch: Batch) -> Tensor:
+        return self._judged(batch, 1)
+
+
+def recorded_chains(method: Method, seed: int, rounds: int) -> Outcome:
+    """8 tasks, chains of 6 of 4 symbols that are all right (reward 1) or not; 16 answers a task by an author who is
+    right at a place six times in ten. The policy begins as the author.
+
+    value: probability of success, mean over tasks, exact.
+    """
+    rng = stream(seed, "recorded chains")
+    target = torch.randint(4, (8, 6), generator=rng)
+    author = torch.full((48, 4), 0.4 / 3).scatter(1, target.reshape(-1, 1), 0.6)
+    place = author.view(8, 1, 6, 4).expand(8, 16, 6, 4).reshape(-1, 4)
+    answers = torch.multinomial(place, 1, generator=rng).view(8, 16, 6)
+    mistakes = torch.rand(2, 8, 16, 6, generator=rng) < 0.1
+    world = RecordedChains(
+        8, 4, 6, all_right(target), judge=lambda strings, task: (strings == target[task]).float(),
+        answers=answers, author=author, mistakes=mistakes,
+    )  # fmt: skip
+
+    def success(run: Run, done: Round) -> float:
+        return float(target_probability(probabilities(run), target).prod(1).mean())
+
+    done = fit(method, world, {"policy": Table(author.log())}, rounds, seed, success)
+    place_right = float(target_probability(done.table, target).mean())
+    notes = {"probability of a right symbol": place_right}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of success", notes)
