@@ -87,8 +87,12 @@ def test_budgets_are_shared_evenly_in_every_group() -> None:
     for group in rows.row["group"].unique():
         assert rows.row["budget"][rows.row["group"] == group].tolist() == [2.0, 2.0, 8.0, 8.0]
     assert rows.row["_state"].tolist() == (rows.row["task"] * 3 + torch.tensor([1, 1, 2, 2] * 3)).tolist()
-    with pytest.raises(CompositionError, match="a multiple"):
-        sampled(asking(ToldGroup(size=5, words=Shared((2.0, 8.0))), world, told_table(around(8, 16, 3), 2), count=3))
+    uneven = sampled(
+        asking(ToldGroup(size=3, words=Shared((2.0, 8.0))), world, told_table(around(8, 16, 3), 2), count=3)
+    )
+    assert uneven.row["budget"].tolist() == [2.0, 2.0, 8.0] * 3
+    with pytest.raises(CompositionError, match="at least one"):
+        Shared(())
 
 
 def test_ratios_are_those_under_the_budget_that_was_told() -> None:

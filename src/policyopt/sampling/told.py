@@ -32,18 +32,17 @@ class Words(Part, ABC):
 
 @dataclass(frozen=True)
 class Shared(Words):
-    """The attempts of a task are divided evenly between values, in their order (HBPO's budgets)."""
+    """The attempts of a task are divided between values, in their order and as evenly as possible (HBPO's budgets)."""
 
     values: tuple[float, ...] = (512.0, 1024.0, 2048.0, 2560.0)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise CompositionError("attempts share the values that they are told; name at least one")
 
     def __call__(self, ctx: Context, tasks: Tasks) -> Tensor:
         same = tasks.row["group"][:, None] == tasks.row["group"]
         place, size = (same & same.new_ones(same.shape).tril(-1)).sum(1), same.sum(1)
-        if not self.values or bool((size % len(self.values)).any()):
-            raise CompositionError(
-                f"{len(self.values)} values share the attempts of a task evenly, but it has "
-                f"{sorted(set(size.tolist()))}; make sampling.size a multiple"
-            )
         known = torch.tensor(self.values, dtype=torch.get_default_dtype(), device=place.device)
         return known[place * len(self.values) // size]
 

@@ -45,7 +45,8 @@ def information(theta: Tensor, kind: str) -> Tensor:
 @dataclass(frozen=True)
 class ThompsonTasks(Part):
     """VADE (arXiv 2511.18902): every task has a Beta posterior over the share of right rows; a number theta is drawn
-    from each, and the `count` tasks of largest information theta (1 - theta) are asked (ties: at random).
+    from each, and the `count` tasks of largest information theta (1 - theta) are asked (ties: at random; more tasks
+    than there are: all of them, then the best of another draw).
 
     After a round evidence fades: that of every task by `fading`, that of attempted tasks again by `fading_attempted`
     before their right and wrong rows are added. Both 1: the exact posterior. right: reward above which a row is right.
@@ -61,14 +62,13 @@ class ThompsonTasks(Part):
             raise CompositionError(f"fading is a factor in 0..1, got {self.fading} and {self.fading_attempted}")
 
     def __call__(self, ctx: Context, count: int) -> Tasks:
-        size, rng = ctx.world.size, ctx.rng("thompson")
-        if count > size:
-            raise CompositionError(f"{count} different tasks are wanted of a world that has {size}; ask for fewer")
-        theta = draw_beta(1 + noted(ctx, RIGHT, size), 1 + noted(ctx, WRONG, size), rng)
-        gain = information(theta, self.information)
-        order = torch.randperm(size, generator=rng)
-        best = order[gain[order].argsort(descending=True, stable=True)[:count]]
-        return ctx.world.tasks(best)
+        size, rng, found = ctx.world.size, ctx.rng("thompson"), []
+        for left in range(count, 0, -size):
+            theta = draw_beta(1 + noted(ctx, RIGHT, size), 1 + noted(ctx, WRONG, size), rng)
+            gain = information(theta, self.information)
+            order = torch.randperm(size, generator=rng)
+            found.append(order[gain[order].argsort(descending=True, stable=True)[:left]])
+        return ctx.world.tasks(torch.cat(found))
 
     def after(self, ctx: Context, done: Round) -> None:
         ids, count, hits = attempts(done.judged, self.right)
@@ -81,8 +81,9 @@ class ThompsonTasks(Part):
 @dataclass(frozen=True)
 class PromisingTasks(Part):
     """MMR1 (arXiv 2509.21268): floor(share count) tasks are drawn in proportion to their score, with replacement, the
-    others uniformly without, and both are mixed at random. Score: outcome p (1 - p) + diversity TDS, of the task's
-    latest rows, renewed every `every` rounds; if no task has a score above 0, all are alike.
+    others uniformly without (again from all once all were drawn), and both are mixed at random. Score: outcome
+    p (1 - p) + diversity TDS, of the task's latest rows, renewed every `every` rounds; if no task has a score above 0,
+    all are alike.
 
     TDS: share of different runs of `span` steps among those of a task's rows ("distinct"), or the mean edit distance of
     pairs of rows over the length of the longer ("edit"). right: reward above which a row is right.
@@ -111,13 +112,9 @@ class PromisingTasks(Part):
     def __call__(self, ctx: Context, count: int) -> Tasks:
         size, rng = ctx.world.size, ctx.rng("promising")
         chosen = int(count * self.share + 1e-9)
-        if count - chosen > size:
-            raise CompositionError(
-                f"{count - chosen} different tasks are wanted of a world that has {size}; ask for fewer"
-            )
         scores = self.scores(ctx)
         scores = scores if bool((scores > 0).any()) else torch.ones_like(scores)
-        drawn = [torch.randperm(size, generator=rng)[: count - chosen]]
+        drawn = [torch.randperm(size, generator=rng)[:left] for left in range(count - chosen, 0, -size)]
         if chosen:
             drawn.append(torch.multinomial(scores, chosen, replacement=True, generator=rng))
         mixed = torch.cat(drawn)
