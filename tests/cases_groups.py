@@ -13,6 +13,7 @@ import loops_groups as by_hand
 from cases import Case, by_step
 from loops import clipped
 from policyopt.constraint.hinge import DriftFromOld
+from policyopt.objective.anchored import AdvantageAlignment
 from policyopt.objective.balanced_clip import BalancedClip
 from policyopt.objective.implicit import (
     DiscriminativeScores,
@@ -156,6 +157,14 @@ CASES = {
     ),
     "balanced_gradients": Case(
         BalancedClip(0.7, dual_clip=1.4, counted="gradient"), balanced(1.4, share=0.7, counted="gradient")
+    ),
+    "advantage_alignment": Case(
+        AdvantageAlignment(0.7),
+        by_step(
+            lambda l, f, a: ((l - f - a / 0.7) ** 2, 2 * (l - f - a / 0.7)),  # noqa: E741
+            "policy reference",
+            "advantage",
+        ),
     ),
     "drift": Case(DriftFromOld(), by_step(lambda l, o: (o - l, -1.0), "policy old")),  # noqa: E741
     "k3_drift": Case(

@@ -8,11 +8,13 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
+from policyopt.compose import Role, Term
 from policyopt.constraint.hinge import SquaredHinge
 from policyopt.credit.beta import BetaNormalised
 from policyopt.credit.given import OfOwnRows, OnOwnScale, WhitenedAdvantage
 from policyopt.credit.risk import RiskAdvantage
 from policyopt.engines.plain import generate
+from policyopt.objective.anchored import AdvantageAlignment
 from policyopt.objective.balanced_clip import BalancedClip
 from policyopt.objective.implicit import (
     DiscriminativeScores,
@@ -24,6 +26,7 @@ from policyopt.objective.implicit import (
     Shortness,
 )
 from policyopt.objective.implicit_negative import ImplicitNegative, SequenceImplicitNegative
+from policyopt.objective.one_step import OneStepRollout
 from policyopt.policies.tabular import Table
 from policyopt.reward.parts import Verified
 from policyopt.reward.shaped import AsymmetricShaping
@@ -33,7 +36,9 @@ from policyopt.seen import SeenBatch
 from policyopt.selection.routed import RoutedRows
 from policyopt.train import _draw, _judge
 from policyopt.types import Round
+from policyopt.update.averaging import TokenMean
 from policyopt.worlds.sequences import SequenceWorld
+from references_groups import Chooser
 from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
 
 
@@ -54,6 +59,13 @@ def negative(part: Any) -> Tensor:
 def surrogate(part: Any) -> Tensor:
     case = dataclasses.replace(cases.CASES["balanced_clip"], loss=part)
     found, gradient = full_step(case.context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def rolled(part: Any) -> Tensor:
+    roles = {"policy": Role(grad=True, full=True)}
+    made = method(Term("one", part, TokenMean()), roles=roles)
+    found, gradient = full_step(context(made, {"policy": Chooser(numbers(4, 13, 5))}), cases.rich())
     return torch.cat([found[None], gradient.flatten()])
 
 
@@ -148,6 +160,8 @@ KNOBS = (
     Knob(BalancedClip(0.0), surrogate, {"low": 0.8, "high": 1.1}),
     Knob(BalancedClip(0.7, counted="gradient"), surrogate, {"low_by": 0.25}),
     Knob(BalancedClip(0.78, counted="gradient"), surrogate, {"high_by": 0.7}),
+    Knob(AdvantageAlignment(), surrogate, {"temperature": 0.5}),
+    Knob(OneStepRollout(3), rolled, {"count": 4, "temperature": 0.5, "wrong": -0.5}),
     Knob(SquaredHinge(limit=0.0), hinged, {"scale": 10.0, "limit": 0.01}),
     Knob(OnOwnScale(), advantages, {"epsilon": 0.1, "ddof": 1, "bound": 0.5}),
     Knob(BetaNormalised(), advantages, {"alpha": 1.5, "beta": 1.5, "low": -1.0, "high": 2.0}),

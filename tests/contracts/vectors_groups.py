@@ -174,6 +174,20 @@ def balances():
     ]
 
 
+def alignments():
+    columns = {"logprobs": LOGP, "reference_logprobs": LOGP, "advantages": (-1.5, 1.5)}
+    renamed = {"logprobs": LOGP, "old_logprobs": LOGP, "advantages": (-1.5, 1.5)}
+
+    def aligned(temperature):
+        return lambda x, f, a: ((x - f - a / temperature) ** 2, 2 * (x - f - a / temperature))
+
+    options = {"temperature": 0.5, "anchor": "old"}
+    return [
+        *step_cases("objective", "advantage_alignment", aligned(0.1), columns),
+        *step_cases("objective", "advantage_alignment", aligned(0.5), renamed, options),
+    ]
+
+
 def drifts():
     k3 = lambda x, o: (o - x + ref.exp(x - o) - 1, ref.exp(x - o) - 1)  # noqa: E731
     ranges = {"logprobs": LOGP, "old_logprobs": LOGP}
@@ -358,6 +372,7 @@ def cases():
         *losses(),
         *negatives(),
         *balances(),
+        *alignments(),
         *drifts(),
         *betas(),
         *scales(),

@@ -50,9 +50,9 @@ claim = Claim(
     smallest_effect=0.2,
     treated=Arm(
         "aepo_entropy",
-        {**_WORLD, "sampling.size": 16, "sampling.extra": 4, "sampling.most": 128, "sampling.target": 1.0},
+        {**_WORLD, "sampling.size": 16, "sampling.extra": 16, "sampling.most": 128, "sampling.target": 1.0},
     ),
-    baseline=Arm("grpo", {**_WORLD, "sampling.size": 20, "constraint": ()}, label="grpo without KL"),
+    baseline=Arm("grpo", {**_WORLD, "sampling.size": 32, "constraint": ()}, label="grpo without KL"),
     rounds=200,
     scope="Tables, eight of 32 arms right, binary rewards. With graded rewards the control fails (specification).",
 )

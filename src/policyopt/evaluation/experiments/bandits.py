@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import Context, Given, Method, Part, Role, Term
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, uniform_table
+from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
+from policyopt.evaluation.experiments._worlds import share_right, strings_with_target, target_probability
 from policyopt.evaluation.experiments.gradients import KeepGradient
+from policyopt.evaluation.experiments.rewards import Demonstrated
 from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
@@ -407,3 +409,50 @@ def entropy_near_target(method: Method, seed: int, rounds: int, target: float = 
     worth = _worth(done.table, rewards)
     notes = {"entropy, mean over the last 30 rounds (nats)": late, "expected reward after training": worth}
     return Outcome(abs(late - target), worth, done.rows, done.watched, "entropy (nats)", notes)
+
+
+def faulty_demonstrations(method: Method, seed: int, rounds: int) -> Outcome:
+    """24 contexts, 8 choices of which one is right; 32 demonstrations of each context, of which a tenth show a random
+    other choice. The policy starts with normal logits of deviation 1.
+
+    value and score: probability of the right choice after training, mean over contexts, exact.
+    """
+    rng = stream(seed, "faulty demonstrations")
+    target = torch.randint(8, (24,), generator=rng)
+    shown = target.repeat(32)
+    other = (shown + torch.randint(1, 8, shown.shape, generator=rng)) % 8
+    shown = torch.where(torch.rand(shown.shape, generator=rng) < 0.1, other, shown)
+    rewards = torch.nn.functional.one_hot(target, 8).float()
+    world = Demonstrated(replace(bandit(rewards), recordings=shown[:, None]))
+    policy = {"policy": Table(torch.randn(24, 8, generator=rng))}
+    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
+    notes = {
+        "share of right demonstrations": float((shown == target.repeat(32)).float().mean()),
+        "share of contexts whose likeliest choice is right": float((done.table.argmax(1) == target).float().mean()),
+    }
+    return Outcome(
+        done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right choice", notes
+    )
+
+
+def distance_from_the_first(method: Method, seed: int, rounds: int) -> Outcome:
+    """4 tasks, strings of 4 of 6 symbols, reward = share of right symbols; the first policy has normal logits of
+    deviation 0.5.
+
+    value: KL(policy || first policy) per symbol at the end less that after half of the rounds, nats, exact.
+    score: expected share of right symbols after training.
+    """
+    target = strings_with_target(4, 6, 4, stream(seed, "distance from the first"))
+    world = SequenceWorld(4, 6, 4, share_right(target))
+    policy = random_table(world.states, 6, 0.5, seed, "policy")
+    first = policy.logits.detach().double().log_softmax(-1)
+
+    def distance(run: Run, done: Round) -> float:
+        now = probabilities(run).double()
+        return float((torch.special.xlogy(now, now) - now * first).sum(1).mean())
+
+    done = fit(method, world, {"policy": policy}, rounds, seed, distance)
+    share = float(target_probability(done.table, target).mean())
+    notes = {"KL from the first policy (nats)": done.watched[-1], "expected share of right symbols": share}
+    value = done.watched[-1] - done.watched[rounds // 2 - 1]
+    return Outcome(value, share, done.rows, done.watched, "KL from the first policy (nats)", notes)
