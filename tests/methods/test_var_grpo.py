@@ -94,14 +94,8 @@ def test_the_joint_log_probability_of_a_scale_is_the_sum_over_its_tokens() -> No
     """Pixels of a scale are independent given the coarser scales: their order does not matter."""
     world = Scales(1, 2, 85, lambda strings, task: strings[:, 21:].double().mean(1))
     policy = Table(numbers(world.states, 2, seed=2))
-    batch = generate(
-        policy,
-        world,
-        world.start(world.tasks(torch.zeros(3, dtype=torch.int64))),
-        new_keys(3, torch.Generator()),
-        1.0,
-        0,
-    )
+    start = world.start(world.tasks(torch.zeros(3, dtype=torch.int64)))
+    batch = generate(policy, world, start, new_keys(3, torch.Generator()), 1.0, 0)
     table = policy.logits.detach().log_softmax(-1).view(85, 2, 2)
     symbols, parent = batch.step["_step"], world.parent
     for b in range(3):

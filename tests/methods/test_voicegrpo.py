@@ -26,9 +26,8 @@ def drawn(labels, classes=4):
     rows = choices_of(bandit(torch.zeros(1, classes)), classes)[torch.tensor(labels)]
     reward = (rows.step["_step"] == 2).double()
     index = torch.arange(len(labels))
-    return rows.with_steps({"reward": reward}).with_rows(
-        {"group": torch.zeros(len(labels), dtype=torch.int64), "_row": index}
-    )
+    group = torch.zeros(len(labels), dtype=torch.int64)
+    return rows.with_steps({"reward": reward}).with_rows({"group": group, "_row": index})
 
 
 def small(key="voicegrpo", weight=0.0):
@@ -50,7 +49,7 @@ def test_the_first_step_is_reinforce_with_the_standardised_reward(key: str) -> N
 
 
 def test_in_expectation_it_is_the_cross_entropy_gradient_scaled_by_the_odds() -> None:
-    """grad p(y) / std = sqrt(p / (1 - p)) grad log p(y): a group in which every class comes as often as it is likely."""
+    """grad p(y) / std = sqrt(p / (1 - p)) grad log p(y): every class as often as it is likely."""
     p = torch.tensor([0.5, 0.2, 0.1, 0.2])
     labels = [0] * 500 + [1] * 200 + [2] * 100 + [3] * 200
     found = first_step(small(), {"policy": Table(p.log()[None])}, drawn(labels)).gradient[0]

@@ -32,7 +32,7 @@ bcpg_nsa = Method(
         seed=82,
         family="A2",
         nearest="reinforce",
-        policies=("language", "tabular"),
+        policies=("language",),
     ),
     selection=Selection(count=512),
     sampling=Recorded(),
