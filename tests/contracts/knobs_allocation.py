@@ -110,11 +110,10 @@ KNOBS = (
         {"size": 4, "per_round": 3, "rounds": 1, "right": 0.3, "temperature": 0.5},
     ),
     Knob(
-        adaptive.AllocatedGroup(size=4, pilot=4),
+        adaptive.AllocatedGroup(size=16, pilot=4, alpha=1.0),
         sampled,
-        {"size": 3, "pilot": 3, "alpha": 5.0, "right": 0.7, "temperature": 0.5},
+        {"size": 3, "pilot": 3, "alpha": 0.0, "beta": 6.0, "right": 0.7, "temperature": 0.5},
     ),
-    Knob(adaptive.AllocatedGroup(size=16, pilot=4, alpha=1.0), sampled, {"beta": 6.0}),
     Knob(
         replay.ReplayedGroup(size=2, replayed=1, capacity=4, least=2),
         again,

@@ -45,7 +45,7 @@ hbpo = replace(
 _WORLD = {"selection.count": 8, "sampling.size": 16, "update.learning_rate": 0.03}
 
 claim = Claim(
-    statement="Trained with budgets, answers that are told none are shorter than GRPO's, at no loss of accuracy.",
+    statement="Trained with budgets, answers that are told none are shorter than GRPO's.",
     source="arXiv 2507.15844, section 4.2; specification 13",
     experiment="announced_budgets",
     observable="expected length of an answer that is told no budget",
@@ -56,5 +56,6 @@ claim = Claim(
     ),
     baseline=Arm("grpo", {**_WORLD, "constraint.kl.weight": 0.0}),
     rounds=200,
-    scope="Tables over lengths; a budget adds to the logits alike for all tasks. GRPO rows are told nothing.",
+    scope="Tables over lengths; a budget adds to the logits alike for all tasks. GRPO rows are told nothing. "
+    "Accuracies are in the notes.",
 )

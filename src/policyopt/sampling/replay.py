@@ -55,7 +55,8 @@ class ReplayedGroup(Part):
     rounds if at least `least` are stored, chosen by `strategy` (random, recent, highest reward, largest variance of
     rewards, or all). They keep their behaviour log-probabilities and rewards, and are marked Source.REPLAY.
 
-    capacity: rows stored a task, the newest; the fresh rows enter after the round. replayed 0 is `Group`.
+    capacity: rows stored a task, the newest; the fresh rows enter after the round. replayed 0 is `Group`. The metric
+    `reward` is of all rows, `reward_drawn` of the fresh ones.
     """
 
     size: int = 8
@@ -74,6 +75,7 @@ class ReplayedGroup(Part):
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         rows = judge(attempt(ctx, draw(), self.size, self.temperature))
+        ctx.meter.mean("reward_drawn", total_reward(rows), rows.row["scored"])
         rng, found = ctx.rng("replayed rows"), [rows]
         groups = rows.row["group"].unique()
         for group in groups if self.replayed else groups[:0]:
@@ -96,7 +98,8 @@ class RescuedGroup(Part):
     below `spread`, dividing by n, and mean below `most`) a random stored success of the task takes the place of the
     first. After the round fresh rows with a score above `success` are stored, the newest `capacity` a task.
 
-    score: the row column that says how well a task was done, apart from rewards for form; "" is the total reward.
+    score: the row column that says how well a task was done, apart from rewards for form; "" is the total reward. The
+    metric `reward_drawn` is of the rows as sampled.
     """
 
     size: int = 8
@@ -118,6 +121,7 @@ class RescuedGroup(Part):
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         rows = judge(attempt(ctx, draw(), self.size, self.temperature))
         score, group, scored = self.scores(rows), rows.row["group"], rows.row["scored"]
+        ctx.meter.mean("reward_drawn", total_reward(rows), scored)
         failed = (group_std(score, group, scored, 0) < self.spread) & (group_mean(score, group, scored) < self.most)
         rng, keep, found = ctx.rng("rescue"), torch.ones_like(scored), []
         for one in group[failed].unique():
