@@ -131,7 +131,8 @@ def test_a_tiny_verification_computes_its_verdict(key):
     )
     assert steps[-1][0] == steps[-1][1] == len(steps)
     assert len(result.treated.values) == len(result.baseline.values) == len(result.seeds) == claim.seeds
-    assert result.treated.rows == result.baseline.rows
+    if claim.budget == "rows":
+        assert result.treated.rows == result.baseline.rows
     assert min(result.treated.rows) > 0
     if one_rate:
         assert result.treated.chosen in one_rate.candidates
