@@ -16,6 +16,6 @@ def below_target(target):
 
 CASES = {
     "entropy_below_target": cases.Case(
-        EntropyBelowTarget(1.4), cases.by_distribution(below_target(1.4), None), full=True
+        EntropyBelowTarget(3.5), cases.by_distribution(below_target(3.5), None), full=True
     ),
 }

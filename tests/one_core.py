@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -138,6 +138,26 @@ def written(name: str, policy: Any, world: Any) -> Batch:
     return rows.with_rows(pairs).with_steps(steps).with_steps({"train": steps["train"] & (index != 5)[:, None]})
 
 
+def mark(batch: Batch) -> Tensor:
+    """(B,) a whole number that differs between rows that were sampled differently."""
+    said = torch.where(batch.own, batch.step["behaviour"].nan_to_num(), 0.0)
+    return (1000 * said.abs().sum(1)).long()
+
+
+class AnyName(dict[str, Tensor]):
+    """Grades by name; for a name that there is none of, one that is made of the rows' marks."""
+
+    def __init__(self, own: Mapping[str, Tensor], marks: Tensor):
+        super().__init__(own)
+        self.marks = marks
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Tensor:
+        return ((self.marks + len(name)) % 5 / 4).double()
+
+
 @dataclass(frozen=True)
 class Recorded:
     """A world with data: the eight rows that the policy wrote there, as recordings and as pairs."""
@@ -153,8 +173,16 @@ class Recorded:
         return getattr(self.inner, name)
 
     def checks(self, batch: Batch) -> Tensor:
-        """Three tests of a row, by its length and its task."""
-        return ((batch.lengths + batch.row["task"])[:, None] % torch.tensor([2, 3, 4]) == 0).double()
+        """Three tests of a row, by its length, its task and how it was sampled."""
+        return ((batch.lengths + batch.row["task"] + mark(batch))[:, None] % torch.tensor([2, 3, 4]) == 0).double()
+
+    def answer_keys(self, batch: Batch) -> Tensor:
+        return mark(batch) % 3
+
+    def grade_heads(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Grades by the world's own names, and by any name that a method asks for."""
+        own = self.inner.grade_heads(batch) if getattr(self.inner, "heads", None) else {}
+        return AnyName(own, mark(batch))
 
     def task_pairs(self) -> tuple[Tensor, Tensor]:
         """Neighbouring tasks, of different similarity."""
@@ -164,7 +192,8 @@ class Recorded:
         return members, torch.linspace(0.2, 1, len(members))
 
     def judge_steps(self, batch: Batch) -> Tensor:
-        return (torch.arange(batch.steps) % 2).double().expand(len(batch), -1)
+        """Between 0.1 and 1, by place and by how the row was sampled."""
+        return 0.1 + 0.9 * ((torch.arange(batch.steps) + mark(batch)[:, None]) % 4) / 3
 
     def diversity(self, batch: Batch, ids: Tensor) -> Tensor:
         """Of sets of rows: how many lengths they have."""
@@ -172,7 +201,7 @@ class Recorded:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        return ("budget", "hint", "pattern", "draft")
+        return ("budget", "hint", "pattern", "draft", "construction")
 
     def instruct(self, tasks: Tasks, name: str, values: Tensor) -> Tasks:
         """What rows are told is in their columns, and no policy listens."""
@@ -223,6 +252,13 @@ def gaussian_entropy(m: list[float], s: list[float]) -> tuple[float, Any, Any]:
     return value, [0.0] * len(m), [1 / a for a in s]
 
 
+def gaussian_below_target(m: list[float], s: list[float], share: float) -> tuple[float, Any, Any]:
+    """-max(0, (3.5 - H) / 3.5) H with H = share x the entropy, over share."""
+    entropy, by_m, by_s = gaussian_entropy(m, s)
+    strength = max(0.0, (3.5 - share * entropy) / 3.5)
+    return -strength * entropy, by_m, [-strength * x for x in by_s]
+
+
 def gaussian_centred(
     m: list[float], s: list[float], n: list[float], t: list[float], step: list[float], advantage: float, share: float
 ) -> tuple[float, Any, Any]:
@@ -241,6 +277,7 @@ GAUSSIAN: dict[str, tuple[Callable[..., Any], str]] = {
     "exact_kl": (gaussian_kl, "reference"),
     "full_reverse_kl": (gaussian_kl, "teacher"),
     "entropy": (gaussian_entropy, ""),
+    "entropy_below_target": (gaussian_below_target, ""),
     "centred": (gaussian_centred, "old"),
 }
 """Losses of whole distributions that have a closed form for normal steps, and the other role."""
@@ -295,6 +332,8 @@ def of_normals(
         inputs += [theirs.mean[b, t].tolist(), theirs.std[b, t].tolist()] if theirs is not None else []
         if key == "centred":
             inputs += [taken[b, t].tolist(), float(rows.step["advantage"][b, t]), share]
+        if key == "entropy_below_target":
+            inputs += [share]
         value, mean, std = formula(*inputs)
         weight = share * float(weights[b, t])
         total += weight * value

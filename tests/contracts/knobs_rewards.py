@@ -125,7 +125,7 @@ KNOBS = (
     Knob(LoopPenalty(), rewards, {"weight": 0.2}),
     Knob(LengthBonus(limit=100), rewards, {"weight": 0.2, "limit": 50}),
     Knob(ContrastBonus(), contrasted, {"weight": 0.3, "margin": 0.25}),
-    Knob(Contrasted(size=6, each=2), told, {"size": 5, "each": 3, "temperature": 0.5}),
+    Knob(Contrasted(size=6), told, {"size": 5, "told": 0.5, "temperature": 0.5}),
     Knob(LeadingSteps(), rewards, {"right": 0.65}),
     Knob(WhereNoneRight(), rewards, {"scale": 0.5, "right": 0.15}),
     Knob(

@@ -1,7 +1,5 @@
 """GCPO of GeometryZero: `reduces_to` of specification 105."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -90,7 +88,7 @@ def test_the_unconditional_bonus_pays_everyone_who_shows_it() -> None:
 
 def test_groups_hold_rows_of_all_three_kinds() -> None:
     world = Forced(SequenceWorld(2, 3, 2, lambda strings, task: (strings[:, 1] == task).double()))
-    sampler = Contrasted(size=5, each=2)
+    sampler = Contrasted(size=5, told=0.4)
     ctx = context(method(sampling=sampler), {"policy": Table(torch.zeros(4, 3))}, world, generate)
     rows = sampler(ctx, _draw(ctx), _judge(ctx))
     for group in rows.row["group"].unique():
@@ -108,6 +106,6 @@ def test_a_world_without_the_instruction_is_refused() -> None:
     ctx = context(method(sampling=sampler), {"policy": Table(torch.zeros(4, 3))}, world, generate)
     with pytest.raises(CompositionError, match="construction"):
         sampler(ctx, _draw(ctx), _judge(ctx))
-    with pytest.raises(CompositionError, match="size / 2"):
-        Contrasted(size=4, each=3)
-    assert replace(Contrasted(), size=8).each == 4
+    for wrong in ({"size": 1}, {"told": 0.6}, {"told": 0.0}):
+        with pytest.raises(CompositionError, match="at most 1/2"):
+            Contrasted(**wrong)

@@ -25,14 +25,14 @@ gcpo_geometryzero = replace(
         "group: some attempts are told to show it, some not to. Where it clearly helps it earns a bonus, where it "
         "clearly harms a charge.",
         departures="lambda_aux, eps and the form of the length reward are not published in numbers: 0.5, 0.1 and a "
-        "share of a limit (specification). Attempts that are told nothing are in the same group. The instruction is "
-        "the world's; figures and their constructions are not here.",
+        "share of a limit (specification). A third of a group is told to, a third not to; the others are told nothing "
+        "and compete with them. The instruction is the world's; figures and their constructions are not here.",
         when_to_use="An optional tool or habit that helps on some tasks and harms on others.",
         seed=105,
         family="A2",
         nearest="grpo",
     ),
-    sampling=Contrasted(size=12, each=4),
+    sampling=Contrasted(size=12, told=1 / 3),
     reward=Chain(
         (
             HeadSum({"accuracy": 1.0, "format": 1.0, "behaviour": 0.0}),

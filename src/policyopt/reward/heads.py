@@ -94,7 +94,7 @@ class HeadSum(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         given, names = _given(ctx, batch), tuple(self.weights)
-        missing = sorted(set(names) - set(given))
+        missing = [name for name in names if name not in given]
         if missing:
             raise CompositionError(f"reward.weights name {missing}, which are not among the rewards {sorted(given)}")
         grades, scored = _known(given, names, batch)

@@ -14,14 +14,14 @@ from policyopt.types import Batch
 
 @dataclass(frozen=True)
 class Contrasted(Part):
-    """`size` attempts of every task in one group: `each` of them are told to do something (1), as many not to (0), the
-    others nothing (GeometryZero's contrast sets, arXiv 2506.07160).
+    """`size` attempts of every task in one group: a share `told` of them (at least one) are told to do something (1),
+    as many not to (0), the others nothing (GeometryZero's contrast sets, arXiv 2506.07160).
 
     instruction: the name under which the world understands it. Row column `told`: 1, 0, or -1 for nothing.
     """
 
     size: int = 12
-    each: int = 4
+    told: float = 1 / 3
     instruction: str = "construction"
     temperature: float = 1.0
 
@@ -29,13 +29,17 @@ class Contrasted(Part):
 
     def __post_init__(self) -> None:
         Group(self.size, self.temperature)
-        if not 1 <= self.each <= self.size // 2:
-            raise CompositionError(f"sampling.each must be in 1..size / 2 = {self.size // 2}, not {self.each}")
+        if self.size < 2 or not 0 < self.told <= 0.5:
+            raise CompositionError(
+                "a contrast needs two attempts or more and a share above 0 and at most 1/2, got "
+                f"{self.size} and {self.told}"
+            )
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         asked = draw()
         place = torch.arange(self.size, device=asked.id.device).repeat(len(asked))
-        told = torch.where(place < self.each, 1, torch.where(place < 2 * self.each, 0, -1))
+        each = max(1, int(self.told * self.size + 1e-9))
+        told = torch.where(place < each, 1, torch.where(place < 2 * each, 0, -1))
         value = torch.where(told >= 0, told.float(), float("nan"))
         tasks = instructed(ctx.world, asked.repeat(self.size), self.instruction, value)
         return judge(ctx.extend(ctx.world.start(tasks.with_rows({"told": told})), temperature=self.temperature))
