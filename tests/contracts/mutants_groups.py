@@ -121,7 +121,7 @@ def given_rows_stay_scored(patch: Patch) -> None:
 @mutant("test_bnpo::test_groups_count_once_however_many_rows_they_have")
 def rates_weigh_by_rows(patch: Patch) -> None:
     fitted = beta.fitted
-    patch.function(fitted, lambda rates: fitted(torch.cat([rates[:1].repeat(3), rates[1:].repeat(5)])))
+    patch.function(fitted, lambda rates, total: fitted(torch.cat([rates[:1].repeat(3), rates[1:].repeat(5)]), total))
 
 
 @mutant("test_riskpo::test_the_first_round_takes_its_own_quantiles_and_later_ones_are_tracked")

@@ -13,7 +13,7 @@ from policyopt.compose import CompositionError
 from policyopt.credit.beta import BetaNormalised, fitted, log_density
 from policyopt.credit.groups import GroupCentred, GroupStandardised
 from policyopt.methods import load
-from support import close, context, grid, grids, method, ragged, rewarded, with_row
+from support import close, context, grid, grids, method, on_ranks, ragged, rewarded, with_row
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -59,6 +59,13 @@ def test_groups_count_once_however_many_rows_they_have() -> None:
     alpha, beta = 1 + 123 / 98 * 17 / 30 / 3, 1 + 123 / 98 * 13 / 30 / 3
     close(advantage(BetaNormalised(), eight()), advantage(BetaNormalised(alpha, beta), eight()))
     assert alpha == pytest.approx(1.237, abs=1e-3)
+
+
+def test_the_exponents_are_those_of_all_ranks() -> None:
+    rates = torch.tensor([0.1, 0.4, 0.7, 0.2, 0.9])
+    whole = torch.stack(fitted(rates))
+    for found in on_ranks(2, lambda rank, total: torch.stack(fitted(rates[:2] if rank else rates[2:], total))):
+        close(found, whole)
 
 
 @given(st.floats(1.0, 6.0), st.floats(1.0, 6.0))

@@ -63,11 +63,16 @@ def test_draws_are_unbiased_and_made_once_for_a_step() -> None:
     loss = OneStepRollout(4)
     ctx = context(method(Term("one", loss, TokenMean()), roles=FULL), {"policy": policy})
     planned = loss.plan(SeenBatch(ctx, batch), batch)
-    shares = planned.step[DRAWN][batch.trained]
-    close(shares.sum(-1), torch.ones(len(shares)))
-    assert set((shares * 4).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
-    small, whole = full_step(ctx, batch, 1), stepped(loss, policy, batch)
-    assert small[1].shape == whole[1].shape
+    drawn = planned.step[DRAWN]
+    assert drawn.shape == (4, 13, 4)
+    assert len(drawn[batch.trained].unique()) == 5
+    # By hand from the draws: a mean over them, then over the trained steps.
+    logp = policy.logits.detach()[:4, :13].log_softmax(-1).gather(-1, drawn)
+    reward = torch.where(drawn == batch.step["_step"][..., None], 1.0, -0.1)
+    value = full_step(context(method(Term("one", loss, TokenMean()), roles=FULL), {"policy": policy}), batch)[0]
+    close(value, -(reward * logp).mean(-1)[batch.trained].mean())
+    small = full_step(context(method(Term("one", loss, TokenMean()), roles=FULL), {"policy": policy}), batch, 1)
+    close(small[0], value)
 
 
 def test_a_choice_that_is_never_drawn_gives_no_signal() -> None:

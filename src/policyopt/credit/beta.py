@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.groups import group_count, group_mean
+from policyopt.ops.masked import Total, alone
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch
 
@@ -17,11 +18,13 @@ LARGEST = 1e6
 """Of 1 / density."""
 
 
-def fitted(rates: Float[Tensor, " N"]) -> tuple[Tensor, Tensor]:
-    """Exponents of the density by the moments of success rates: with a, b of the Beta distribution of the same mean and
-    variance, max(1, 1 + a / 3) and max(1, 1 + b / 3). One rate, or all alike: 1 and 1."""
-    mean, one = rates.mean(), torch.ones_like(rates.sum())
-    spread_ = rates.var() if len(rates) > 1 else torch.zeros_like(one)
+def fitted(rates: Float[Tensor, " N"], total: Total = alone) -> tuple[Tensor, Tensor]:
+    """Exponents of the density by the moments of success rates of all ranks: with a, b of the Beta distribution of the
+    same mean and variance, max(1, 1 + a / 3) and max(1, 1 + b / 3). One rate, or all alike: 1 and 1."""
+    one = torch.ones((), dtype=rates.dtype, device=rates.device)
+    count = total(one * len(rates))
+    mean = total(rates.sum()) / count.clamp(min=1)
+    spread_ = total(((rates - mean) ** 2).sum()) / (count - 1).clamp(min=1)
     if not bool(spread_ > 1e-8):
         return one, one
     size = mean * (1 - mean) / spread_ - 1
@@ -62,12 +65,12 @@ class BetaNormalised(Part):
     def reads(self) -> tuple[str, ...]:
         return tuple(name for name in self.rewards if name != "reward")
 
-    def normalised(self, reward: Float[Tensor, " B"], batch: Batch) -> Float[Tensor, " B"]:
+    def normalised(self, reward: Float[Tensor, " B"], batch: Batch, total: Total = alone) -> Float[Tensor, " B"]:
         ids, scored = batch.row["group"], batch.row["scored"]
         rate = group_mean(reward, ids, scored).clamp(0, 1)
         inverse, number = ids.unique(return_inverse=True)[1], torch.arange(len(ids), device=ids.device)
         first = torch.full_like(number, len(ids)).scatter_reduce(0, inverse[scored], number[scored], "amin")
-        found = fitted(rate[first[first < len(ids)]].double()) if bool(scored.any()) else (torch.ones(()),) * 2
+        found = fitted(rate[first[first < len(ids)]].double(), total)
         alpha, beta = (
             torch.as_tensor(fixed if fixed is not None else free, dtype=torch.float64, device=reward.device)
             for fixed, free in zip((self.alpha, self.beta), found, strict=True)
@@ -79,5 +82,7 @@ class BetaNormalised(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         scale = self.high - self.low
-        found = [self.normalised((total_reward(batch, name) - self.low) / scale, batch) for name in self.rewards]
+        found = [
+            self.normalised((total_reward(batch, name) - self.low) / scale, batch, ctx.total) for name in self.rewards
+        ]
         return batch.with_steps({"advantage": spread(batch, torch.stack(found).mean(0))})

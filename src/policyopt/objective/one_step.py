@@ -43,22 +43,25 @@ class OneStepRollout(Loss):
         return (dist.logp[batch.trained].detach() / self.temperature).softmax(-1)
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
-        """The share of the draws that fell on every choice, (B, T, V)."""
+        """The draws (B, T, K) at trained steps: they are the same for all micro-batches of an optimiser step."""
         chances = self.chances(seen, batch)
-        share = chances
-        if self.count is not None and len(chances):
+        if self.count is None:
+            return batch
+        drawn = torch.zeros(*batch.trained.shape, self.count, dtype=torch.int64, device=batch.device)
+        if len(chances):
             rng = seen.rng("one-step rollouts")
-            drawn = torch.multinomial(chances.cpu().double(), self.count, replacement=True, generator=rng)
-            ones = torch.ones_like(drawn, dtype=torch.float64)
-            share = torch.zeros(chances.shape, dtype=torch.float64).scatter_add(1, drawn, ones) / self.count
-        whole = chances.new_zeros(*batch.trained.shape, chances.shape[-1])
-        whole[batch.trained] = share.to(whole)
-        return batch.with_steps({DRAWN: whole})
+            found = torch.multinomial(chances.cpu().double(), self.count, replacement=True, generator=rng)
+            drawn[batch.trained] = found.to(batch.device)
+        return batch.with_steps({DRAWN: drawn})
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        own = batch.trained
-        logp, share = distribution(seen["policy"], "policy").logp[own], batch.step[DRAWN][own]  # type: ignore[union-attr]
-        chosen = torch.nn.functional.one_hot(seen.taken()[own], share.shape[-1]).bool()
-        reward = torch.where(chosen, 1.0, self.wrong).to(share)
+        own, dist = batch.trained, distribution(seen["policy"], "policy")
+        logp, recorded = getattr(dist, "logp")[own], seen.taken()[own][:, None]  # noqa: B009
+        if self.count is not None:
+            drawn = batch.step[DRAWN][own]
+            reward = torch.where(drawn == recorded, 1.0, self.wrong).to(logp)
+            return placed(own, -(reward * logp.gather(-1, drawn)).mean(-1))
+        reward = torch.full_like(logp, self.wrong).scatter(-1, recorded, 1.0)
+        share = self.chances(seen, batch)
         # A choice of probability 0 is never drawn: its logarithm is selected away.
         return placed(own, -(share * reward * select(share > 0, logp)).sum(-1))
