@@ -17,6 +17,7 @@ from policyopt.policies.tabular import Table
 from policyopt.reward import dense
 from policyopt.reward.parts import Verified
 from policyopt.sampling.collected import GroupBy, UnderSampled
+from policyopt.sampling.windows import Windows
 from policyopt.selection import contrast
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
@@ -25,6 +26,7 @@ from policyopt.update import apart
 from policyopt.update.apart import Apart
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
+from policyopt.update.improving import PolicyImprovement
 from policyopt.update.optimizers import SGD
 from policyopt.worlds.sequences import SequenceWorld, bandit
 from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
@@ -99,7 +101,33 @@ def chosen(part: Any) -> Tensor:
     return part(context(method(), grids()), batch).row["_row"].double()
 
 
+def improved(part: Any) -> Tensor:
+    """A table after five rounds on rewards that rise and fall."""
+    part = replace(part, then=GradientSteps({"policy": SGD(1.0)}, clip_norm=None))
+    ctx = context(method(Term("a", ClippedSurrogate(), TokenMean()), update=part), grids())
+    for number in range(5):
+        batch = ragged(seed=number)
+        level = (0.0, 0.4, -0.5, 1.5, -1.0)[number]
+        batch = rewarded(batch, [level, level + 0.1, level, level])
+        part(ctx, batch.with_scores({"old": ctx.models["old"].score(batch).detach()}))
+    return ctx.models["policy"].logp.detach().flatten()
+
+
+def windowed(part: Any) -> Tensor:
+    world = SequenceWorld(3, 3, 6, lambda s, t: (s == 1).double().sum(1), end=0)
+    ctx = context(method(sampling=part), {"policy": Table(numbers(18, 3))}, world, generate)
+    ctx.stage = replace(ctx.stage, reward=Verified(), selection=Selection(3))
+    return part(ctx, _draw(ctx), _judge(ctx)).step["behaviour"].flatten()
+
+
 KNOBS = (
+    Knob(critics.HeldAdvantage(), credited, {"gamma": 0.5, "lam": 0.3}),
+    Knob(
+        PolicyImprovement(past=2),
+        improved,
+        {"past": 1, "negative": 1.0, "threshold": 5.0, "largest": 0.05, "bound": 0.05, "gate": 0.1},
+    ),
+    Knob(Windows(steps=3), windowed, {"steps": 1, "temperature": 0.3}),
     Knob(successors.SarsaError("critic"), learned, {"gamma": 0.5}),
     Knob(dense.TurnReward(critic="critic"), paid, {"weight": 0.5, "bound": 0.1}),
     Knob(tokens.PrefixLabels(), lines, {"count": 1, "right": 0.6, "temperature": 50.0}),

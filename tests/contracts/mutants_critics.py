@@ -3,13 +3,15 @@
 import torch
 from mutants import Patch, mutant, replaced
 
-from policyopt.credit.critics import DecomposedAdvantage
+from policyopt.credit.critics import DecomposedAdvantage, HeldAdvantage
 from policyopt.credit.tokens import said_of_steps
 from policyopt.objective.successors import SarsaError
 from policyopt.ops.sequences import fold_rewards, pack_own
 from policyopt.reward.dense import LogRatioReward, TurnReward, merged
 from policyopt.sampling.collected import UnderSampled
+from policyopt.sampling.windows import Windows
 from policyopt.seen import SeenBatch
+from policyopt.update.improving import PolicyImprovement
 
 
 @mutant("test_poad::test_token_deltas_of_an_action_add_up_to_the_actions", "test_poad::test_two_turns_by_hand")
@@ -71,3 +73,20 @@ def targets_carry_gradient(patch: Patch) -> None:
         return torch.where(batch.trained, said - (reward + self.gamma * following).gather(1, back), 0.0) ** 2
 
     patch.method(SarsaError, "__call__", wrong)
+
+
+@mutant("test_t_ppo::test_a_row_that_goes_on_is_worth_its_last_state")
+def rows_that_go_on_end_in_nothing(patch: Patch) -> None:
+    patch.method(HeldAdvantage, "beyond", lambda self, batch, values: torch.zeros(len(batch)))
+
+
+@mutant("test_t_ppo::test_unfinished_rows_are_paid_nothing_and_train_no_critic")
+def unfinished_rows_are_paid(patch: Patch) -> None:
+    call = Windows.__call__
+    patch.method(Windows, "__call__", lambda self, *given: call(replaced(self, paid="steps"), *given))
+
+
+@mutant("test_pipo::test_the_signal_by_hand")
+def worse_rounds_repeat_the_step(patch: Patch) -> None:
+    signal = PolicyImprovement.signal
+    patch.method(PolicyImprovement, "signal", lambda self, now, past: abs(signal(self, now, past)))

@@ -55,6 +55,27 @@ def decomposed_cases():
     return made
 
 
+def held_cases():
+    """Rows that have ended; those that go on are not told to a case."""
+    made = []
+    for name, mask, gamma, lam, whitened, truncated in (
+        ("all rows terminate", UNEVEN, 0.9, 0.8, False, None),
+        ("a limit is an end", UNEVEN, 1.0, 0.95, False, [1, 0, 1, 1]),
+        ("steps of others, whitened", HOLED, 0.9, 1.0, True, None),
+    ):
+        label = f"credit/held_advantage/{name}"
+        rewards, values = step_rewards(f"{label}/r", mask), draw(f"{label}/v", mask, *SIGNED)
+        rows = zip(rewards, values, mask, strict=True)
+        plain = [ref.generalised_advantage(r, [*v, None], m, False, gamma, lam) for r, v, m in rows]
+        returns = [ref.to_go(r, m, gamma) for r, m in zip(rewards, mask, strict=True)]
+        inputs = {"rewards": rewards, "values": values, "mask": mask}
+        inputs |= {"truncated": truncated} if truncated else {}
+        expect = {"advantages": ref.whitened(plain, mask) if whitened else plain, "returns": returns}
+        options = {"gamma": gamma, "lam": lam, "whitened": whitened}
+        made.append(case("credit", "held_advantage", name, inputs, expect, options=options))
+    return made
+
+
 def bounded_cases():
     made = []
     for name, mask, bound in (("uneven rows", UNEVEN, 0.5), ("steps of others", HOLED, 1.0), ("no step", NOTHING, 0.1)):
@@ -186,6 +207,7 @@ def turn_reward_cases():
 def cases():
     return [
         *decomposed_cases(),
+        *held_cases(),
         *bounded_cases(),
         *score_cases(),
         *log_ratio_cases(),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.credit.groups import bounded
-from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.credit.returns import GeneralisedAdvantage, returns_to_go
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.types import Batch
@@ -35,6 +35,25 @@ class DecomposedAdvantage(GeneralisedAdvantage):
         turns = pieces(batch, "turn")
         inside = torch.full_like(batch.step["reward"], self.inside)
         return inside.index_put((turns.row, turns.last), inside.new_tensor(self.gamma))
+
+
+@dataclass(frozen=True)
+class HeldAdvantage(GeneralisedAdvantage):
+    """GAE of rows that may be unfinished: what follows the last step of a row that goes on is worth as much as the
+    state before that step (EGAE of T-PPO, arXiv 2506.15050, eq. 6); a row that has ended, by itself or by a limit, is
+    worth 0 after its end. `return` is the plain discounted reward to go, the critic's target for rows that have ended.
+    """
+
+    whitened: bool = False
+
+    formula = "GAE with V(s_l) = V(s_l-1) for rows that go on, 0 for others; G_t = sum_k gamma^(k-t) r_k"
+
+    def beyond(self, batch: Batch, values: Tensor) -> Tensor:
+        last = (batch.valid.sum(1, keepdim=True) - 1).clamp(min=0)
+        return torch.where(batch.done, 0.0, values.gather(1, last)[:, 0])
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        return super().__call__(ctx, batch).with_steps({"return": returns_to_go(batch, self.gamma)})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,12 @@ from policyopt.types import Batch, Finish, Round
 BASELINE = Cell("baseline", lambda: {"mean": 0.0, "rounds": 0})
 
 
+def returns_to_go(batch: Batch, gamma: float) -> Tensor:
+    """(B, T) discounted reward to go over own steps, rewards of others' steps included; 0 elsewhere."""
+    (rewards,), back = pack_own(batch, fold_rewards(batch, batch.step["reward"]))
+    return select(batch.own, to_go(rewards, gamma).gather(1, back))
+
+
 @dataclass(frozen=True)
 class ReturnToGo(Part):
     """REINFORCE (Williams 1992): discounted reward to go over own steps, less a moving-average baseline.
@@ -35,8 +41,7 @@ class ReturnToGo(Part):
     writes = ("advantage", "return")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        (rewards,), back = pack_own(batch, fold_rewards(batch, batch.step["reward"]))
-        returns = select(batch.own, to_go(rewards, self.gamma).gather(1, back))
+        returns = returns_to_go(batch, self.gamma)
         scored = batch.own & batch.row["scored"][:, None]
         advantage = select(scored, returns - ctx[BASELINE]["mean"])
         return batch.with_steps({"advantage": advantage, "return": returns})

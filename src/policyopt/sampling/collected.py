@@ -55,7 +55,7 @@ class UnderSampled(Part):
         like, found = ctx.world.start(tasks[:1]), []
         for rows in torch.arange(len(tasks)).tensor_split(min(self.pieces, len(tasks))):
             ctx.models[self.model].load_state_dict(ctx.models["policy"].state_dict())
-            so_far = [_as(batch, like) for batch in (*held, *found)]
+            so_far = [with_columns_of(batch, like) for batch in (*held, *found)]
             if self.adapt is not None and so_far:
                 every = concatenate(so_far)
                 self.adapt(ctx, every.with_steps({"advantage": -torch.ones_like(every.step["behaviour"])}))
@@ -71,6 +71,6 @@ class UnderSampled(Part):
         ctx[RECENT] = kept[len(kept) - self.batches + 1 :]
 
 
-def _as(batch: Batch, like: Batch) -> Batch:
+def with_columns_of(batch: Batch, like: Batch) -> Batch:
     """With the columns of rows that nobody judged yet."""
     return Batch({name: batch.row[name] for name in like.row}, {name: batch.step[name] for name in like.step})
