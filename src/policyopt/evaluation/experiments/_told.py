@@ -7,32 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policyopt.evaluation.experiments._worlds import Wrapped
 from policyopt.policies.linear import Linear
 from policyopt.types import NO_TOKEN, Batch, StepKind, Tasks
-from policyopt.worlds.sequences import SequenceWorld
-
-
-@dataclass(frozen=True)
-class Wrapped:
-    """A SequenceWorld with something around it."""
-
-    inner: SequenceWorld
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def tasks(self, ids: Tensor) -> Tasks:
-        return self.inner.tasks(ids)
-
-    def start(self, tasks: Tasks) -> Batch:
-        return self.inner.start(tasks)
-
-    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
-        return self.inner.append(batch, step, logp, live, version)
-
-    def grade(self, batch: Batch) -> Tensor:
-        return self.inner.grade(batch)
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,10 @@ from policyopt.worlds.sequences import PairedWorld, SequenceWorld
 
 
 @dataclass(frozen=True)
-class Automaton:
-    """A SequenceWorld whose states follow from what was written: state' = follow(state, symbol).
-
-    A table over `states` can then act on the past, where a SequenceWorld's own states know the position only.
-    """
+class Wrapped:
+    """A SequenceWorld with something around it."""
 
     inner: SequenceWorld
-    states: int
-    first: Callable[[Tensor], Tensor]  # task (B,) -> state (B,)
-    follow: Callable[[Tensor, Tensor], Tensor]  # state (B,), symbol (B,) -> state (B,)
 
     @property
     def size(self) -> int:
@@ -32,18 +26,36 @@ class Automaton:
         return self.inner.tasks(ids)
 
     def start(self, tasks: Tasks) -> Batch:
-        return self.inner.start(tasks).with_rows({"_state": self.first(tasks.id)})
+        return self.inner.start(tasks)
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
-        before = batch.row["_state"]
-        added = self.inner.append(batch, step, logp, live, version)
-        return added.with_rows({"_state": torch.where(live, self.follow(before, step), before)})
+        return self.inner.append(batch, step, logp, live, version)
 
     def rewind(self, batch: Batch, steps: Tensor) -> Batch:
         return batch.rewound(steps)
 
     def grade(self, batch: Batch) -> Tensor:
         return self.inner.grade(batch)
+
+
+@dataclass(frozen=True)
+class Automaton(Wrapped):
+    """A SequenceWorld whose states follow from what was written: state' = follow(state, symbol).
+
+    A table over `states` can then act on the past, where a SequenceWorld's own states know the position only.
+    """
+
+    states: int
+    first: Callable[[Tensor], Tensor]  # task (B,) -> state (B,)
+    follow: Callable[[Tensor, Tensor], Tensor]  # state (B,), symbol (B,) -> state (B,)
+
+    def start(self, tasks: Tasks) -> Batch:
+        return self.inner.start(tasks).with_rows({"_state": self.first(tasks.id)})
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        before = batch.row["_state"]
+        added = self.inner.append(batch, step, logp, live, version)
+        return added.with_rows({"_state": torch.where(live, self.follow(before, step), before)})
 
 
 @dataclass(frozen=True)
