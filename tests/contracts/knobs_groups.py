@@ -62,6 +62,12 @@ def surrogate(part: Any) -> Tensor:
     return torch.cat([found[None], gradient.flatten()])
 
 
+def searched(part: Any) -> Tensor:
+    """With both ways of counting and shares at which one of the searches stops on its way."""
+    ways = [{}, {"share": 0.0}, {"share": 1.0}, *({"counted": "gradient", "share": share} for share in (0.7, 0.78))]
+    return torch.cat([surrogate(dataclasses.replace(part, **way)) for way in ways])
+
+
 def rolled(part: Any) -> Tensor:
     roles = {"policy": Role(grad=True, full=True)}
     made = method(Term("one", part, TokenMean()), roles=roles)
@@ -92,30 +98,28 @@ def risk(part: Any) -> Tensor:
 
 
 def sampled(part: Any) -> Tensor:
+    """Rows, the sampler's log-probabilities and which copies of its recorded rows a task is asked for."""
     world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] == task).double(), recordings=TWELVE)
     ctx = context(method(sampling=part), {"policy": Table(numbers(12, 12))}, world, generate)
     batch = part(ctx, _draw(ctx), _judge(ctx))
-    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten()])
+    copies = dataclasses.replace(part, recorded=3).copies(ctx, world.tasks(torch.arange(12)))
+    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten(), copies])
 
 
 def advantages_again(part: Any) -> Tensor:
     return part(context(method(), grids()), cases.rich()).step["advantage"]
 
 
-def copied(part: Any) -> Tensor:
-    """Which copies of its recorded rows a task is asked for."""
-    world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] == task).double())
-    ctx = context(method(sampling=part), {"policy": Table(numbers(12, 12))}, world, generate)
-    return dataclasses.replace(part, recorded=3).copies(ctx, world.tasks(torch.arange(12)))
-
-
 def heated(part: Any) -> Tensor:
-    """Rows after a round whose entropy was 0.1."""
+    """Rows after a round of little entropy, and after one of much."""
     world = SequenceWorld(12, 12, 1, lambda strings, task: (strings[:, 0] % 3 == task % 3).double())
-    ctx = context(method(sampling=part, reward=Verified()), {"policy": Table(numbers(12, 12))}, world, generate)
-    ctx[ENTROPY] = 0.1
-    batch = part(ctx, _draw(ctx), _judge(ctx))
-    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten(), batch.row["source"]])
+    found = []
+    for entropy in (0.1, 9.0):
+        ctx = context(method(sampling=part, reward=Verified()), {"policy": Table(numbers(12, 12))}, world, generate)
+        ctx[ENTROPY] = entropy
+        batch = part(ctx, _draw(ctx), _judge(ctx))
+        found += [torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten(), batch.row["source"]]
+    return torch.cat(found)
 
 
 def shaped(part: Any) -> Tensor:
@@ -131,8 +135,11 @@ MIXED = -2.0
 """Three of the four rewards lie above it, one below."""
 
 KNOBS = (
-    Knob(ImplicitClassifier(threshold=MIXED), loss, {"beta": 0.5, "threshold": 0.5}),
-    Knob(ImplicitClassifier(comparison="standardised"), loss, {"epsilon": 0.1}),
+    Knob(
+        ImplicitClassifier(comparison="standardised", threshold=MIXED, epsilon=0.1),
+        loss,
+        {"beta": 0.5, "threshold": 0.5, "epsilon": 0.3},
+    ),
     Knob(ImplicitRegression(), loss, {"beta": 0.5}),
     Knob(JointPairSurrogate(0.5), loss, {"clip": 0.1}),
     Knob(RightWrongPreference(MIXED), loss, {"threshold": 0.5, "beta": 0.5}),
@@ -153,13 +160,19 @@ KNOBS = (
         {"negative": 0.5, "floor_right": 1.1, "floor_wrong": 5.0, "least": 0.4, "threshold": 0.5},
     ),
     Knob(
-        BalancedClip(0.9, high_end=1.5),
-        surrogate,
-        {"low_end": 0.7, "high_end": 2.0, "dual_clip": 1.2, "share": 0.0},
+        BalancedClip(),
+        searched,
+        {
+            "share": 0.9,
+            "low": 0.8,
+            "low_end": 0.7,
+            "low_by": 0.25,
+            "high": 1.1,
+            "high_end": 1.5,
+            "high_by": 0.7,
+            "dual_clip": 1.2,
+        },
     ),
-    Knob(BalancedClip(0.0), surrogate, {"low": 0.8, "high": 1.1}),
-    Knob(BalancedClip(0.7, counted="gradient"), surrogate, {"low_by": 0.25}),
-    Knob(BalancedClip(0.78, counted="gradient"), surrogate, {"high_by": 0.7}),
     Knob(AdvantageAlignment(), surrogate, {"temperature": 0.5}),
     Knob(OneStepRollout(3), rolled, {"count": 4, "temperature": 0.5, "wrong": -0.5}),
     Knob(SquaredHinge(limit=0.0), hinged, {"scale": 10.0, "limit": 0.01}),
@@ -170,14 +183,12 @@ KNOBS = (
         risk,
         {"size": 3, "alpha": 0.4, "beta": 0.6, "tail": 0.5, "rate": 0.5, "epsilon": 0.1},
     ),
-    Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5, "recorded": 2}),
-    Knob(GroupAndRecorded(), copied, {"teachers": 1}),
+    Knob(GroupAndRecorded(), sampled, {"size": 3, "temperature": 0.5, "recorded": 2, "teachers": 1}),
     Knob(
         EntropyControlled(3, 4, 6, target=0.5),
         heated,
-        {"size": 4, "extra": 5, "most": 1, "target": 0.05, "hot": 9.0, "better": 1.0},
+        {"size": 4, "extra": 5, "most": 1, "target": 0.05, "hot": 9.0, "cold": 1.0, "better": 1.0},
     ),
-    Knob(EntropyControlled(3, 4, 60, target=0.05), heated, {"cold": 1.0}),
     Knob(OfOwnRows(), advantages, {"given": 1.0}),
     Knob(
         WhitenedAdvantage(),
