@@ -18,9 +18,14 @@ from policyopt.feedback.steps import AgreedSteps
 from policyopt.objective.offline import BehaviourConstrained
 from policyopt.objective.optimistic import OptimisticSurrogate
 from policyopt.reward.weighted_tests import WeightedTests
+from policyopt.sampling.store import ROWS, store
+from policyopt.sampling.verified_pairs import StoredPairs, StoreRows
+from policyopt.selection.dropped import MostlyUnsolved
+from policyopt.selection.solved import RETIRED
 from policyopt.selection.turns import TurnsAsRows
+from policyopt.types import Round, Tasks
 from policyopt.update.averaging import SequenceSum
-from support import Columns, context, full_step, grids, method, numbers, ragged, with_row
+from support import Columns, context, full_step, grids, method, numbers, ragged, rewarded, with_row
 
 TURNS = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5])
 
@@ -34,7 +39,7 @@ def credited(part: Any) -> Tensor:
     return part(context(method(), grids()), rows()).step["advantage"]
 
 
-def rewarded(part: Any) -> Tensor:
+def tested(part: Any) -> Tensor:
     world = SimpleNamespace(checks=lambda batch: (numbers(4, 13, 5, seed=3) > -1).double())
     found = part(context(method(), grids(), world), rows())
     return torch.stack([found.step["reward"], found.step["reward:turn"]])
@@ -78,7 +83,31 @@ def weighted(part: Any) -> Tensor:
     return part(context(method(), grids()), batch).step["advantage"]
 
 
+def stored(part: Any) -> Tensor:
+    ctx = context(method(), grids())
+    part(ctx, Round(rows(), rows(), rows(), {}))
+    return torch.tensor([float(len(held)) for held in ctx[ROWS].values()])
+
+
+def paired(part: Any) -> Tensor:
+    batch = ragged((3, 2, 3, 2))
+    world = SimpleNamespace(checks=lambda held: torch.ones(len(held), 1))
+    ctx = context(method(), grids(), world)
+    store(ctx, with_row(rewarded(batch, [1.0, 0.6, 0.2, 0.9]), task=[0, 0, 0, 0]), 9)
+    return part(ctx, lambda: Tasks(torch.zeros(1, dtype=torch.int64)), lambda held: held).step["reward"].sum(1)
+
+
+def retired(part: Any) -> Tensor:
+    ctx = context(method(), grids())
+    batch = with_row(rewarded(ragged((1,) * 40), torch.arange(40) % 2 * 0.01 + 1.0), task=range(40), group=range(40))
+    part.after(ctx, Round(batch, batch, batch, {}))
+    return torch.tensor([float(len(ctx[RETIRED]))])
+
+
 KNOBS = (
+    Knob(StoreRows(9), stored, {"capacity": 1}),
+    Knob(StoredPairs(), paired, {"right": 0.1}),
+    Knob(MostlyUnsolved(), retired, {"spread": 0.0, "most": 1.005, "drop": 0.3}),
     Knob(OptimisticSurrogate(), optimistic, {"clip_high": 0.05}),
     Knob(BehaviourConstrained(), offline, {"tau": 0.5, "good": -0.5}),
     Knob(AgreedSteps(), judged, {"right": 0.1}),
@@ -90,6 +119,6 @@ KNOBS = (
         credited,
         {"column": None, "gamma": 0.9, "ddof": 0, "epsilon": 0.1},
     ),
-    Knob(WeightedTests(), rewarded, {"slope": 1.0, "width": None, "delta": 0.5, "gamma": 0.5}),
+    Knob(WeightedTests(), tested, {"slope": 1.0, "width": None, "delta": 0.5, "gamma": 0.5}),
     Knob(TurnsAsRows(), kept, {"multiple": 4}),
 )

@@ -13,6 +13,9 @@ from policyopt.objective.optimistic import OptimisticSurrogate
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops import pieces
 from policyopt.reward import weighted_tests
+from policyopt.sampling.verified_pairs import StoredPairs
+from policyopt.selection.dropped import MostlyUnsolved
+from policyopt.selection.solved import UnretiredTasks
 from policyopt.selection.turns import TurnsAsRows
 from policyopt.update.turns import TurnMean
 
@@ -115,3 +118,14 @@ def good_steps_of_right_rows_spared(patch: Patch) -> None:
 def the_first_judge_decides(patch: Patch) -> None:
     call = AgreedSteps.__call__
     patch.method(AgreedSteps, "__call__", lambda self, *args: call(replaced(self, judges=self.judges[:1]), *args))
+
+
+@mutant("test_veripo::test_pairs_are_a_good_row_against_one_of_every_cause")
+def good_rows_need_only_be_right(patch: Patch) -> None:
+    call = StoredPairs.of_task
+    patch.method(StoredPairs, "of_task", lambda self, rows, checks, rng: call(self, rows, checks[:, :1], rng))
+
+
+@mutant("test_veripo::test_solved_tasks_are_dropped_with_a_probability_and_all_drawn_again_when_none_is_left")
+def solved_tasks_all_dropped(patch: Patch) -> None:
+    patch.method(MostlyUnsolved, "after", UnretiredTasks.after)
