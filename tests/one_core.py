@@ -199,6 +199,12 @@ class Recorded:
         """Of sets of rows: how many lengths they have."""
         return torch.stack([batch.lengths[ids == one].unique().numel() / (ids == one).sum() for one in ids])
 
+    def publish(self, rows: Batch) -> None:
+        """Nobody reads it."""
+
+    def offered(self) -> Batch | None:
+        return None
+
     @property
     def instructions(self) -> tuple[str, ...]:
         return ("budget", "hint", "pattern", "draft", "construction")

@@ -12,6 +12,7 @@ from policyopt.constraint.entropy_target import EntropyBelowTarget
 from policyopt.credit.uncertainty import SemanticEntropyScaled
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments.named_grades import Forced
+from policyopt.evaluation.experiments.swarm import Node
 from policyopt.objective.informative import InformativeSteps
 from policyopt.policies.tabular import Table
 from policyopt.reward.checks import Checked
@@ -22,6 +23,7 @@ from policyopt.reward.loops import LengthBonus, LoopPenalty
 from policyopt.reward.parts import Verified
 from policyopt.reward.steps import LeadingSteps, ShapedChain, WhereNoneRight
 from policyopt.sampling.contrast import Contrasted
+from policyopt.sampling.exchange import Exchanged
 from policyopt.selection.pruning import LargestAdvantages, LargestSteps, MostVaried
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
@@ -107,6 +109,17 @@ def told(part: Any) -> Tensor:
     return torch.cat([rows.row["told"].double(), rows.step["behaviour"].flatten()])
 
 
+def exchanged(part: Any) -> Tensor:
+    """Strings of a round in which another node has published two groups."""
+    world = SequenceWorld(2, 3, 2, lambda strings, task: strings.sum(1).double())
+    told = (torch.tensor([0, 0, 1, 1]), torch.tensor([[0, 0], [1, 0], [0, 2], [2, 2]]), torch.tensor([1, 1, 2, 2]))
+    node = Node(world, 0, {1: told})
+    ctx = context(method(sampling=part), {"policy": Table(numbers(4, 3))}, node, generate)
+    ctx.stage = dataclasses.replace(ctx.stage, reward=Verified(), selection=Selection(2))
+    rows = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([rows.step["behaviour"].nan_to_num().flatten(), world.strings(rows).double().flatten()])
+
+
 def loss(part: Any) -> Tensor:
     case = dataclasses.replace(cases.CASES["entropy_below_target"], loss=part)
     found, gradient = full_step(case.context(), cases.rich())
@@ -126,6 +139,7 @@ KNOBS = (
     Knob(LengthBonus(limit=100), rewards, {"weight": 0.2, "limit": 50}),
     Knob(ContrastBonus(), contrasted, {"weight": 0.3, "margin": 0.25}),
     Knob(Contrasted(size=6), told, {"size": 5, "told": 0.5, "temperature": 0.5}),
+    Knob(Exchanged(size=3, external=1), exchanged, {"size": 2, "external": 2, "temperature": 0.5}),
     Knob(LeadingSteps(), rewards, {"right": 0.65}),
     Knob(WhereNoneRight(), rewards, {"scale": 0.5, "right": 0.15}),
     Knob(

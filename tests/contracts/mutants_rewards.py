@@ -12,6 +12,7 @@ from policyopt.reward import contrast, heads, loops, steps
 from policyopt.reward.checks import Checked, passed_share
 from policyopt.reward.dithering import Dithered
 from policyopt.reward.steps import ShapedChain, WhereNoneRight
+from policyopt.sampling import exchange
 from policyopt.selection import pruning
 from policyopt.selection.pruning import LargestAdvantages, LargestSteps
 
@@ -185,3 +186,19 @@ def gradient_through_the_strength(patch: Patch) -> None:
         return placed(own, -((self.target - entropy) / self.target).clamp(min=0) * entropy)
 
     patch.method(EntropyBelowTarget, "__call__", wrong)
+
+
+@mutant("test_sapo_swarm::test_only_groups_that_differ_are_taken_and_judged_here")
+def groups_of_equal_rewards_are_taken(patch: Patch) -> None:
+    patch.monkeypatch.setattr(exchange, "informative", lambda x, ids, valid: torch.ones_like(valid))
+
+
+@mutant("test_sapo_swarm::test_only_groups_that_differ_are_taken_and_judged_here")
+def groups_of_others_are_one_group(patch: Patch) -> None:
+    external = exchange.Exchanged._external
+
+    def wrong(self, ctx, judge):
+        rows = external(self, ctx, judge)
+        return rows if rows is None else rows.with_rows({"group": torch.full_like(rows.row["group"], 7)})
+
+    patch.method(exchange.Exchanged, "_external", wrong)
