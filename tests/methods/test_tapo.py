@@ -54,6 +54,13 @@ def test_the_nearest_pattern_is_told() -> None:
         assert rows.row["pattern"][rows.row["task"] == task].tolist() == [pattern] * 4
 
 
+def test_complexities_of_tasks_may_be_given() -> None:
+    """In place of a world's own."""
+    part = ToldGroup(size=1, name="pattern", words=MatchingPattern((1.0, 4.0), (9.0, 0.0, 2.4)))
+    rows = sampled(asking(part, strings(), policy(), 3))
+    assert rows.row["pattern"][rows.row["task"].argsort()].tolist() == [1.0, 0.0, 0.0]
+
+
 def test_ties_are_broken_for_every_attempt() -> None:
     rows = told((1.0, 3.0, 9.0), [2.0, 2.0, 2.0], size=100)
     found = rows.row["pattern"].long().bincount(minlength=3).tolist()

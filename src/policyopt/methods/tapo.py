@@ -21,7 +21,7 @@ tapo = replace(
         "in the prompt, one per attempt; the policy still finds the concrete steps. Update and reward are GRPO's.",
         departures="The library of patterns is given: mining it by tree search on 500 seed problems is data work that "
         "is not here. Its texts stand in the world's instruction, its complexities in sampling.words.complexities; "
-        "with none, nothing is told and the method is GRPO. Questions' complexities come from the world.",
+        "with none, nothing is told and the method is GRPO. Questions' complexities come from the world or are listed.",
         when_to_use="Strategies are known in words, and the policy seldom tries the right one by itself.",
         seed=73,
         family="A2",

@@ -62,15 +62,19 @@ class Remembered(Words):
 @dataclass(frozen=True)
 class MatchingPattern(Words):
     """The number of a pattern whose complexity is nearest to that of the task (TAPO, arXiv 2505.15692), ties at random
-    for every attempt. complexities: of the patterns, in their order; empty: nothing is said. The world gives those of
-    tasks as `complexity(ids) -> (B,)`."""
+    for every attempt. complexities: of the patterns, in their order; empty: nothing is said. tasks: complexities of the
+    tasks, in the order of their ids; empty: the world gives them as `complexity(ids) -> (B,)`."""
 
     complexities: tuple[float, ...] = ()
+    tasks: tuple[float, ...] = ()
 
     def __call__(self, ctx: Context, tasks: Tasks) -> Tensor:
         if not self.complexities:
             return torch.full((len(tasks),), math.nan)
-        own = asked(ctx.world, "complexity", "how complex its tasks are")(tasks.id).double()
+        if self.tasks:
+            own = torch.tensor(self.tasks, dtype=torch.float64, device=tasks.id.device)[tasks.id]
+        else:
+            own = asked(ctx.world, "complexity", "how complex its tasks are")(tasks.id).double()
         gap = (own[:, None] - torch.tensor(self.complexities, dtype=torch.float64, device=own.device)).abs()
         nearest = gap <= gap.min(1, keepdim=True).values + 1e-9
         chance = torch.rand(gap.shape, generator=ctx.rng("patterns"), dtype=torch.float64).to(own.device)
