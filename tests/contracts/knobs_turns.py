@@ -13,10 +13,14 @@ from policyopt.compose import Term
 from policyopt.constraint.contexts import ContextDependence
 from policyopt.credit.pairs import SimilarityWeighted
 from policyopt.credit.turns import TurnAdvantage
+from policyopt.engines.plain import generate
+from policyopt.evaluation.experiments._referees import Items
 from policyopt.feedback.contexts import MaskedContext
 from policyopt.feedback.steps import AgreedSteps
 from policyopt.objective.offline import BehaviourConstrained
 from policyopt.objective.optimistic import OptimisticSurrogate
+from policyopt.policies.tabular import Table
+from policyopt.reward.referee import Refereed
 from policyopt.reward.weighted_tests import WeightedTests
 from policyopt.sampling.store import ROWS, store
 from policyopt.sampling.verified_pairs import StoredPairs, StoreRows
@@ -104,7 +108,17 @@ def retired(part: Any) -> Tensor:
     return torch.tensor([float(len(ctx[RETIRED]))])
 
 
+def refereed(part: Any) -> Tensor:
+    items = Items(torch.linspace(0, 1, 8), torch.tensor([[0, 7]]), 2)
+    policy = Table(numbers(10, 8, seed=1))
+    ctx = context(method(), {"policy": policy}, items, generate)
+    tasks = Tasks(torch.tensor([1, 1, 2, 2, 2]), {"group": torch.tensor([0, 0, 1, 1, 1])})
+    batch = generate(policy, items, items.start(tasks), torch.arange(5), 1.0, 0)
+    return part(ctx, batch).step["reward"]
+
+
 KNOBS = (
+    Knob(Refereed(), refereed, {"calls": 3, "temperature": 0.1}),
     Knob(StoreRows(9), stored, {"capacity": 1}),
     Knob(StoredPairs(), paired, {"right": 0.1}),
     Knob(MostlyUnsolved(), retired, {"spread": 0.0, "most": 1.005, "drop": 0.3}),

@@ -13,6 +13,7 @@ from policyopt.objective.optimistic import OptimisticSurrogate
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops import pieces
 from policyopt.reward import weighted_tests
+from policyopt.reward.referee import Refereed
 from policyopt.sampling.verified_pairs import StoredPairs
 from policyopt.selection.dropped import MostlyUnsolved
 from policyopt.selection.solved import UnretiredTasks
@@ -129,3 +130,15 @@ def good_rows_need_only_be_right(patch: Patch) -> None:
 @mutant("test_veripo::test_solved_tasks_are_dropped_with_a_probability_and_all_drawn_again_when_none_is_left")
 def solved_tasks_all_dropped(patch: Patch) -> None:
     patch.method(MostlyUnsolved, "after", UnretiredTasks.after)
+
+
+@mutant("test_urpo::test_rewards_are_the_mean_over_calls_of_what_the_referee_rows_say")
+def scores_in_the_order_of_the_rows(patch: Patch) -> None:
+    """The shuffled order is forgotten."""
+    call = Refereed.__call__
+
+    def wrong(self, ctx, batch):
+        found = call(self, ctx, batch)
+        return found.with_steps({"reward": found.step["reward"].roll(1, 0)})
+
+    patch.method(Refereed, "__call__", wrong)

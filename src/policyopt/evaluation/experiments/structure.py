@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from policyopt.compose import Method
+from policyopt.compose import Copy, Method, Program, Stage
 from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._cues import TwoStreams, cues
 from policyopt.evaluation.experiments._pairs import PairedPoints, TwoHeads
+from policyopt.evaluation.experiments._referees import LEVELS, Items
 from policyopt.evaluation.experiments._scales import Scales, pretrained
 from policyopt.evaluation.experiments._worlds import all_right, target_probability
+from policyopt.evaluation.experiments.credit import staged
+from policyopt.methods import load
+from policyopt.options import override
 from policyopt.policies.linear import Linear
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
+from policyopt.selection.kinds import OfKinds
 from policyopt.types import Batch, Round, Tasks
 from policyopt.worlds.oracles import expected_return
 from policyopt.worlds.sequences import SequenceWorld
@@ -389,3 +394,65 @@ def recorded_chains(method: Method, seed: int, rounds: int) -> Outcome:
     place_right = float(target_probability(done.table, target).mean())
     notes = {"probability of a right symbol": place_right}
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of success", notes)
+
+
+def scratchpads(method: Method, seed: int, rounds: int, passes: int = 20) -> Outcome:
+    """4 tasks of 4 symbols of 4: two of scratch, the result that the scratch ends with, the answer. The reward is for
+    the answer; a verifier checks that the answer is the result and that the scratch does not repeat one symbol. Two
+    loops of `rounds` rounds of the method and `passes` updates of `veripo_dpo` at learning rate 0.1.
+
+    value: probability that result and answer agree, exact, mean over tasks. score: probability of a right answer.
+    """
+    answer = torch.randint(4, (4,), generator=stream(seed, "scratchpads"))
+
+    def checks(strings: Tensor, task: Tensor) -> Tensor:
+        varied = (strings[:, 1:3] != strings[:, :1]).any(1)
+        return torch.stack([strings[:, 2] == strings[:, 3], varied], 1).float()
+
+    world = SequenceWorld(4, 4, 4, lambda strings, task: (strings[:, 3] == answer[task]).float(), checker=checks)
+    second = override(load("veripo:veripo_dpo"), {"update.learning_rate": 0.1, "selection.count": 4})
+    right: list[float] = []
+
+    def consistent(run: Run) -> float:
+        table = probabilities(run).view(4, 4, 4)
+        right.append(float(table[torch.arange(4), 3, answer].mean()))
+        return float((table[:, 2] * table[:, 3]).sum(1).mean())
+
+    loop = (Stage(method, rounds), *((Stage(second, passes),) if passes else ()))
+    done = staged(Program(loop * 2), world, {"policy": uniform_table(16, 4)}, seed, consistent)
+    notes = {"probability of a right answer": right[-1]}
+    return Outcome(done.watched[-1], right[-1], done.rows, done.watched, "result agrees with answer", notes)
+
+
+def players_and_referees(method: Method, seed: int, rounds: int, frozen: bool = False, warm_up: int = 10) -> Outcome:
+    """16 items of hidden quality 0 to 1, 60 pairs to be ordered, 8 open-ended tasks in which the player chooses an
+    item. `warm_up` rounds on pairs alone, then `rounds` rounds on both; frozen: open-ended tasks are judged by the
+    referee as the warm-up left it.
+
+    value: expected quality of the player's choice, exact, mean over open-ended tasks.
+    """
+    rng = stream(seed, "players and referees")
+    quality = torch.randperm(16, generator=rng) / 15
+    first = torch.randint(16, (60,), generator=rng)
+    pairs = torch.stack([first, (first + torch.randint(1, 16, (60,), generator=rng)) % 16], 1)
+    world = Items(quality, pairs, 8)
+    begin = replace(
+        method,
+        about=replace(method.about, key="warm_up"),
+        selection=replace(method.selection, tasks=OfKinds(("preference",))),
+    )
+    judged = method
+    if frozen:
+        judged = replace(override(method, {"reward.model": "judge"}), models={**method.models, "judge": Copy()})
+
+    def chosen(run: Run) -> float:
+        return float((probabilities(run)[:8] * quality).sum(1).mean())
+
+    program = Program((Stage(begin, warm_up), Stage(judged, rounds)))
+    done = staged(program, world, {"policy": uniform_table(world.states, 16)}, seed, chosen)
+    level = (torch.arange(16) * LEVELS // 16).float()
+    scores = done.table[8:]
+    above = (scores[pairs[:, 0], :, None] * scores[pairs[:, 1], None] * (level[:, None] - level).sign()).sum((1, 2))
+    agreement = float((above * (quality[pairs[:, 0]] - quality[pairs[:, 1]]).sign()).mean())
+    notes = {"expected rank agreement of the referee after training": agreement}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "quality of the player's choice", notes)
