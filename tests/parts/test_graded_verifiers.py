@@ -60,6 +60,16 @@ def test_mistaken_numbers_are_near_and_never_right() -> None:
         assert found == {n for n in range(int(answer) - 3, int(answer) + 4) if n >= 0 and n != int(answer)}
 
 
+def test_answers_of_equal_text_mean_the_same() -> None:
+    world = TokenWorld([[1]], eos=9, limit=4, decode=lambda tokens: "".join(" ab"[t] for t in tokens))
+    tasks = world.tasks(torch.zeros(5, dtype=torch.int64))
+    keys = world.answer_keys(world.complete(tasks, [[1, 2], [0, 1, 2], [2], [2, 0], [0]])).tolist()
+    assert keys[0] == keys[1] >= 0
+    assert keys[2] == keys[3] >= 0
+    assert keys[0] != keys[2]
+    assert keys[4] == -1
+
+
 def test_texts_are_graded_by_several_names() -> None:
     def judge(scores):
         return lambda texts, ids: [None if text == "?" else scores * len(text) for text in texts]
@@ -79,6 +89,7 @@ def test_texts_are_graded_by_several_names() -> None:
     close(found["one"], [2.0, 0.0])
     close(found["two"], [4.0, 0.0])
     close(world.checks(batch), [[1.0, 0.5], [0.0, 0.0]])
+    assert world.answer_keys(batch).tolist() == [1, -1]
     bare = TokenWorld([[1]], eos=0, limit=3, decode=lambda tokens: "")
     for ask, name in ((bare.grade_heads, "heads"), (bare.checks, "checks")):
         with pytest.raises(WorldError, match=rf"tasks\.{name}\.NAME\.verifier"):

@@ -6,7 +6,7 @@ The judge says of every own step, in 0..1, how right it is; nan where a step is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -76,7 +76,8 @@ class WhereNoneRight(Part):
         ctx.meter.mean("none_right", (~solved).to(batch.step["reward"]), scored)
         if bool(solved.all()):
             return batch
-        other: Batch = self.instead(ctx, batch[~solved])  # type: ignore[operator]
+        instead: Any = self.instead
+        other: Batch = instead(ctx, batch[~solved])
         reward, known = batch.step["reward"].clone(), scored.clone()
         reward[~solved] = self.scale * other.step["reward"]
         known[~solved] &= other.row["scored"]

@@ -186,6 +186,12 @@ class TokenWorld:
             raise WorldError("these tasks have no checks; in a recipe: tasks.checks.NAME.verifier")
         return torch.stack([self._judged(judge, batch) for judge in self.checkers.values()], 1)
 
+    def answer_keys(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Equal for answers whose texts are equal but for surrounding white space; -1 for an empty one."""
+        seen: dict[str, int] = {"": -1}
+        keys = [seen.setdefault(text.strip(), len(seen)) for text in self.texts(batch)]
+        return torch.tensor(keys, dtype=torch.int64, device=batch.device)
+
     def _judged(self, judge: Judge, batch: Batch) -> Float[Tensor, " B"]:
         scores = judge(self.texts(batch), batch.row["task"].tolist())
         if len(scores) != len(batch):
