@@ -102,6 +102,12 @@ def test_tuning_needs_a_choice():
         Tuning("update.learning_rate", (0.1,))
 
 
+def test_a_criterion_is_the_same_in_every_process():
+    """Parts that hold functions are written without addresses."""
+    told = replace(FAKE, treated=Arm("grpo", {"objective": (noisy, [noisy])}, label="better")).criterion()
+    assert told["treated"]["overrides"]["objective"] == "(<function noisy>, [<function noisy>])"
+
+
 def test_claims_and_verdicts_agree_on_the_fewest_seeds():
     assert MINIMUM_SEEDS == statistics.MINIMUM_SEEDS
 
