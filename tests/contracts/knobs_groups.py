@@ -29,7 +29,7 @@ from policyopt.objective.implicit_negative import ImplicitNegative, SequenceImpl
 from policyopt.objective.one_step import OneStepRollout
 from policyopt.policies.tabular import Table
 from policyopt.reward.parts import Verified
-from policyopt.reward.shaped import AsymmetricShaping
+from policyopt.reward.shaped import AsymmetricShaping, CappedGiven
 from policyopt.sampling.beside import GroupAndRecorded
 from policyopt.sampling.heated import ENTROPY, EntropyControlled
 from policyopt.seen import SeenBatch
@@ -126,6 +126,11 @@ def shaped(part: Any) -> Tensor:
     return part(None, rewarded(ragged((1, 2, 3, 2)), [0.1, 0.6, 0.9, 1.0])).step["reward"]
 
 
+def capped(part: Any) -> Tensor:
+    batch = with_row(ragged((1, 2, 3, 2)), source=[0, 3, 3, 0])
+    return part(None, rewarded(batch, [0.1, 0.6, 0.9, 1.0])).step["reward"]
+
+
 def routed(part: Any) -> Tensor:
     return part(None, rewarded(with_row(ragged((1, 2, 3, 2)), group=[1, 1, 2, 2]), [0.1, 0.6, 0.9, 1.0])).row["_row"]
 
@@ -189,7 +194,8 @@ KNOBS = (
         heated,
         {"size": 4, "extra": 5, "most": 1, "target": 0.05, "hot": 9.0, "cold": 1.0, "better": 1.0},
     ),
-    Knob(OfOwnRows(), advantages, {"given": 1.0}),
+    Knob(OfOwnRows(), advantages, {"given": 1.0, "best": 1.2}),
+    Knob(CappedGiven(), capped, {"cap": 0.3}),
     Knob(
         WhitenedAdvantage(),
         lambda part: part(context(method(), grids()), cases.rich()).step["advantage"],

@@ -62,7 +62,7 @@ def groups_weigh_by_their_rows(patch: Patch) -> None:
 
 @mutant("test_drpo::test_soft_maxima_and_shares_are_stable_and_ragged")
 def exponentials_without_the_largest(patch: Patch) -> None:
-    patch.function(comparisons._largest, lambda x, ids, valid: torch.zeros_like(x))
+    patch.function(comparisons.largest, lambda x, ids, valid: torch.zeros_like(x))
 
 
 @mutant("test_drpo::test_right_rows_share_a_weight_of_one_and_are_never_pushed_down")

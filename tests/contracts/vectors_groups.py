@@ -338,6 +338,19 @@ def shaped():
     return made
 
 
+def capped():
+    made = []
+    for name, rewards, source, cap in (
+        ("rows of the data", [1.0, 0.5, 0.9, 1.0, 0.2], [0, 3, 3, 3, 0], 0.8),
+        ("own rows only", [1.0, 0.5, 0.9, 1.0, 0.2], [0] * 5, 0.3),
+        ("of several origins", [1.0, 0.5, 0.9, 1.0, 0.2], [1, 2, 3, 4, 0], 0.6),
+    ):
+        found = [min(r, cap) if s else r for r, s in zip(rewards, source, strict=True)]
+        inputs = {"rewards": rewards, "source": source, "mask": FIVE}
+        made.append(case("reward", "capped_given", name, inputs, {"rewards": found}, options={"cap": cap}))
+    return made
+
+
 def routed():
     made = []
     for name, group, rewards, source, kept, options in (
@@ -379,6 +392,7 @@ def cases():
         *risks(),
         *whitened(),
         *shaped(),
+        *capped(),
         *routed(),
         *averages(),
     ]

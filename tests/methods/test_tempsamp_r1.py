@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 
 from enumeration import Grades, first_step
 from policyopt.compose import Chain, CompositionError
+from policyopt.credit.given import OfOwnRows
+from policyopt.credit.groups import GroupStandardised
 from policyopt.methods import load
+from policyopt.ops.sequences import total_reward
 from policyopt.reward.parts import Verified
-from policyopt.reward.shaped import AsymmetricShaping
+from policyopt.reward.shaped import AsymmetricShaping, CappedGiven
 from policyopt.types import Source
-from support import close, grid, ragged, rewarded, with_row
+from support import close, context, grid, grids, method, ragged, rewarded, with_row
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -85,3 +88,14 @@ def test_shaping_spreads_own_rows_beside_a_perfect_one() -> None:
     assert above[0] > above[1]
     with pytest.raises(CompositionError):
         AsymmetricShaping(alpha=0.0)
+
+
+def test_variants_of_the_paper_bound_what_the_ground_truth_counts() -> None:
+    """Its reward is capped, or its advantage is 1.2 times the best own one of its group."""
+    batch = rewarded(with_row(eight([0] * 6 + [int(Source.DATASET)] * 2)), GRADES)
+    capped = CappedGiven(0.6)(None, batch).step["reward"]
+    close(total_reward(batch.with_steps({"reward": capped})), [*GRADES[:6], 0.6, 0.6])
+    credited = OfOwnRows(GroupStandardised(), best=1.2)(context(method(), grids()), batch).step["advantage"][:, 0]
+    own = GroupStandardised()(context(method(), grids()), batch[torch.arange(6)]).step["advantage"][:, 0]
+    close(credited[:6], own)
+    close(credited[6:], 1.2 * torch.stack([own[[0, 2, 4]].max(), own[[1, 3, 5]].max()]))

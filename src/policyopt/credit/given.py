@@ -9,8 +9,9 @@ import torch
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.credit.groups import GroupStandardised, bounded, check_bound, standardised
+from policyopt.ops.comparisons import largest
 from policyopt.ops.groups import group_count, group_mean, group_range, group_std
-from policyopt.ops.masked import whiten
+from policyopt.ops.masked import masked_mean, whiten
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch, Source
 
@@ -50,16 +51,18 @@ class OnOwnScale(Part):
 
 @dataclass(frozen=True)
 class OfOwnRows(Part):
-    """Any credit, from the rows that the policy wrote alone; rows of other origin get the advantage `given`."""
+    """Any credit, from the rows that the policy wrote alone; rows of other origin get the advantage `given`, or with
+    `best` that factor times the largest advantage of an own row of their group."""
 
     inner: Part = field(default_factory=GroupStandardised)
     given: float = 0.0
+    best: float | None = None
 
     needs = "another credit"
 
     @property
     def formula(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{self.inner.formula}, over own rows; A_b = given for others"
+        return f"{self.inner.formula}, over own rows; A_b = given (or best max_g A) for others"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -77,7 +80,11 @@ class OfOwnRows(Part):
         scored, own = batch.row["scored"], batch.row["source"] == Source.POLICY
         inner: Any = self.inner
         done: Batch = inner(ctx, batch.with_rows({"scored": scored & own}))
-        given = spread(batch, torch.where(scored & ~own, self.given, 0.0).to(done.step["advantage"].dtype))
+        worth = torch.full_like(batch.row["group"], self.given, dtype=done.step["advantage"].dtype)
+        if self.best is not None:
+            top = largest(masked_mean(done.step["advantage"], batch.own), batch.row["group"], scored & own)
+            worth = self.best * top
+        given = spread(batch, torch.where(scored & ~own, worth, 0.0))
         advantage = torch.where(own[:, None], done.step["advantage"], given)
         return done.with_rows({"scored": scored}).with_steps({"advantage": advantage})
 

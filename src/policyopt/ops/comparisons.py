@@ -21,7 +21,7 @@ def pairs_within(
     return torch.stack([left[i], right[j]], 1)
 
 
-def _largest(x: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+def largest(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """The largest valid value of each row's group, without gradient; 0 in a group without any."""
     unique, inverse = ids.unique(return_inverse=True)
     least = torch.full((len(unique),), -torch.inf, dtype=x.dtype, device=x.device)
@@ -31,7 +31,7 @@ def _largest(x: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
 
 def _exponentials(x: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """exp(x - largest of the group), 0 outside `valid`, and the largest."""
-    top = _largest(x, ids, valid)
+    top = largest(x, ids, valid)
     return torch.where(valid, torch.where(valid, x - top, 0.0).exp(), 0.0), top
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.sequences import on_last, total_reward
-from policyopt.types import Batch
+from policyopt.types import Batch, Source
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,19 @@ class AsymmetricShaping(Part):
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward = total_reward(batch)
         change = torch.where(batch.row["scored"], self.shaped(reward) - reward, 0.0)
+        return batch.with_steps({"reward": batch.step["reward"] + on_last(batch, change)})
+
+
+@dataclass(frozen=True)
+class CappedGiven(Part):
+    """Rewards of rows that the policy did not write are at most `cap` (a variant of TempSamp-R1, arXiv 2509.18056)."""
+
+    cap: float = 0.8
+
+    formula = "R_b <- min(R_b, cap) for rows of other origin"
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        reward = total_reward(batch)
+        over = (batch.row["source"] != Source.POLICY) & batch.row["scored"]
+        change = torch.where(over, reward.clamp(max=self.cap) - reward, 0.0)
         return batch.with_steps({"reward": batch.step["reward"] + on_last(batch, change)})
