@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,11 @@ CREDIT = {
     "sign_weighted": Credit(SignWeighted(2.0, 0.5), signed),
     "running_standardised": Credit(RunningStandardised(), running),
 }
+
+# Credit of one subject may keep its cases in a file of its own: tests/credit_SUBJECT.py with `CREDIT`, pairs of a part
+# and its reference.
+for _path in sorted(Path(__file__).parents[1].glob("credit_*.py")):
+    CREDIT |= {key: Credit(*pair) for key, pair in import_module(_path.stem).CREDIT.items()}
 
 
 @pytest.mark.parametrize("name", KINDS)
