@@ -177,7 +177,8 @@ def refusal(part: type) -> str:
 
 
 def probe(part: Any) -> Inputs:
-    """Inputs of every kind for two groups of two rows."""
+    """Inputs of every kind for two groups of two rows. Columns that a part reads are those of steps, but for those it
+    names in `of_rows`."""
     grid = [[-0.5, -0.7, -0.2], [-0.4, -0.9, -1.1], [-0.3, -0.6, -0.8], [-1.2, -0.1, -0.5]]
     rows, special = [1.0, 0.0, 0.5, 2.0], {"group": [0, 0, 1, 1], "pairs": [[0, 1], [3, 2]], "steps": [[0, 1, 0]] * 4}
     special |= {"mask": [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], "grades": rows, "rewards": rows}
@@ -188,7 +189,7 @@ def probe(part: Any) -> Inputs:
             raw[name] = [[[x, -x] for x in row] for row in grid]
         elif name not in ("lengths", "cells", "losses"):
             raw[name] = special.get(name, grid)
-    raw |= dict.fromkeys(("source", "temperature"), rows)
+    raw |= dict.fromkeys(("source", "temperature", *getattr(part, "of_rows", ())), rows)
     return Inputs(raw, part)
 
 
