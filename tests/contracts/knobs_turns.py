@@ -15,12 +15,14 @@ from policyopt.credit.pairs import SimilarityWeighted
 from policyopt.credit.turns import TurnAdvantage
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments._referees import Items
+from policyopt.evaluation.experiments._rubrics import Rubrics
 from policyopt.feedback.contexts import MaskedContext
 from policyopt.feedback.steps import AgreedSteps
 from policyopt.objective.offline import BehaviourConstrained
 from policyopt.objective.optimistic import OptimisticSurrogate
 from policyopt.policies.tabular import Table
 from policyopt.reward.referee import Refereed
+from policyopt.reward.rubric import RUBRIC, RubricReward
 from policyopt.reward.weighted_tests import WeightedTests
 from policyopt.sampling.store import ROWS, store
 from policyopt.sampling.verified_pairs import StoredPairs, StoreRows
@@ -117,7 +119,21 @@ def refereed(part: Any) -> Tensor:
     return part(ctx, batch).step["reward"]
 
 
+def rubrics(part: Any) -> Tensor:
+    """How long the rubric is after four rounds, and how often it was rewritten."""
+    target = torch.tensor([[1, 2, 3, 4, 1, 2]])
+    world = Rubrics(1, 5, 6, lambda strings, task: torch.zeros(len(strings)), end=0, target=target)
+    ctx = context(method(), {"policy": Table(numbers(6, 5, seed=2))}, world, generate)
+    for number in range(4):
+        ctx.run.step = number
+        start = world.start(Tasks(torch.zeros(9, dtype=torch.int64)))
+        batch = generate(ctx.models["policy"], world, start, torch.arange(9) + 100 * number, 1.0, 0)
+        part.after(ctx, Round(batch, batch, batch, {}))
+    return torch.tensor([float(len(part.present(ctx))), float(ctx[RUBRIC]["version"])])
+
+
 KNOBS = (
+    Knob(RubricReward(2, 1), rubrics, {"every": 1, "samples": 9}),
     Knob(Refereed(), refereed, {"calls": 3, "temperature": 0.1}),
     Knob(StoreRows(9), stored, {"capacity": 1}),
     Knob(StoredPairs(), paired, {"right": 0.1}),

@@ -14,6 +14,7 @@ from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops import pieces
 from policyopt.reward import weighted_tests
 from policyopt.reward.referee import Refereed
+from policyopt.reward.rubric import RUBRIC, RubricReward
 from policyopt.sampling.verified_pairs import StoredPairs
 from policyopt.selection.dropped import MostlyUnsolved
 from policyopt.selection.solved import UnretiredTasks
@@ -142,3 +143,21 @@ def scores_in_the_order_of_the_rows(patch: Patch) -> None:
         return found.with_steps({"reward": found.step["reward"].roll(1, 0)})
 
     patch.method(Refereed, "__call__", wrong)
+
+
+@mutant("test_mpo_meta_reward::test_only_rows_since_the_last_rewriting_are_looked_at")
+def old_rows_looked_at_again(patch: Patch) -> None:
+    after = RubricReward.after
+
+    def wrong(self, ctx, done):
+        rows = ctx[RUBRIC]["rows"]
+        after(self, ctx, done)
+        if ctx[RUBRIC]["rows"] is None and rows is not None:
+            ctx[RUBRIC] = {**ctx[RUBRIC], "rows": rows}
+
+    patch.method(RubricReward, "after", wrong)
+
+
+@mutant("test_mpo_meta_reward::test_the_rubric_is_rewritten_every_k_rounds_and_the_next_round_is_judged_by_it")
+def the_first_rubric_for_ever(patch: Patch) -> None:
+    patch.method(RubricReward, "present", lambda self, ctx: ctx.world.first_rubric())

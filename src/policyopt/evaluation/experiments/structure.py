@@ -14,6 +14,7 @@ from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._cues import TwoStreams, cues
 from policyopt.evaluation.experiments._pairs import PairedPoints, TwoHeads
 from policyopt.evaluation.experiments._referees import LEVELS, Items
+from policyopt.evaluation.experiments._rubrics import Rubrics
 from policyopt.evaluation.experiments._scales import Scales, pretrained
 from policyopt.evaluation.experiments._worlds import all_right, target_probability
 from policyopt.evaluation.experiments.credit import staged
@@ -424,7 +425,7 @@ def scratchpads(method: Method, seed: int, rounds: int, passes: int = 20) -> Out
     return Outcome(done.watched[-1], right[-1], done.rows, done.watched, "result agrees with answer", notes)
 
 
-def players_and_referees(method: Method, seed: int, rounds: int, frozen: bool = False, warm_up: int = 10) -> Outcome:
+def players_and_referees(method: Method, seed: int, rounds: int, *, frozen: bool = False, warm_up: int = 10) -> Outcome:
     """16 items of hidden quality 0 to 1, 60 pairs to be ordered, 8 open-ended tasks in which the player chooses an
     item. `warm_up` rounds on pairs alone, then `rounds` rounds on both; frozen: open-ended tasks are judged by the
     referee as the warm-up left it.
@@ -436,11 +437,8 @@ def players_and_referees(method: Method, seed: int, rounds: int, frozen: bool = 
     first = torch.randint(16, (60,), generator=rng)
     pairs = torch.stack([first, (first + torch.randint(1, 16, (60,), generator=rng)) % 16], 1)
     world = Items(quality, pairs, 8)
-    begin = replace(
-        method,
-        about=replace(method.about, key="warm_up"),
-        selection=replace(method.selection, tasks=OfKinds(("preference",))),
-    )
+    pairs_alone = replace(method.selection, tasks=OfKinds(("preference",)))
+    begin = replace(method, about=replace(method.about, key="warm_up"), selection=pairs_alone)
     judged = method
     if frozen:
         judged = replace(override(method, {"reward.model": "judge"}), models={**method.models, "judge": Copy()})
@@ -456,3 +454,24 @@ def players_and_referees(method: Method, seed: int, rounds: int, frozen: bool = 
     agreement = float((above * (quality[pairs[:, 0]] - quality[pairs[:, 1]]).sign()).mean())
     notes = {"expected rank agreement of the referee after training": agreement}
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "quality of the player's choice", notes)
+
+
+def a_hackable_rubric(method: Method, seed: int, rounds: int) -> Outcome:
+    """2 tasks, strings of up to 6 of 5 symbols, ended by symbol 0. The first rubric pays for the first symbol and,
+    twice as much, for brevity; true quality is the share of 6 places that are right.
+
+    value: expected true quality, exact, mean over tasks.
+    """
+    target = torch.randint(1, 5, (2, 6), generator=stream(seed, "a hackable rubric"))
+    world = Rubrics(2, 5, 6, lambda strings, task: torch.zeros(len(strings)), end=0, target=target)
+    share: list[float] = []
+
+    def quality(run: Run, done: Round) -> float:
+        share.append(done.metrics["rubric_share"])
+        table = probabilities(run).view(2, 6, 5)
+        going = torch.cat([torch.ones(2, 1), (1 - table[:, :-1, 0]).cumprod(1)], 1)
+        return float((going * table.gather(2, target[..., None])[..., 0]).mean())
+
+    done = fit(method, world, {"policy": uniform_table(12, 5)}, rounds, seed, quality)
+    notes = {"share of the largest score": share[-1], "share of the largest score at first": share[0]}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "true quality", notes)
