@@ -7,26 +7,32 @@ import torch
 from test_dead_knobs import Knob
 from torch import Tensor
 
-from policyopt.compose import Given, Role, Term
+from policyopt.compose import Given, Program, Role, Stage, Term
 from policyopt.credit import critics, tokens
 from policyopt.engines.plain import generate
+from policyopt.evaluation.experiments.credit import lock
+from policyopt.evaluation.experiments.searching import TwoHops
+from policyopt.methods import load
 from policyopt.objective import successors
 from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.policies.tabular import Table
 from policyopt.reward import dense
 from policyopt.reward.parts import Verified
+from policyopt.reward.search import SearchReward
+from policyopt.run import Run
 from policyopt.sampling.collected import GroupBy, UnderSampled
 from policyopt.sampling.windows import Windows
 from policyopt.selection import contrast
 from policyopt.selection.tasks import Selection
-from policyopt.train import _draw, _judge
+from policyopt.train import _draw, _judge, rounds
 from policyopt.types import Finish, Round
 from policyopt.update import apart
 from policyopt.update.apart import Apart
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.improving import PolicyImprovement
+from policyopt.update.optimistic import OptimisticWeights
 from policyopt.update.optimizers import SGD
 from policyopt.worlds.sequences import SequenceWorld, bandit
 from support import context, full_step, grids, method, numbers, ragged, rewarded, with_row
@@ -120,7 +126,23 @@ def windowed(part: Any) -> Tensor:
     return part(ctx, _draw(ctx), _judge(ctx)).step["behaviour"].flatten()
 
 
+def searched(part: Any) -> Tensor:
+    ctx = context(method(), {"policy": Table(numbers(18, 5))}, TwoHops(), generate)
+    rows = ctx.extend(ctx.world.start(ctx.world.tasks(torch.zeros(16, dtype=torch.int64))))
+    return part(ctx, rows).step["reward"].flatten()
+
+
+def weighed(part: Any) -> Tensor:
+    """A table after a few episodes of a lock."""
+    made = replace(load("optimistic_actor_critic"), update=part)
+    run = Run({"policy": Table(torch.zeros(7, 2))}, lock(torch.tensor([1, 0, 1])), generate)
+    list(rounds(run, Program((Stage(made, 6),))))
+    return run.models["policy"].logits.detach().flatten()
+
+
 KNOBS = (
+    Knob(OptimisticWeights(horizon=3), weighed, {"rate": 0.5, "bonus": 0.2, "horizon": 1}),
+    Knob(SearchReward(), searched, {"step": 0.1, "keywords": 0.1}),
     Knob(critics.HeldAdvantage(), credited, {"gamma": 0.5, "lam": 0.3}),
     Knob(
         PolicyImprovement(past=2),

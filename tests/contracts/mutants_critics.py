@@ -6,12 +6,14 @@ from mutants import Patch, mutant, replaced
 from policyopt.credit.critics import DecomposedAdvantage, HeldAdvantage
 from policyopt.credit.tokens import said_of_steps
 from policyopt.objective.successors import SarsaError
+from policyopt.ops.searches import information_gain
 from policyopt.ops.sequences import fold_rewards, pack_own
 from policyopt.reward.dense import LogRatioReward, TurnReward, merged
 from policyopt.sampling.collected import UnderSampled
 from policyopt.sampling.windows import Windows
 from policyopt.seen import SeenBatch
 from policyopt.update.improving import PolicyImprovement
+from policyopt.update.optimistic import counted
 
 
 @mutant("test_poad::test_token_deltas_of_an_action_add_up_to_the_actions", "test_poad::test_two_turns_by_hand")
@@ -90,3 +92,25 @@ def unfinished_rows_are_paid(patch: Patch) -> None:
 def worse_rounds_repeat_the_step(patch: Patch) -> None:
     signal = PolicyImprovement.signal
     patch.method(PolicyImprovement, "signal", lambda self, now, past: abs(signal(self, now, past)))
+
+
+@mutant("test_stepsearch::test_gains_add_up_to_the_best_similarities")
+def gains_over_the_search_before_only(patch: Patch) -> None:
+    def wrong(similar):
+        held = similar.nan_to_num(0.0)
+        before = torch.cat([torch.zeros_like(held[:, :1]), held[:, :-1]], 1)
+        return (held - before).clamp(min=0).mean(2)
+
+    patch.function(information_gain, wrong)
+
+
+@mutant("test_optimistic_actor_critic::test_rows_that_end_reach_nothing_and_unseen_choices_keep_the_bonus")
+def counts_are_changed_in_place(patch: Patch) -> None:
+    original = counted
+
+    def wrong(before, batch):
+        after = original(before, batch)
+        before["visits"].copy_(after["visits"])
+        return after
+
+    patch.function(original, wrong)

@@ -1,7 +1,5 @@
 """Process supervision for programs: `reduces_to` of specification 84, labels by binary search."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -134,4 +132,3 @@ def test_a_world_that_can_not_go_back_is_refused() -> None:
     batch = turned(rewarded(ragged(), [0.0] * 4))
     with pytest.raises(CompositionError, match="rewind"):
         PrefixLabels()(context(method(), grids(), Grades([0.0] * 4)), batch)
-    assert replace(PrefixLabels(), count=2).count == 2
