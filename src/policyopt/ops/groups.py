@@ -18,6 +18,13 @@ def _sums(x: Tensor, ids: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor
     )
 
 
+def places(ids: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """(B,) how many earlier rows have the row's id."""
+    order = ids.argsort(stable=True)
+    first = torch.searchsorted(ids[order], ids)
+    return order.argsort() - first
+
+
 def group_count(ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Int[Tensor, " B"]:
     """Valid rows of each row's group."""
     ones = torch.ones(len(ids), device=ids.device)

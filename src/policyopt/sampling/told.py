@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
+from policyopt.ops.groups import group_count, places
 from policyopt.ops.sequences import own_choices, total_reward
 from policyopt.remembered import recall
 from policyopt.sampling.instructions import instructed
@@ -41,8 +42,8 @@ class Shared(Words):
             raise CompositionError("attempts share the values that they are told; name at least one")
 
     def __call__(self, ctx: Context, tasks: Tasks) -> Tensor:
-        same = tasks.row["group"][:, None] == tasks.row["group"]
-        place, size = (same & same.new_ones(same.shape).tril(-1)).sum(1), same.sum(1)
+        group = tasks.row["group"]
+        place, size = places(group), group_count(group, torch.ones_like(group, dtype=torch.bool))
         known = torch.tensor(self.values, dtype=torch.get_default_dtype(), device=place.device)
         return known[place * len(self.values) // size]
 

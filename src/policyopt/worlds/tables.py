@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from policyopt.ops.groups import places
 from policyopt.ops.random import derive, uniforms
 from policyopt.types import Batch, Categorical, Finish, Source, StepKind, Tasks, empty_batch
 
@@ -123,13 +124,6 @@ class TabularMDP:
     def state_keys(self, batch: Batch) -> Tensor:
         """(B, T) which state each step was taken in."""
         return batch.step["_state"]
-
-
-def places(ids: Tensor) -> Tensor:
-    """(B,) how many earlier rows have the row's id."""
-    order = ids.argsort(stable=True)
-    first = torch.searchsorted(ids[order], ids)
-    return order.argsort() - first
 
 
 def step_rewards(batch: Batch, reward: Tensor) -> Tensor:

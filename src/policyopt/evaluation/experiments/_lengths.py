@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policyopt.ops.groups import places
 from policyopt.ops.random import derive, uniforms
 from policyopt.policies.linear import Linear
 from policyopt.types import Batch, Finish, StepKind, Tasks, empty_batch
-from policyopt.worlds.tables import places
 
 
 @dataclass(frozen=True)
