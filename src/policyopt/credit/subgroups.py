@@ -24,12 +24,8 @@ class AgainstPar(Part):
     writes = ("advantage",)
 
     @property
-    def of_rows(self) -> tuple[str, ...]:
-        return ("par", self.by)
-
-    @property
     def reads(self) -> tuple[str, ...]:
-        return ("advantage", *self.of_rows)
+        return ("advantage", "par", self.by)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, scored = total_reward(batch), batch.row["scored"]
@@ -47,7 +43,7 @@ class AgainstRate(Part):
     epsilon: float = 1e-6
 
     formula = "A_b = R_b - p (scaled: / (sqrt(p (1 - p) N / (N - 1)) + epsilon)), p, N over all rows drawn"
-    reads = of_rows = ("rate", "drawn")
+    reads = ("rate", "drawn")
     writes = ("advantage",)
 
     def __post_init__(self) -> None:

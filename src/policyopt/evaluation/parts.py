@@ -177,8 +177,36 @@ def refusal(part: type) -> str:
 
 
 def probe(part: Any) -> Inputs:
-    """Inputs of every kind for two groups of two rows. Columns that a part reads are those of steps, but for those it
-    names in `of_rows`."""
+    """Inputs of every kind for two groups of two rows. A column that the part reads has a value per step, unless the
+    part asks it of rows."""
+    of_rows: set[str] = set()
+    while True:
+        inputs = _of_every_kind(part, of_rows)
+        asked = _column_of_rows(part, inputs)
+        if asked is None or asked in of_rows:
+            return _of_every_kind(part, of_rows)
+        of_rows.add(asked)
+
+
+def _column_of_rows(part: Any, inputs: Inputs) -> str | None:
+    """A column that the part looks for among those of rows and does not find."""
+    reads = getattr(part, "reads", ())
+    try:
+        _run(part, inputs)
+    except KeyError as error:
+        return error.args[0] if error.args[0] in reads else None
+    except VectorError:
+        return None  # what it can not run on is found again, and told, by whoever runs it
+    return None
+
+
+def _run(part: Any, inputs: Inputs) -> None:
+    ctx = VectorContext(inputs)
+    batch = batch_of(inputs, getattr(part, "reads", ()))
+    part(SeenBatch(ctx, batch) if signature(type(part)) == LOSS else ctx, batch)
+
+
+def _of_every_kind(part: Any, of_rows: set[str]) -> Inputs:
     grid = [[-0.5, -0.7, -0.2], [-0.4, -0.9, -1.1], [-0.3, -0.6, -0.8], [-1.2, -0.1, -0.5]]
     rows, special = [1.0, 0.0, 0.5, 2.0], {"group": [0, 0, 1, 1], "pairs": [[0, 1], [3, 2]], "steps": [[0, 1, 0]] * 4}
     special |= {"mask": [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1]], "grades": rows, "rewards": rows}
@@ -189,7 +217,7 @@ def probe(part: Any) -> Inputs:
             raw[name] = [[[x, -x] for x in row] for row in grid]
         elif name not in ("lengths", "cells", "losses"):
             raw[name] = special.get(name, grid)
-    raw |= dict.fromkeys(("source", "temperature", *getattr(part, "of_rows", ())), rows)
+    raw |= dict.fromkeys(("source", "temperature", *of_rows), rows)
     return Inputs(raw, part)
 
 
@@ -201,10 +229,8 @@ def _reads(part: type) -> tuple[tuple[str, ...], str]:
         return (), ""
     made: Any = part()
     inputs = probe(made)
-    ctx = VectorContext(inputs)
-    batch = batch_of(inputs, getattr(made, "reads", ()))
     try:
-        made(SeenBatch(ctx, batch) if signature(part) == LOSS else ctx, batch)
+        _run(made, inputs)
     except NotOnVectorsError as error:
         return (), str(error)
     declared = [input_of(name) for name in getattr(made, "reads", ())]

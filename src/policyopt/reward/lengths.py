@@ -212,7 +212,7 @@ class WithinBudget(Part):
     formula = (
         "R_b = right_b (|o_b| > b: f1(|o_b|, b), else f2(b)); f2(b) = beta cos(pi b / 2L), f1 = f2(n) - alpha |n - b|"
     )
-    reads = of_rows = ("budget",)
+    reads = ("budget",)
     writes = ("par",)
 
     def __post_init__(self) -> None:
