@@ -70,6 +70,13 @@ class SeenBatch:
         """() with gradient: the number that a `Scalar` model holds."""
         return self._able(model, "scalar", "a number").scalar()
 
+    def worth(self, model: str) -> Tensor:
+        """(B,) with gradient: what a reward model says that each whole row is worth."""
+        key = f"worth by {model}"
+        if key not in self._cache:
+            self._cache[key] = self._able(model, "worth", "rewards of whole rows").worth(self.batch)
+        return self._cache[key]
+
     def noise(self, purpose: str, points: int = 1) -> dict[str, Tensor]:
         """Row columns that say how `match` noises the rows' samples again; for `Loss.plan`."""
         return self._able("policy", "noise", "a forward process").noise(self.batch, self.rng(purpose), points)

@@ -79,6 +79,24 @@ class QCritic:
 
 
 @dataclass(frozen=True)
+class RewardModel:
+    """A number for every whole row, made by the policy's own kind (`policy.make_reward(rng)`), read by
+    `Seen.worth`."""
+
+    of: str = "policy"
+    renewed: ClassVar[bool] = False
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        policy = run.models[self.of]
+        if not hasattr(policy, "make_reward"):
+            raise CompositionError(
+                f"model {name!r} is a reward model of rows, which {type(policy).__name__} policies do not offer; use "
+                "a language policy or a table, or give the model as an object with `worth(batch) -> (B,)`"
+            )
+        return policy.make_reward(run.rng(f"build/{name}"))
+
+
+@dataclass(frozen=True)
 class StepDenoiser:
     """A denoising model of steps given states, made by the policy's own kind (`policy.make_denoiser(rng)`)."""
 

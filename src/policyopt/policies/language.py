@@ -137,9 +137,26 @@ class Language(_AlwaysEval):
         """(B, T) the tokens that were written."""
         return batch.step["_token"]
 
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone.config.get_text_config().hidden_size
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "B T D"]:
+        """The decoder's last states once each token is read; padding repeats the last one."""
+        packed = pack(batch)
+        states = _states(self.backbone, packed)
+        at = packed.first[:, None] + 1 + torch.arange(packed.valid.shape[1], device=packed.first.device)
+        at = torch.minimum(at, packed.last[:, None])
+        return states.gather(1, at[..., None].expand(*at.shape, states.shape[-1]))
+
     def make_critic(self, rng: torch.Generator) -> LanguageCritic:
         """A value model that starts as a copy of this policy's decoder and shares no parameter with it."""
         return LanguageCritic(self.backbone, self.score_rows, adapted=self.adapted)
+
+    def make_reward(self, rng: torch.Generator) -> LanguageReward:
+        """A reward model of rows that starts as a copy of this policy's decoder, adapters merged into it, with a head
+        of small random weights."""
+        return LanguageReward(classifier_of(self, rng), self.score_rows)
 
 
 class LanguageCritic(_AlwaysEval):
@@ -177,6 +194,55 @@ class LanguageCritic(_AlwaysEval):
         at = torch.minimum(at, packed.last[:, None])
         values = self.head(states.to(self.head.weight.dtype))[..., 0]
         return values.gather(1, at)
+
+
+class LanguageReward(_AlwaysEval):
+    """Wraps `AutoModelForSequenceClassification` of one label: its score at the last token of prompt and answer is what
+    the row is worth. All of it is trained. Saved and opened by `policies.reward_checkpoint`."""
+
+    def __init__(self, classifier: Any, score_rows: int = 256):
+        super().__init__()
+        if getattr(classifier.config, "num_labels", 0) != 1 or not hasattr(classifier, "score"):
+            raise UnsupportedModelError(
+                f"a reward model has one label and a linear head `score`; this {type(classifier).__name__} has "
+                f"{getattr(classifier.config, 'num_labels', 0)} labels"
+            )
+        self.model, self.score_rows = classifier, score_rows
+        self.model.get_input_embeddings().padding_idx = None
+        self.eval()
+
+    def worth(self, batch: Batch, context: str | None = None) -> Float[Tensor, " B"]:
+        """What every row is worth under one of its contexts, at least in float32; never scaled by a temperature."""
+        packed = pack(batch, context)
+        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
+            return self._worth(packed)
+        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
+        return torch.cat([self._worth(packed[part]) for part in chunks])
+
+    def _worth(self, packed: Packed) -> Tensor:
+        states = _states(self.model.base_model, packed)
+        row = torch.arange(len(states), device=states.device)
+        found = self.model.score(states[row, packed.last])[:, 0]
+        return found.float() if found.dtype in _LOW_PRECISION else found
+
+
+def classifier_of(policy: Language, rng: torch.Generator) -> Any:
+    """`AutoModelForSequenceClassification` of one label on a copy of a policy's decoder; the head's weights are normal
+    with standard deviation 1 / sqrt(width + 1) (Stiennon et al. 2020)."""
+    # Imported here because it takes seconds and few runs need it.
+    from transformers import AutoModelForSequenceClassification
+
+    causal = copy.deepcopy(policy.model).merge_and_unload() if policy.adapted else policy.causal
+    config = copy.deepcopy(causal.config)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        made = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
+    made.base_model.load_state_dict(causal.base_model.state_dict())
+    weight = made.score.weight
+    drawn = torch.randn(weight.shape, generator=rng, dtype=torch.float64) / math.sqrt(weight.shape[1] + 1)
+    with torch.no_grad():
+        weight.copy_(drawn)
+    return made.to(causal.device)
 
 
 def _states(backbone: Any, packed: Packed) -> Float[Tensor, "B L D"]:

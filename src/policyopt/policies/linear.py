@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from policyopt.ops.masked import select
 from policyopt.policies.tabular import Softmax
 from policyopt.types import Batch
 
@@ -32,12 +33,24 @@ class Linear(Softmax):
     def preferences(self, state: Tensor) -> Tensor:
         return self.features[state] @ self.weights
 
+    @property
+    def hidden_size(self) -> int:
+        return self.features.shape[1]
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """(B, T, D) features of the state that each step leads to."""
+        return self.features[batch.following("_state")]
+
     def make_critic(self, rng: torch.Generator) -> LinearCritic:
         return LinearCritic(self.features)
 
     def make_q(self, rng: torch.Generator, heads: int) -> LinearQ:
         first = 0.01 * torch.randn(heads, *self.weights.shape, generator=rng, dtype=torch.float64)
         return LinearQ(self.features, first.to(self.weights))
+
+    def make_reward(self, rng: torch.Generator) -> LinearReward:
+        first = 0.01 * torch.randn(*self.weights.shape, generator=rng, dtype=torch.float64)
+        return LinearReward(self.features, first.to(self.weights))
 
 
 class LinearCritic(nn.Module):
@@ -74,3 +87,19 @@ class LinearQ(nn.Module):
         chosen = batch.step["_step"] if steps is None else steps
         every = self.q_all(batch, following=following)
         return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
+
+
+class LinearReward(nn.Module):
+    """What a row is worth: the sum over its own steps of features[s] @ weights[:, a]."""
+
+    features: Tensor
+
+    def __init__(self, features: Tensor, weights: Tensor):
+        super().__init__()
+        self.register_buffer("features", features.clone())
+        self.weights = nn.Parameter(weights.clone())
+
+    def worth(self, batch: Batch) -> Tensor:
+        """(B,)"""
+        paid = (self.features[batch.step["_state"]] * self.weights.T[batch.step["_step"]]).sum(-1)
+        return select(batch.own, paid).sum(1)

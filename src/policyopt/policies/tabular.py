@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from policyopt.ops.masked import select
 from policyopt.types import Batch, Categorical, Scores
 
 
@@ -25,6 +26,9 @@ class Softmax(nn.Module, ABC):
 
     @abstractmethod
     def make_q(self, rng: torch.Generator, heads: int) -> nn.Module: ...
+
+    @abstractmethod
+    def make_reward(self, rng: torch.Generator) -> nn.Module: ...
 
     def next(self, batch: Batch) -> Categorical:
         return Categorical.of(self.preferences(batch.row["_state"]))
@@ -67,6 +71,10 @@ class Table(Softmax):
         first = 0.01 * torch.randn(heads, *self.logits.shape, generator=rng, dtype=torch.float64)
         return TableQ(first.to(self.logits))
 
+    def make_reward(self, rng: torch.Generator) -> TableReward:
+        first = 0.01 * torch.randn(*self.logits.shape, generator=rng, dtype=torch.float64)
+        return TableReward(first.to(self.logits))
+
 
 class TableCritic(nn.Module):
     """A value per state; the state after a row's end has value 0, the state after a cut row its own value."""
@@ -95,3 +103,15 @@ class TableQ(nn.Module):
         chosen = batch.step["_step"] if steps is None else steps
         every = self.q_all(batch, following=following)
         return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
+
+
+class TableReward(nn.Module):
+    """What a row is worth: the sum over its own steps of a number (S, V) per state and choice."""
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = nn.Parameter(values.clone())
+
+    def worth(self, batch: Batch) -> Tensor:
+        """(B,)"""
+        return select(batch.own, self.values[batch.step["_state"], batch.step["_step"]]).sum(1)

@@ -1,0 +1,41 @@
+"""Knobs of losses of reward models and of the rewards that they give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from test_dead_knobs import Knob
+from torch import Tensor
+
+from policyopt.objective.reward_models import PairHinge, PairRanking, RowCrossEntropy
+from policyopt.reward.reward_models import ModelReward
+from policyopt.seen import SeenBatch
+from references_reward_models import said, training
+from support import context, grids, ragged
+
+
+def _ctx() -> Any:
+    models = {**grids(), "reward": said(0.7, -0.4, -1.1, 0.3)}
+    return context(training(ragged()), models)
+
+
+def _rows() -> Any:
+    return ragged().with_rows({"gap": torch.tensor([0.5, 0.2, 0.0, 0.0]), "label": torch.tensor([1.0, 0.0, 0.25, 1.0])})
+
+
+def value(part: Any) -> Tensor:
+    rows = _rows()
+    return part(SeenBatch(_ctx(), rows), rows).detach()
+
+
+def paid(part: Any) -> Tensor:
+    return part(_ctx(), _rows()).step["reward"]
+
+
+KNOBS = (
+    Knob(PairRanking(), value, {"margin": "gap", "label_smoothing": 0.1, "centred": 0.5}),
+    Knob(PairHinge(), value, {"margin": 2.0}),
+    Knob(RowCrossEntropy(), value, {"label": None}),
+    Knob(ModelReward(), paid, {"weight": 0.5}),
+)
