@@ -89,10 +89,18 @@ class Recorded(Part):
 
 @dataclass(frozen=True)
 class RecordedPairs(Part):
-    """Preference pairs of a data set: two rows each, with columns `pair` and `rank`."""
+    """Preference pairs of a data set: two rows each, with columns `pair` and `rank`; or lists, of ranks 0, 1, 2 ...
+
+    columns: row or step columns that the data's pairs have beside these (`label`, how severe an error is ...).
+    """
+
+    columns: tuple[str, ...] = ()
 
     data = "pairs"
-    writes = ("pair", "rank")
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return ("pair", "rank", *self.columns)
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         return judge(ctx.world.recorded_pairs(draw()))
