@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from enumeration import Grades, every_group, exact_policy_gradient, first_step, group_probability, tiny_world
 from policyopt.compose import CompositionError
 from policyopt.methods import load
 from policyopt.objective.implicit import JointPairSurrogate
 from policyopt.objective.surrogates import ProductSequenceSurrogate
+from policyopt.ops.comparisons import pairs_within
 from policyopt.policies.tabular import Table
 from support import close, context, full_step, grid, grids, method, numbers, ragged, rewarded, with_row
 
@@ -103,3 +106,16 @@ def test_larger_groups_compare_every_pair_and_single_rows_are_left_out() -> None
     close(stepped(batch, models)[0], total / 3)
     with pytest.raises(CompositionError, match="clip must be above 0"):
         JointPairSurrogate(0.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=0, max_size=9))
+def test_pairs_within_groups_are_those_of_two_loops(rows) -> None:
+    ids = torch.tensor([7 - 2 * g for g, _, _ in rows], dtype=torch.int64)
+    first, second = (torch.tensor([row[side] for row in rows], dtype=torch.bool) for side in (1, 2))
+    expected = [
+        [i, j]
+        for i in range(len(rows))
+        for j in range(len(rows))
+        if i != j and rows[i][0] == rows[j][0] and rows[i][1] and rows[j][2]
+    ]
+    assert pairs_within(ids, first, second).tolist() == expected

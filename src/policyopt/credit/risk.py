@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from policyopt.compose import Cell, CompositionError, Context, Part
-from policyopt.ops.groups import group_count, group_mean, group_range, group_std
+from policyopt.ops.groups import group_count, group_mean, group_range, group_std, places
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch, Round
 
@@ -27,10 +27,11 @@ def bundled(batch: Batch, size: int) -> Int[Tensor, " B"]:
 
 
 def attempt_number(batch: Batch) -> Int[Tensor, " B"]:
-    """Which of its group's scored rows a row is, in row order."""
+    """Which of its group's scored rows a row is, in row order; 0 for the others."""
     ids, scored = batch.row["group"], batch.row["scored"]
-    before = (ids[:, None] == ids) & scored & torch.ones_like(ids[:, None] == ids).tril(-1)
-    return before.sum(1)
+    number = torch.zeros_like(ids)
+    number[scored] = places(ids[scored])
+    return number
 
 
 def mixed_value_at_risk(

@@ -16,9 +16,13 @@ def pairs_within(
 ) -> Int[Tensor, "pairs 2"]:
     """Every ordered pair of two different rows of a group, the one among `first` and the other among `second`."""
     left, right = first.nonzero()[:, 0], second.nonzero()[:, 0]
-    meet = (ids[left][:, None] == ids[right]) & (left[:, None] != right)
-    i, j = meet.nonzero(as_tuple=True)
-    return torch.stack([left[i], right[j]], 1)
+    right = right[ids[right].argsort(stable=True)]
+    begin, end = (torch.searchsorted(ids[right], ids[left], right=after) for after in (False, True))
+    count = end - begin
+    before = (count.cumsum(0) - count).repeat_interleave(count)
+    place = begin.repeat_interleave(count) + torch.arange(len(before), device=ids.device) - before
+    pairs = torch.stack([left.repeat_interleave(count), right[place]], 1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def largest(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
