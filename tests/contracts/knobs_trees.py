@@ -13,7 +13,7 @@ from policyopt.evaluation.experiments.structure import Modes
 from policyopt.policies.tabular import Table
 from policyopt.reward import sets as reward_sets
 from policyopt.reward.parts import Verified
-from policyopt.sampling import anytime, sets, trees
+from policyopt.sampling import anytime, prefixes, sets, trees
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
 from policyopt.worlds.sequences import SequenceWorld
@@ -68,7 +68,20 @@ def of_worth(part: Any) -> Tensor:
     return part(ctx, Verified()(ctx, batch.with_rows(rows))).step["reward"]
 
 
+def from_prefixes(part: Any) -> Tensor:
+    world = SequenceWorld(3, 3, 6, lambda strings, task: (strings == 1).double().mean(1) * (task + 1) / 3)
+    made = method(sampling=part, reward=Verified(), selection=Selection(3))
+    ctx = context(made, {"policy": Table(numbers(18, 3, seed=2))}, world, generate)
+    found = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([found.row["prefix"].double(), found.step["behaviour"].flatten()])
+
+
 KNOBS = (
+    Knob(
+        prefixes.PrefixGroup(4, good=0.3, steps=1, temperature=1.0),
+        from_prefixes,
+        {"size": 3, "spread": 0.1, "good": 0.6, "share": 1.0, "decay": 0.1, "steps": 2, "temperature": 0.5},
+    ),
     Knob(sets.SetsGroup(2, 3), of_sets, {"sets": 3, "size": 4, "temperature": 0.5}),
     Knob(reward_sets.SetWorth(), of_worth, {"weight": 0.5, "heat": 0.1, "least": 0.5}),
     Knob(

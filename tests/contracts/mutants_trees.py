@@ -8,7 +8,9 @@ from policyopt.credit.trees import EdgesOnce, NestedGroups, NodeDifference, Whit
 from policyopt.ops import trees
 from policyopt.reward import sets
 from policyopt.reward.sets import SetWorth
+from policyopt.sampling import prefixes
 from policyopt.sampling.anytime import Anytime
+from policyopt.sampling.prefixes import PrefixGroup
 from policyopt.sampling.trees import ProbedGroup
 
 TREES, SPO, TREEPO = "test_trees", "test_spo_segment", "test_treepo"
@@ -111,3 +113,20 @@ def sets_of_other_groups_compared(patch: Patch) -> None:
 def shares_without_mean_one(patch: Patch) -> None:
     right = sets.shares
     patch.function(right, lambda *args: tuple(2 * one for one in right(*args)))
+
+
+@mutant("test_rest_rl::test_prefixes_are_of_the_first_best_row_and_leave_their_steps_untrained")
+def prefixes_are_trained(patch: Patch) -> None:
+    call = PrefixGroup.__call__
+
+    def wrong(self, ctx, draw, judge):
+        rows = call(self, ctx, draw, judge)
+        return rows.with_steps({"train": rows.own})
+
+    patch.method(PrefixGroup, "__call__", wrong)
+
+
+@mutant("test_rest_rl::test_beginnings_are_drawn_with_decaying_weights")
+def late_beginnings_more_often(patch: Patch) -> None:
+    right = prefixes.beginnings
+    patch.function(right, lambda lines, count, decay, rng: 1 + lines - right(lines, count, decay, rng))

@@ -32,7 +32,7 @@ def stepped(part, batch, micro=None):
     return full_step(context(made, grids()), batch, micro)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.integers(0, 60), st.sampled_from([(0.3, -0.5), (0.0, 0.5), (0.5, 1.0)]))
 def test_value_and_gradient_are_those_of_the_loops(seed: int, options: tuple) -> None:
     tau, weight = options

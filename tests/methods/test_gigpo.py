@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enumeration import first_step
@@ -53,6 +53,7 @@ def of_method(key, batch, keys, **weights):
 KEYS = torch.arange(4 * 13).view(4, 13) % 3
 
 
+@settings(max_examples=12)
 @given(st.integers(0, 60))
 def test_anchor_groups_are_what_the_loops_say(seed: int) -> None:
     """Turns of any row and time that began in the same state, returns to go discounted per turn."""

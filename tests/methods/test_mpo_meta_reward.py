@@ -77,11 +77,11 @@ def test_the_rubric_is_rewritten_every_k_rounds_and_the_next_round_is_judged_by_
     for number, one in enumerate(done):
         close(
             one.judged.step["reward"].sum(1),
-            of.judge_by(one.judged, seen[number // 2]) + _paid(one.judged, done, number),
+            of.judge_by(one.judged, seen[number // 2]) + _paid(one.judged),
         )
 
 
-def _paid(judged, done, number):
+def _paid(judged):
     """What the reference charges, which is part of the same column."""
     reference = Table(numbers(8, 5, seed=1)).score(judged).logp
     gap = torch.where(judged.own, judged.step["behaviour"] - reference, 0.0)

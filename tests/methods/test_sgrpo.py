@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enumeration import first_step
@@ -55,6 +55,7 @@ def diversity(batch):
     return of
 
 
+@settings(max_examples=12)
 @given(st.integers(0, 60), st.sampled_from([1.0, 0.3]))
 def test_sets_are_worth_what_the_loops_say(seed: int, heat: float) -> None:
     batch = rows(seed)
@@ -76,6 +77,7 @@ def test_without_weight_it_is_leave_one_out_over_the_supergroup() -> None:
     assert float(found.abs().max()) > 0.1
 
 
+@settings(max_examples=12)
 @given(st.integers(0, 40))
 def test_redistribution_keeps_the_mean_of_a_set(seed: int) -> None:
     """Mean over a set of w (D + ...) is w D: the weights have mean 1."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyopt.compose import CompositionError
@@ -30,6 +30,7 @@ def rows(group=(1, 1, 1, 2)):
     return with_row(ragged(), group=group).with_steps({"turn": TURNS.expand(4, -1)})
 
 
+@settings(max_examples=12)
 @given(st.integers(0, 60), st.sampled_from([(2.0, 0.1), (0.0, 0.0), (1.0, None), (3.0, 0.5)]))
 def test_turns_are_worth_what_the_loops_say(seed: int, options: tuple) -> None:
     slope, width = options

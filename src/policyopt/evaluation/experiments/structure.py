@@ -159,12 +159,15 @@ def tokens_until_success(
     decisive: int = 1,
     choices: int = 4,
     level: float = 0.9,
+    *,
+    updates: bool = False,
 ) -> Outcome:
     """One task, strings of `limit` of `choices` symbols, of which `decisive` symbols at random places (one in each
     equal part of the string) decide: reward 1 if they are right. A table knows the position only.
 
     value: steps generated (shared prefixes once, probes included) until the probability of success, exact, is at least
-    `level`; those of the whole run if it never is. score: less a thousandth of the value.
+    `level`; those of the whole run if it never is. updates: rounds instead of steps. score: less a thousandth of the
+    value.
     """
     rng = stream(seed, "tokens until success")
     part = limit // decisive
@@ -184,7 +187,8 @@ def tokens_until_success(
         "steps a round": used[-1] / rounds,
         "rounds until then": first + 1.0,
     }
-    return Outcome(used[first], -used[first] / 1000, done.rows, done.watched, "probability of success", notes)
+    value = first + 1 if updates else used[first]
+    return Outcome(value, -value / 1000, done.rows, done.watched, "probability of success", notes)
 
 
 def thoughts_under_budgets(method: Method, seed: int, rounds: int) -> Outcome:

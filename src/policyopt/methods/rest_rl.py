@@ -1,0 +1,63 @@
+"""ReST-RL, first stage: ReST-GRPO, optimised self-training (arXiv 2508.19576, section 3.1).
+
+keep x iff std(R_1 .. R_n) >= s_min ;   if R(o*) >= R_min: ceil(kappa m) prefixes of o* = argmax R, P(j lines) ~
+alpha^(j-1) prompts {x} and {x + prefix}, A = (R - mean_g R) / std_g R on the continuation alone, clipped loss
+"""
+
+from dataclasses import replace
+
+from policyopt.claim import Arm, Claim, Tuning
+from policyopt.compose import About
+from policyopt.methods.grpo import grpo
+from policyopt.sampling.prefixes import PrefixGroup
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.optimizers import SGD
+
+rest_rl = replace(
+    grpo,
+    about=About(
+        key="rest_rl",
+        title="ReST-RL: Achieving Accurate Code Reasoning of LLMs with Optimized Self-Training and Decoding",
+        paper="arXiv 2508.19576",
+        equation="section 3.1 (ReST-GRPO)",
+        mechanism="GRPO learns nothing from prompts whose rewards are all alike. Such prompts are dropped, and "
+        "beginnings "
+        "of a prompt's best answer become prompts of their own, early beginnings more often: from there rewards "
+        "differ.",
+        departures="The second stage, search with a value model while decoding (VM-MCTS), is not here. The attempts "
+        "that "
+        "find the prefixes are the prompt's own group, so that selection and training share a round. Rewards for an "
+        "end "
+        "symbol and against trailing text are the world's. A line is a fixed number of steps.",
+        when_to_use="Programs or proofs that are rarely right as a whole.",
+        seed=11,
+        family="A2",
+        nearest="grpo",
+        policies=("language",),
+    ),
+    sampling=PrefixGroup(),
+    constraint=(),
+    roles={"old": grpo.roles["old"]},
+    models={},
+)
+
+_STRINGS = {"limit": 8, "decisive": 8, "choices": 2, "level": 0.9, "updates": True}
+_STEPS = GradientSteps({"policy": SGD()}, clip_norm=None)
+_WORLD = {"selection.count": 2, "sampling.temperature": 1.0, "update": _STEPS}
+
+claim = Claim(
+    statement="Beginnings of right answers as prompts reach success with fewer updates than the prompts alone.",
+    source="arXiv 2508.19576, section 4; specification 11",
+    experiment="tokens_until_success",
+    observable="updates until the probability of success is 0.9",
+    higher_is_better=False,
+    smallest_effect=3.0,
+    treated=Arm("rest_rl", {**_WORLD, "sampling.size": 16, "sampling.steps": 1}, _STRINGS),
+    baseline=Arm("rest_rl", {**_WORLD, "sampling.size": 16, "sampling.share": 0.0}, _STRINGS, label="no prefixes"),
+    rounds=50,
+    tuning=Tuning("update.learning_rate", (16.0, 64.0)),
+    budget="cost",
+    scope="Strings of 8 of 2 symbols that must all be right, 1 in 256 at first; a table as policy moved by plain "
+    "gradients. Updates, not tokens, are "
+    "counted: prefixes are rolled out besides (notes: steps a round).",
+)
