@@ -13,6 +13,9 @@ from policyopt.types import Batch, Finish, Source, StepKind, Tasks, empty_batch
 Says = Callable[[Tensor, Tensor], Tensor]
 """Something said of strings (B, T), -1 beyond the end, and their tasks (B,)."""
 
+Compares = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The probability (B,) that a first string (B, T) is preferred to a second one (B, T'), of tasks (B,)."""
+
 
 @dataclass(frozen=True)
 class SequenceWorld:
@@ -36,6 +39,7 @@ class SequenceWorld:
     checker: Says | None = None  # -> (B, J): how far each check is passed, in 0..1; nan: not a check of the task
     answer: Says | None = None  # -> (B,) int64: equal for answers that mean the same, negative if there is none
     heads: Mapping[str, Says] | None = None  # name -> (B,): rewards by name
+    compare: Compares | None = None  # P(first > second); any numbers with P(a > b) + P(b > a) = 1, cycles included
 
     @property
     def states(self) -> int:
@@ -96,6 +100,11 @@ class SequenceWorld:
 
     def grade_heads(self, batch: Batch) -> dict[str, Tensor]:
         return {name: self._said(says, "heads", batch) for name, says in (self.heads or {}).items()}
+
+    def prefer(self, first: Batch, second: Batch) -> Tensor:
+        if self.compare is None:
+            raise ValueError("this world can not compare its strings; give SequenceWorld(compare=...)")
+        return self.compare(self.strings(first), self.strings(second), first.row["task"])
 
     def complete(self, tasks: Tasks, strings: Tensor) -> Batch:
         """Finished rows from strings (B, limit), -1 beyond the end; behaviour log-probabilities are unknown."""

@@ -1,0 +1,71 @@
+"""Rewards from comparisons: how often a row is preferred to others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from policyopt.compose import Context, Part
+from policyopt.ops.comparisons import pairs_within
+from policyopt.ops.sequences import on_last
+from policyopt.ops.wins import win_rates
+from policyopt.seen import asked
+from policyopt.types import Batch
+
+
+@dataclass(frozen=True)
+class WinRate(Part):
+    """A row's reward: the mean probability that it is preferred to the others of its group (self-play, arXiv
+    2401.04056), on its last own step; 1/2 where there is no other. Preferences need not follow from scores.
+
+    opponents: compare with rows of the group that the row column `opponent` marks only (`sampling.opponents`).
+    level: what is subtracted; 1/2 makes it an advantage whose mean over a group compared with itself is 0.
+    judge: a model of the run that says who wins (`JudgedWins`); None asks the world, `prefer(first, second) -> (B,)`.
+    """
+
+    opponents: bool = False
+    level: float = 0.0
+    judge: str | None = None
+
+    needs = "a world that compares rows"
+    formula = "R_b = mean_{j in g, j != b} P(o_b > o_j) - level"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("opponent",) if self.opponents else ()
+
+    def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        scored = batch.row["scored"]
+        others = scored & batch.row["opponent"] if self.opponents else scored
+        row, other = pairs_within(batch.row["group"], scored, others).T
+        chance = self.chance(ctx, batch[row], batch[other]).to(batch.step["reward"])
+        rate = win_rates(chance, row, len(batch))
+        reward = torch.where(scored, rate - self.level, 0.0)
+        ctx.meter.mean("win_rate", rate, scored)
+        return batch.with_steps({"reward": on_last(batch, reward)})
+
+    def chance(self, ctx: Context, first: Batch, second: Batch) -> Tensor:
+        """(n,) that each first row is preferred to its second."""
+        if not len(first):
+            return torch.zeros(0, device=first.device)
+        if self.judge is None:
+            return asked(ctx.world, "prefer", "which of two rows is preferred")(first, second)
+        return judged_chance(ctx, self.judge, first, second)
+
+
+def judged_chance(ctx: Context, judge: str, first: Batch, second: Batch) -> Tensor:
+    """(n,) what a generative judge says in both orders: (q(first | a, b) + 1 - q(first | b, a)) / 2 (arXiv 2504.04950).
+
+    The world makes the judge's rows, `contest(first, second) -> Batch`: each the verdict "the first is better" on two
+    rows of one task, whose probability the model gives.
+    """
+    contest = asked(ctx.world, "contest", "to put two rows before a judge")
+    model: Any = ctx.models[judge]
+    with torch.no_grad():
+        said = []
+        for rows in (contest(first, second), contest(second, first)):
+            said.append(torch.where(rows.own, model.score(rows, None, full=False).logp, 0.0).sum(1).exp())
+    return (said[0] + 1 - said[1]) / 2

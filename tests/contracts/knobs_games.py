@@ -1,0 +1,62 @@
+"""Knobs of parts that compare rows with each other."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from test_dead_knobs import Knob
+from torch import Tensor
+
+import cases
+from asked import asking, kept_rounds
+from policyopt.feedback.duels import RankedPairs
+from policyopt.objective.games import MirrorPreference, WinRateLogistic
+from policyopt.policies.tabular import Table
+from policyopt.reward.wins import WinRate
+from policyopt.sampling.opponents import EARLIER, GroupAgainst
+from policyopt.sampling.samplers import Group
+from policyopt.worlds.sequences import SequenceWorld
+from support import context, full_step, method, numbers, ragged, rewarded, with_row
+
+
+def loss(part: Any) -> Tensor:
+    key = "mirror_preference" if isinstance(part, MirrorPreference) else "win_rate_logistic"
+    found, gradient = full_step(dataclasses.replace(cases.CASES[key], loss=part).context(), cases.rich())
+    return torch.cat([found[None], gradient.flatten()])
+
+
+def ranked(part: Any) -> Tensor:
+    batch = rewarded(with_row(ragged((2, 2, 2, 2)), group=(1, 1, 1, 1)), [0.9, 0.2, 0.4, 0.75])
+    return part(context(method(), {"policy": torch.nn.Identity()}), batch).row["rank"].double()
+
+
+CHANCE = numbers(5, 5, seed=4).sigmoid()
+
+
+def contest() -> SequenceWorld:
+    """Answers of one symbol out of 5."""
+    game = CHANCE.tril(-1) + (1 - CHANCE).tril(-1).T + 0.5 * torch.eye(5)
+    return SequenceWorld(6, 5, 1, lambda s, t: s[:, 0].double(), compare=lambda a, b, t: game[a[:, 0], b[:, 0]])
+
+
+def met(part: Any) -> Tensor:
+    """Behaviour and rewards of three rounds, kept rows included."""
+    ctx = asking(part, contest(), Table(numbers(6, 5, seed=1)), reward=WinRate(opponents=True))
+    rounds = kept_rounds(ctx, 4)
+    return torch.cat([torch.cat([b.step["behaviour"].flatten(), b.step["reward"].flatten()]) for b in rounds])
+
+
+def rated(part: Any) -> Tensor:
+    if part.judge is not None:
+        return torch.zeros(1)  # asks a model: see test_pairwise_rl
+    ctx = asking(Group(4), contest(), Table(numbers(6, 5, seed=1)), reward=part)
+    return kept_rounds(ctx, 1)[0].step["reward"].flatten()
+
+
+KNOBS = (
+    Knob(MirrorPreference(), loss, {"eta": 0.1, "tau": 0.001}),
+    Knob(WinRateLogistic(), loss, {"eta": 0.5}),
+    Knob(RankedPairs(), ranked, {"gap": 0.8, "most": 2}),
+    Knob(WinRate(), rated, {"level": 0.5, "judge": "judge"}),
+    Knob(GroupAgainst(size=3, by=EARLIER, kept=2), met, {"size": 2, "opponents": 2, "kept": 7, "temperature": 2.0}),
+)
