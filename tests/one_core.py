@@ -22,6 +22,7 @@ from cases import AVERAGES, Case
 from policyopt.compose import Role
 from policyopt.engines.plain import generate
 from policyopt.ops.random import generator, new_keys
+from policyopt.ops.searches import Searches
 from policyopt.policies.bodies import MLP
 from policyopt.policies.chains import flow
 from policyopt.policies.checkpoint import new_language
@@ -175,6 +176,16 @@ class Recorded:
     def checks(self, batch: Batch) -> Tensor:
         """Three tests of a row, by its length, its task and how it was sampled."""
         return ((batch.lengths + batch.row["task"] + mark(batch))[:, None] % torch.tensor([2, 3, 4]) == 0).double()
+
+    def searches(self, batch: Batch) -> Searches:
+        """Every own step searches and finds one of five documents, the first of which is gold."""
+        document = torch.where(batch.own, (torch.arange(batch.steps) + mark(batch)[:, None]) % 5, -1)
+        similar = torch.where(batch.own, (document == 0).double(), torch.nan)[..., None]
+        return Searches(document[..., None], similar, similar)
+
+    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
+        back = getattr(self.inner, "rewind", None)
+        return batch.rewound(steps) if back is None else back(batch, steps)
 
     def answer_keys(self, batch: Batch) -> Tensor:
         return mark(batch) % 3

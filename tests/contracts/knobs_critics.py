@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policyopt.compose import Given, Program, Role, Stage, Term
 from policyopt.credit import critics, tokens
+from policyopt.credit.flow import DenseAdvantage, FlowDeviation
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments.credit import lock
 from policyopt.evaluation.experiments.searching import TwoHops
@@ -140,7 +141,25 @@ def weighed(part: Any) -> Tensor:
     return run.models["policy"].logits.detach().flatten()
 
 
+class Hidden:
+    """A flow that explains nothing."""
+
+    def hidden(self, batch):
+        return numbers(4, batch.steps, 3)
+
+    def deviation(self, hidden, noise, share):
+        return ((hidden - noise) ** 2).mean(-1)
+
+
+def deviating(part: Any) -> Tensor:
+    ctx = context(method(), grids())
+    ctx.run.models["flow"] = Hidden()
+    return part(ctx, ragged()).step["deviation"].flatten()
+
+
 KNOBS = (
+    Knob(FlowDeviation(), deviating, {"threshold": 0.5, "top": 1}),
+    Knob(DenseAdvantage("value"), credited, {"weight": 0.5, "gamma": 0.5}),
     Knob(OptimisticWeights(horizon=3), weighed, {"rate": 0.5, "bonus": 0.2, "horizon": 1}),
     Knob(SearchReward(), searched, {"step": 0.1, "keywords": 0.1}),
     Knob(critics.HeldAdvantage(), credited, {"gamma": 0.5, "lam": 0.3}),

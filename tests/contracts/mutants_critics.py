@@ -4,6 +4,7 @@ import torch
 from mutants import Patch, mutant, replaced
 
 from policyopt.credit.critics import DecomposedAdvantage, HeldAdvantage
+from policyopt.credit.flow import scaled_in_rows
 from policyopt.credit.tokens import said_of_steps
 from policyopt.objective.successors import SarsaError
 from policyopt.ops.searches import information_gain
@@ -112,5 +113,15 @@ def counts_are_changed_in_place(patch: Patch) -> None:
         after = original(before, batch)
         before["visits"].copy_(after["visits"])
         return after
+
+    patch.function(original, wrong)
+
+
+@mutant("test_rlfr::test_scaling_by_hand")
+def deviations_are_scaled_over_padding(patch: Patch) -> None:
+    original = scaled_in_rows
+
+    def wrong(score, mask, *given, **named):
+        return torch.where(mask, original(score, torch.ones_like(mask), *given, **named), 0.0)
 
     patch.function(original, wrong)

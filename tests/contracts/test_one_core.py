@@ -347,6 +347,9 @@ def variants() -> list[str]:
     return found
 
 
+STAGED = ("dvpo", "oreal")
+
+
 def unsuited(key: str, name: str) -> str:
     """Why a method is not run on a kind here; empty if it is."""
     made = load(key)
@@ -354,6 +357,10 @@ def unsuited(key: str, name: str) -> str:
         return "—"
     if isinstance(made.sampling, Stream):
         return f"streams: test_{key.partition(':')[0]}.py"
+    if "policy" not in made.update.optimizers:
+        return f"trains another model: test_{key.partition(':')[0]}.py"
+    if key in STAGED:
+        return f"moves once a stage has trained its model: test_{key}.py"
     return ""
 
 

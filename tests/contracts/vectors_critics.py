@@ -204,6 +204,29 @@ def turn_reward_cases():
     return made
 
 
+def dense_cases():
+    made = []
+    for name, mask, options, scored in (
+        ("uneven rows", UNEVEN, {"weight": -0.1, "gamma": 1.0}, None),
+        ("discounted, steps of others", HOLED, {"weight": 0.5, "gamma": 0.8}, None),
+        ("another column, an unscored row", UNEVEN, {"column": "gain", "weight": 1.0, "gamma": 0.5}, [1, 0, 1, 1]),
+        ("no step", NOTHING, {"weight": 1.0, "gamma": 0.9}, None),
+    ):
+        label, column = f"credit/dense_advantage/{name}", options.get("column", "deviation")
+        given, dense = draw(f"{label}/a", mask, *SIGNED), draw(f"{label}/x", mask, 0.0, 1.0)
+        counted = scored_mask(mask, scored)
+        found = [[0.0] * len(row) for row in mask]
+        for b, row in enumerate(counted):
+            places = [t for t, m in enumerate(row) if m]
+            for number, t in enumerate(places):
+                ahead = [(s - number, places[s]) for s in range(number, len(places))]
+                paid = sum(options["gamma"] ** k * dense[b][s] for k, s in ahead)
+                found[b][t] = options["gamma"] ** ahead[-1][0] * given[b][t] + options["weight"] * paid
+        inputs = {"advantages": given, column: dense, "mask": mask, **({"scored": scored} if scored else {})}
+        made.append(case("credit", "dense_advantage", name, inputs, {"advantages": found}, options=options))
+    return made
+
+
 def cases():
     return [
         *decomposed_cases(),
@@ -214,4 +237,5 @@ def cases():
         *token_model_cases(),
         *frozen_value_cases(),
         *turn_reward_cases(),
+        *dense_cases(),
     ]

@@ -27,6 +27,7 @@ from policyopt.methods import load
 from policyopt.ops.random import generator
 from policyopt.ops.sequences import on_last, total_reward
 from policyopt.options import override
+from policyopt.policies.linear import Linear
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Group
@@ -571,3 +572,37 @@ def combination_lock(method: Method, seed: int, rounds: int, steps: int = 12) ->
     reached = next((i + 1 for i, chance in enumerate(done.watched) if chance >= 0.9), rounds)
     notes = {"episodes until the probability is 0.9 (or all)": float(reached), "fits of the critic": sum(refits)}
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of opening", notes)
+
+
+def off_the_path(method: Method, seed: int, rounds: int, first: str = "", warm: int = 0) -> Outcome:
+    """Strings of 6 of 4 symbols; reward 1 if every symbol is right, which one is depends on the symbol before. The
+    policy is linear in 32 random features of its states, which know the place, the symbol before and whether all are
+    right so far; it begins near probability 2/5 on right symbols. There are recordings of the right string for a
+    method `first` that reads them.
+
+    value: probability of a right string, mean over the method's own rounds, exact. Recorded rows are not counted.
+    """
+    limit, choices = 6, 4
+    rng = stream(seed, "off the path")
+    right = torch.randint(choices, (limit, choices), generator=rng)
+    path = [0]
+    for position in range(limit):
+        path.append(int(right[position, path[-1]]))
+    recordings = torch.tensor(path[1:]).expand(64, -1)
+    inner = knowing(right, lambda strings, task: hits(right, strings).all(1).float(), recordings, ever=True)
+    features = torch.randn(inner.states, 32, generator=rng) / 32**0.5
+    wanted = torch.zeros(limit + 1, choices, 2, choices)
+    wanted[:-1].scatter_(3, right[:, :, None, None].expand(-1, -1, 2, 1), math.log(2.0))
+    # The weights whose logits are nearest to the wanted ones.
+    policy = Linear(features, torch.linalg.lstsq(features, wanted.view(-1, choices)).solution)
+
+    def success(run: Run) -> float:
+        table = policy.logits.detach().softmax(-1).view(limit + 1, choices, 2, choices)
+        return math.prod(float(table[p, path[p], 0, path[p + 1]]) for p in range(limit))
+
+    program = Before(first, warm, 0.003, {"update.epochs": 25}).stages(method, rounds)
+    done = staged(program, inner, {"policy": policy}, seed, success)
+    curve = done.watched[warm:]
+    value = sum(curve) / len(curve)
+    notes = {"probability of a right string after training": curve[-1]}
+    return Outcome(value, value, done.rows, curve, "probability of a right string", notes)
