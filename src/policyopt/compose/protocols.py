@@ -153,6 +153,9 @@ class World(Protocol):
     checks(batch) -> (B, J): how far each check of the row is passed, in 0..1; nan: not a check of its task.
     prefer(first, second) -> (B,): the probability that a row of the first batch is preferred to that of the second, of
     the same task; P(a > b) + P(b > a) = 1 and nothing else, so that cycles are possible.
+    conclude(batch) -> Batch: rows that answer at once, wherever they are.
+    diversity(batch, ids (B,)) -> (B,): how diverse the set of rows is that shares a row's id.
+    task_pairs() -> (M, 2) task ids, (M,) similarity; kinds() -> a name per task.
     answer_keys(batch) -> (B,) int64: equal for answers that mean the same, negative where there is none.
     """
 

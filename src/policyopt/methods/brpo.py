@@ -27,7 +27,7 @@ brpo = replace(
         "scores. A segment of the thought is credited with the later part of the curve, less a mix of what the thought "
         "had reached before and what the group reaches from there. Answers are trained apart, within their cut.",
         departures="The mean is over the tokens of thoughts and over those of answers; the paper's text leaves the "
-        "averaging open. The world must offer `conclude`, which lets rows answer at once. Prior: uniform; (1, 2, 3, 4) "
+        "averaging open. Texts need TokenWorld(closing=...). Prior: uniform; (1, 2, 3, 4) "
         "is its linear one, (0, 0, 0, 1) the base one.",
         when_to_use="Models that may be stopped while they think.",
         seed=94,

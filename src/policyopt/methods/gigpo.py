@@ -34,7 +34,7 @@ gigpo = replace(
         seed=74,
         family="A2",
         nearest="grpo",
-        policies=("tabular",),
+        policies=("language", "tabular"),
     ),
     selection=Selection(count=16),
     credit=Chain((EPISODE, STATE, SUM)),

@@ -44,6 +44,17 @@ def total_reward(batch: Batch, column: str = "reward") -> Float[Tensor, " B"]:
     return select(batch.valid, batch.step[column]).sum(1)
 
 
+def prefix_keys(first: Int[Tensor, " B"], taken: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Equal at two steps if their rows have the same `first` and took the same steps before."""
+    keys, columns = first.unique(return_inverse=True)[1], []
+    for step in taken.unbind(1):
+        columns.append(keys)
+        keys = torch.stack([keys, step], 1).unique(dim=0, return_inverse=True)[1]
+        # Later steps have keys of their own: a prefix of n steps is none of n + 1.
+        keys = keys + columns[-1].max() + 1 if len(keys) else keys
+    return torch.stack(columns, 1) if columns else taken.clone()
+
+
 def pack_own(batch: Batch, *columns: Tensor) -> tuple[list[Tensor], Tensor]:
     """Own steps of every row moved to the left, so that step t + 1 follows t with no tool step between.
     Returns the columns and the index (B, T) that gathers them back."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policyopt.ops.sequences import prefix_keys
 from policyopt.types import Batch, Finish, Source, StepKind, Tasks, empty_batch
 
 Says = Callable[[Tensor, Tensor], Tensor]
@@ -88,6 +89,10 @@ class SequenceWorld:
         if what is None:
             raise ValueError(f"this world can not say that of its strings; give SequenceWorld({name}=...)")
         return what(self.strings(batch), batch.row["task"])
+
+    def state_keys(self, batch: Batch) -> Tensor:
+        """(B, T): equal where two symbols followed the same symbols of the same task."""
+        return prefix_keys(batch.row["task"], batch.step["_step"])
 
     def judge_steps(self, batch: Batch) -> Tensor:
         return self._said(self.judge, "judge", batch)

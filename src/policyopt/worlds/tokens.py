@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policyopt.ops.sequences import prefix_keys
 from policyopt.types import NO_TOKEN, PROMPT, Batch, Finish, Source, StepKind, Tasks, empty_batch
 
 Judge = Callable[[list[str], list[int]], Sequence[float | None]]
@@ -46,8 +47,8 @@ class TokenWorld:
     prompts: token ids per task, never empty. eos: ends an answer; it is the answer's last own, trained step. limit:
     own steps at most; an answer that reaches it without eos is TRUNCATED. judge: see `Judge`; None if the tasks
     have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs: one per
-    task, or None. positions: what the model can hold of prompt and answer together. prompter: for tasks
-    that are told more than their prompt says.
+    task, or None. positions: what the model can hold of prompt and answer together. prompter: for tasks that are told
+    more than their prompt says. closing: see `conclude`.
 
     Why a row ended is known from lengths and from what was sampled, never from looking for padding ids.
     """
@@ -64,6 +65,7 @@ class TokenWorld:
     pairs: Sequence[Pair] | None = None
     positions: int | None = None
     prompter: Prompter | None = None
+    closing: Sequence[int] = ()  # tokens that end a thought, after which an answer is asked for
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -167,6 +169,26 @@ class TokenWorld:
         truncated = live.any(1) & (batch.lengths >= self.limit)
         finish = batch.row["finish"].masked_fill(truncated, int(Finish.TRUNCATED))
         return batch.with_rows({"finish": finish.masked_fill(stopped, int(Finish.STOPPED))})
+
+    def state_keys(self, batch: Batch) -> Int[Tensor, "B T"]:
+        """Equal where two tokens followed the same tokens of the same task."""
+        return prefix_keys(batch.row["task"], batch.step["_token"])
+
+    def conclude(self, batch: Batch) -> Batch:
+        """Rows that answer now: an EOS at their end is taken back, and the closing tokens stand there as a hint."""
+        if not self.closing:
+            raise WorldError(
+                "rows can not be asked for an answer at once; give TokenWorld(closing=the tokens to say it)"
+            )
+        if bool((batch.lengths >= self.limit).any()):
+            raise WorldError(f"a row has used all of its {self.limit} steps and can not answer; raise the limit")
+        length = batch.valid.sum(1)
+        last = batch.step["_token"].gather(1, (length - 1).clamp(min=0)[:, None])[:, 0] if batch.steps else length
+        ended = (length > 0) & (last == self.eos)
+        batch = batch.rewound(length - ended.long())
+        told = torch.tensor([*self.closing], device=batch.device).expand(len(batch), -1)
+        columns = {"_token": told, "kind": torch.full_like(told, int(StepKind.HINT))}
+        return batch.behind(columns, torch.ones_like(told, dtype=torch.bool))
 
     def grade(self, batch: Batch) -> Float[Tensor, " B"]:
         """The judge's score of every row's answer, NaN where it has none."""
