@@ -7,7 +7,7 @@ A_CVaR = -[lo - S]+ / alpha;  a row's advantage: A_k / std of its own group;  PP
 
 from dataclasses import replace
 
-from policyopt.claim import Arm, Claim
+from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Term
 from policyopt.credit.risk import RiskAdvantage
 from policyopt.methods.dapo import dapo
@@ -41,7 +41,7 @@ riskpo = replace(
     objective=(Term("policy", ClippedSurrogate(0.2, 0.28), TokenMean()),),
 )
 
-_WORLD = {"selection.count": 40, "sampling.size": 10, "update.learning_rate": 0.1, "update.clip_norm": None}
+_WORLD = {"selection.count": 40, "sampling.size": 10, "update.clip_norm": None}
 
 claim = Claim(
     statement="Where half of the tasks are almost never solved, the worst fifth of the tasks ends with a higher "
@@ -54,6 +54,8 @@ claim = Claim(
     treated=Arm("riskpo", _WORLD),
     baseline=Arm("grpo", {**_WORLD, "constraint": ()}, label="grpo without KL"),
     rounds=60,
-    scope="Tables, one learning rate, in the middle of training: after 150 rounds both arms are near 1. Entropy and "
-    "the mean over all prompts are in the notes.",
+    tuning=Tuning("update.learning_rate", (0.1, 0.2, 0.4)),
+    scope="Tables. An earlier criterion with one learning rate of 0.1 for both arms came out as shown (0.27 more, in "
+    "the middle of training); it was replaced by this stricter one when larger rates turned the order on a "
+    "development seed. Entropy and the mean over all prompts are in the notes.",
 )
