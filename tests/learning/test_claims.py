@@ -34,6 +34,7 @@ from policyopt.methods import keys, load, module
 from policyopt.ops.random import generator
 from policyopt.options import OptionError, override
 from policyopt.report.cards import card, plot
+from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import list_methods, markdown
 from policyopt.report.verification import UnknownFamilyError, in_families
 
@@ -314,6 +315,14 @@ def test_committed_cards_are_made_from_the_stored_results(key):
 def test_the_index_is_up_to_date():
     claimed = [method for method in list_methods("family") if method["key"] in CLAIMED]
     assert (CARDS / "index.md").read_text(encoding="utf-8") == markdown(claimed)
+
+
+def test_the_catalogue_is_up_to_date():
+    page = (CARDS.parent / "catalogue.md").read_text(encoding="utf-8")
+    assert page == catalogue()
+    # Hand-checked: what gspo has that grpo has not, and who shares its ratio.
+    assert "| grpo | credit, objective, update | `geometric_sequence_surrogate`, `row_mean` |" in page
+    assert "| objective | `geometric_sequence_surrogate` | 2 | gspo, iterresearch_eapo |" in page
 
 
 def test_a_method_without_a_claim_is_unverified_and_no_error(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from policyopt.evaluation.methods import REPOSITORY, list_methods
 from policyopt.evaluation.verify import STORE, Verification, claim_of, save, stored, verify
 from policyopt.methods import keys, load
 from policyopt.report.cards import write
+from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import markdown
 
 ELSEWHERE = Path("verifications")
@@ -88,6 +89,7 @@ def rewrite_cards(folder: Path | None = None) -> None:
 
 
 def _write_index(folder: Path) -> None:
-    """The page of all methods that have a result."""
+    """The page of all methods that have a result, and the catalogue beside the folder."""
     verified = [method for method in list_methods("family") if stored(method["key"]) is not None]
     (folder / "index.md").write_text(markdown(verified), encoding="utf-8")
+    (folder.parent / "catalogue.md").write_text(catalogue(), encoding="utf-8")
