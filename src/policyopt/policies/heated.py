@@ -17,7 +17,8 @@ class Heated(nn.Module):
     """Another policy at temperature 1 + strength h, h in -1..1 the score of its entropy at the next step (HAPO, arXiv
     2509.16591, section 3.2), on the scale of an earlier batch (`UpdateHeat`); as it is until there is one.
 
-    It samples only, step by step (engines.plain): densities are asked of the policy itself. Its parameters are the policy's and not saved twice.
+    It samples only, step by step (engines.plain): densities are asked of the policy itself. Its parameters are the
+    policy's and not saved twice.
     """
 
     scale: Tensor
