@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_unknown_experiments_and_missing_claims_say_so(tmp_path):
 
 # -- verification ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("key", CLAIMED)
+def test_both_arms_of_a_claim_run_and_use_the_same_rows(key):
+    claim, outcomes = claim_of(key), []
+    for arm in (claim.treated, claim.baseline):
+        method = build(arm, key)
+        if claim.tuning is not None:
+            method = override(method, {claim.tuning.option: claim.tuning.candidates[-1]})
+        outcomes.append(experiment_of(claim)(method, TUNING_SEED, TINY.get(key, 2), **arm.given))
+    treated, baseline = outcomes
+    assert all(math.isfinite(x) for one in outcomes for x in (one.value, one.score, *one.notes.values()))
+    assert treated.rows > 0
+    assert treated.rows == baseline.rows or claim.budget != "rows"
+    assert treated.notes.keys() == baseline.notes.keys()
+
+
+@pytest.mark.parametrize("key", ["rloo", "dapo", "gspo", "dpo"])
 def test_a_tiny_verification_computes_its_verdict(key):
     steps: list[tuple[int, int]] = []
     claim = claim_of(key)
