@@ -3,9 +3,14 @@
 import torch
 from mutants import Patch, mutant
 
+from policyopt.feedback import peers
+from policyopt.objective import implicit_rewards as teachers
 from policyopt.objective import reward_models
 from policyopt.policies import tabular
+from policyopt.reward import implicit_rewards
 from policyopt.reward import reward_models as rewards
+from policyopt.sampling import corrupted
+from policyopt.selection import margins
 
 PARTS = "test_reward_models"
 
@@ -42,3 +47,48 @@ def rewards_replaced_by_those_of_the_model(patch: Patch) -> None:
         return call(self, ctx, batch.with_steps({"reward": torch.zeros_like(batch.step["reward"])}))
 
     patch.method(rewards.ModelReward, "__call__", wrong)
+
+
+@mutant("test_crm::test_each_model_learns_what_the_other_finds_clean")
+def models_that_choose_for_themselves(patch: Patch) -> None:
+    call = peers.PeerReview.__call__
+
+    def wrong(self, ctx, batch):
+        done = call(self, ctx, batch)
+        return done.with_rows({"taught:first": done.row["taught:second"], "taught:second": done.row["taught:first"]})
+
+    patch.method(peers.PeerReview, "__call__", wrong)
+
+
+@mutant("test_crm::test_batches_are_sorted_not_pairs")
+def batches_from_hard_to_easy(patch: Patch) -> None:
+    found = margins.easiest_first
+    patch.function(found, lambda margin, count, unit="batch": found(-margin, count, unit))
+
+
+@mutant("test_implicit_prm::test_prefix_sums_are_soft_values_under_the_reference")
+def process_rewards_against_nothing(patch: Patch) -> None:
+    found = implicit_rewards.of_pieces
+    patch.function(found, lambda gap, batch, piece: found(gap.abs(), batch, piece))
+
+
+@mutant("test_cooper::test_pairs_are_right_rows_and_wrong_copies_beside_the_attempts")
+def pairs_among_the_attempts(patch: Patch) -> None:
+    call = corrupted.GroupAndCorrupted.__call__
+
+    def wrong(self, ctx, draw, judge):
+        done = call(self, ctx, draw, judge)
+        group = done.row["group"]
+        return done.with_rows({"group": torch.where(group < 0, -1 - group, group)})
+
+    patch.method(corrupted.GroupAndCorrupted, "__call__", wrong)
+
+
+@mutant("test_aligndistil::test_the_gradient_is_that_of_the_regularised_reward_state_by_state")
+def divergence_to_the_teacher_without_its_scale(patch: Patch) -> None:
+    call = teachers.ExtrapolatedTeacher.__call__
+
+    def wrong(self, seen, batch):
+        return call(self, seen, batch) * self.scale / self.beta
+
+    patch.method(teachers.ExtrapolatedTeacher, "__call__", wrong)
