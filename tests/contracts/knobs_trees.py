@@ -10,10 +10,10 @@ from policyopt.credit import trees as credit_trees
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments._anytime import KNOWN, Thoughts
 from policyopt.evaluation.experiments.structure import Modes
-from policyopt.policies.tabular import Table
+from policyopt.policies.tabular import Table, TableCritic
 from policyopt.reward import sets as reward_sets
 from policyopt.reward.parts import Verified
-from policyopt.sampling import anytime, prefixes, sets, trees
+from policyopt.sampling import anytime, prefixes, search, sets, trees
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
 from policyopt.worlds.sequences import SequenceWorld
@@ -76,7 +76,32 @@ def from_prefixes(part: Any) -> Tensor:
     return torch.cat([found.row["prefix"].double(), found.step["behaviour"].flatten()])
 
 
+def searched(part: Any) -> Tensor:
+    world = SequenceWorld(1, 3, 5, lambda strings, task: ((strings + 1) % 3 * torch.arange(1, 6)).double().sum(1) / 20)
+    made = method(sampling=part, reward=Verified(), selection=Selection(1))
+    models = {"policy": Table(numbers(5, 3, seed=2)), "critic": TableCritic(5, torch.float64)}
+    with torch.no_grad():
+        models["critic"].values.copy_(numbers(5, seed=4))
+    ctx = context(made, models, world, generate)
+    found = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([found.step["return"].flatten(), found.step["behaviour"].flatten()])
+
+
 KNOBS = (
+    Knob(
+        search.LineSearch(12, 3, 3, 0.2, 0.1, 1, None, 1.0),
+        searched,
+        {
+            "iterations": 9,
+            "branching": 2,
+            "beam": 1,
+            "exploration": 5.0,
+            "smooth": 20.0,
+            "steps": 2,
+            "critic": "critic",
+            "temperature": 0.5,
+        },
+    ),
     Knob(
         prefixes.PrefixGroup(4, good=0.3, steps=1, temperature=1.0),
         from_prefixes,

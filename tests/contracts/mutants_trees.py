@@ -8,7 +8,7 @@ from policyopt.credit.trees import EdgesOnce, NestedGroups, NodeDifference, Whit
 from policyopt.ops import trees
 from policyopt.reward import sets
 from policyopt.reward.sets import SetWorth
-from policyopt.sampling import prefixes
+from policyopt.sampling import prefixes, search
 from policyopt.sampling.anytime import Anytime
 from policyopt.sampling.prefixes import PrefixGroup
 from policyopt.sampling.trees import ProbedGroup
@@ -130,3 +130,22 @@ def prefixes_are_trained(patch: Patch) -> None:
 def late_beginnings_more_often(patch: Patch) -> None:
     right = prefixes.beginnings
     patch.function(right, lambda lines, count, decay, rng: 1 + lines - right(lines, count, decay, rng))
+
+
+@mutant("test_line_search::test_visits_and_totals_are_those_of_the_nodes_below")
+def only_the_leaf_is_counted(patch: Patch) -> None:
+    def wrong(self, total, visits):
+        self.total, self.visits = self.total + total, self.visits + visits
+
+    patch.method(search.Node, "backed_up", wrong)
+
+
+@mutant("test_line_search::test_targets_are_the_values_of_prefixes_at_the_step_that_leaves_them")
+def targets_a_step_too_early(patch: Patch) -> None:
+    target = search.LineSearch.target
+
+    def wrong(self, node):
+        row = target(self, node)
+        return row.with_steps({name: row.step[name].roll(-1, 1) for name in ("train", "return")})
+
+    patch.method(search.LineSearch, "target", wrong)

@@ -1,17 +1,22 @@
-"""ReST-RL, first stage: ReST-GRPO, optimised self-training (arXiv 2508.19576, section 3.1).
+"""ReST-RL: optimised self-training and a value model for search (arXiv 2508.19576). First stage, ReST-GRPO:
 
-keep x iff std(R_1 .. R_n) >= s_min ;   if R(o*) >= R_min: ceil(kappa m) prefixes of o* = argmax R, P(j lines) ~
-alpha^(j-1) prompts {x} and {x + prefix}, A = (R - mean_g R) / std_g R on the continuation alone, clipped loss
+keep x iff std(R_1 .. R_n) >= s_min ;   if R(o*) >= R_min: ceil(kappa m) prefixes of o* = argmax R,
+P(j lines) ~ alpha^(j-1) ;   prompts {x} and {x + prefix}, A = (R - mean_g R) / std_g R on the continuation, clipped
+loss `rest_rl_value`: L = mean (VM(s) - V(s))^2 over prefixes s of trees searched by lines, V(s) the mean of their
+rollouts; `sampling.search.LineSearch(critic=...)` then decodes with VM.
 """
 
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About
+from policyopt.compose import About, Critic, Nothing, Term
 from policyopt.methods.grpo import grpo
+from policyopt.objective.value import SquaredValueError
 from policyopt.sampling.prefixes import PrefixGroup
+from policyopt.sampling.search import LineSearch
+from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
-from policyopt.update.optimizers import SGD
+from policyopt.update.optimizers import SGD, AdamW
 
 rest_rl = replace(
     grpo,
@@ -24,7 +29,7 @@ rest_rl = replace(
         "beginnings "
         "of a prompt's best answer become prompts of their own, early beginnings more often: from there rewards "
         "differ.",
-        departures="The second stage, search with a value model while decoding (VM-MCTS), is not here. The attempts "
+        departures="Finished prefixes are worth what they got and are not learned. The attempts "
         "that "
         "find the prefixes are the prompt's own group, so that selection and training share a round. Rewards for an "
         "end "
@@ -39,6 +44,18 @@ rest_rl = replace(
     constraint=(),
     roles={"old": grpo.roles["old"]},
     models={},
+)
+
+rest_rl_value = replace(
+    rest_rl,
+    about=replace(rest_rl.about, key="rest_rl_value", equation="section 3.2 (VM-MCTS, value targets)", policies=()),
+    sampling=LineSearch(iterations=100, exploration=0.2),
+    credit=Nothing(),
+    # The part halves the square.
+    objective=(Term("value", SquaredValueError(), TokenMean(), weight=2.0, trains="critic"),),
+    update=GradientSteps({"critic": AdamW(learning_rate=1e-5)}),
+    roles={},
+    models={"critic": Critic()},
 )
 
 _STRINGS = {"limit": 8, "decisive": 8, "choices": 2, "level": 0.9, "updates": True}
