@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from policyopt.objective.successors import RowClassifier, SarsaError, StepRegression
+from policyopt.objective.successors import ActionReturnError, RowClassifier, SarsaError, StepRegression
 
 
 def classifier(values, trained, rewards, weights):
@@ -50,4 +50,20 @@ def sarsa(values, own, trained, rewards, weights, gamma):
     return losses, slopes
 
 
-REFERENCES = {RowClassifier: classifier, StepRegression: regression, SarsaError: sarsa}
+def action_returns(table, states, steps, returns):
+    """Mean over steps of sum_e (Q_e - G)^2 / 2, and its derivative by the table (E, S, A)."""
+    value, slope = 0.0, [[[0.0] * len(row) for row in head] for head in table]
+    for s, a, g in zip(states, steps, returns, strict=True):
+        for e, head in enumerate(table):
+            gap = head[s][a] - g
+            value += 0.5 * gap**2 / len(states)
+            slope[e][s][a] += gap / len(states)
+    return value, slope
+
+
+REFERENCES = {
+    ActionReturnError: action_returns,
+    RowClassifier: classifier,
+    StepRegression: regression,
+    SarsaError: sarsa,
+}

@@ -17,7 +17,7 @@ from policyopt.methods import load
 from policyopt.objective import successors
 from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.objective.surrogates import ClippedSurrogate
-from policyopt.policies.tabular import Table
+from policyopt.policies.tabular import Table, TableQ
 from policyopt.reward import dense
 from policyopt.reward.parts import Verified
 from policyopt.reward.search import SearchReward
@@ -157,7 +157,16 @@ def deviating(part: Any) -> Tensor:
     return part(ctx, ragged()).step["deviation"].flatten()
 
 
+def by_choices(part: Any) -> Tensor:
+    world, policy = lock(torch.tensor([1, 0, 1])), Table(numbers(7, 2))
+    ctx = context(method(roles={}), {"policy": policy, "q": TableQ(numbers(1, 7, 2, seed=3))}, world, generate)
+    rows = ctx.extend(world.start(world.tasks(torch.zeros(4, dtype=torch.int64))))
+    found = part(ctx, rows.with_steps({"reward": numbers(4, 3, seed=4)})).step
+    return torch.cat([found[name].flatten() for name in part.writes])
+
+
 KNOBS = (
+    Knob(critics.PolicyValueAdvantage(), by_choices, {"gamma": 0.5, "lam": 0.3}),
     Knob(FlowDeviation(), deviating, {"threshold": 0.5, "top": 1}),
     Knob(DenseAdvantage("value"), credited, {"weight": 0.5, "gamma": 0.5}),
     Knob(OptimisticWeights(horizon=3), weighed, {"rate": 0.5, "bonus": 0.2, "horizon": 1}),

@@ -3,7 +3,7 @@
 import torch
 from mutants import Patch, mutant, replaced
 
-from policyopt.credit.critics import DecomposedAdvantage, HeldAdvantage
+from policyopt.credit.critics import DecomposedAdvantage, HeldAdvantage, PolicyValueAdvantage
 from policyopt.credit.flow import scaled_in_rows
 from policyopt.credit.tokens import said_of_steps
 from policyopt.objective.successors import SarsaError
@@ -125,3 +125,15 @@ def deviations_are_scaled_over_padding(patch: Patch) -> None:
         return torch.where(mask, original(score, torch.ones_like(mask), *given, **named), 0.0)
 
     patch.function(original, wrong)
+
+
+@mutant(
+    "test_hnpg::test_values_are_of_the_policy_under_its_critic",
+    "test_hnpg::test_with_the_exact_critic_both_halves_agree",
+)
+def values_of_the_best_choice(patch: Patch) -> None:
+    def wrong(self, ctx, batch):
+        value = SeenBatch(ctx, batch).q_all(self.critic).mean(0).amax(-1)
+        return torch.cat([value, value[:, -1:]], 1)
+
+    patch.method(PolicyValueAdvantage, "values", wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from policyopt.credit.groups import bounded
 from policyopt.credit.returns import GeneralisedAdvantage, returns_to_go
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
+from policyopt.seen import SeenBatch
 from policyopt.types import Batch
 
 
@@ -54,6 +56,24 @@ class HeldAdvantage(GeneralisedAdvantage):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         return super().__call__(ctx, batch).with_steps({"return": returns_to_go(batch, self.gamma)})
+
+
+@dataclass(frozen=True)
+class PolicyValueAdvantage(HeldAdvantage):
+    """GAE whose values are those of the policy under a critic of choices, V(s) = sum_a pi(a|s) Q(s, a) (HNPG, arXiv
+    2311.08384). Rows that go on are worth their last state, as in `HeldAdvantage`; `return` is the reward to go."""
+
+    critic: str = "q"
+    lam: float = 1.0
+
+    needs = "action values"
+    formula = "GAE with V(s) = sum_a pi(a|s) mean_e Q_e(s, a); G_t = sum_k gamma^(k-t) r_k"
+
+    def values(self, ctx: Context, batch: Batch) -> Tensor:
+        seen = SeenBatch(ctx, batch)
+        policy: Any = seen.at("policy")
+        value = (policy.logp.exp() * seen.q_all(self.critic).mean(0)).sum(-1)
+        return torch.cat([value, value[:, -1:]], 1)
 
 
 @dataclass(frozen=True)

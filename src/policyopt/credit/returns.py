@@ -100,10 +100,14 @@ class GeneralisedAdvantage(Part):
         truncated = batch.row["finish"] == Finish.TRUNCATED
         return torch.where(truncated, values.gather(1, last)[:, 0], 0.0)
 
+    def values(self, ctx: Context, batch: Batch) -> Tensor:
+        """(B, T + 1) the value before each step and after the last."""
+        critic: Any = ctx.models[self.critic]
+        return critic.value(batch)
+
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
-            critic: Any = ctx.models[self.critic]
-            values = critic.value(batch)
+            values = self.values(ctx, batch)
         final = self.beyond(batch, values)
         values = values[:, :-1]
         rewards = fold_rewards(batch, batch.step["reward"])

@@ -46,6 +46,25 @@ class RowClassifier(Loss):
 
 
 @dataclass(frozen=True)
+class ActionReturnError(Loss):
+    """sum_e (Q_e(s, a) - G)^2 / 2, G the column `return`: a critic of steps fitted to what followed them."""
+
+    critic: str = "q"
+
+    needs = "action values"
+    formula = "sum_e (Q_e(s_t, a_t) - G_t)^2 / 2"
+    reads = ("return",)
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        gap = seen.q(self.critic) - batch.step["return"]
+        return 0.5 * select(batch.trained, (gap**2).sum(0))
+
+
+@dataclass(frozen=True)
 class StepRegression(Loss):
     """(w(s_t+1) - y)^2 per step, y a column of targets (process reward models: arXiv 2410.17621, section 3.1)."""
 

@@ -34,7 +34,7 @@ from policyopt.sampling.samplers import Group
 from policyopt.train import rounds as train_rounds
 from policyopt.types import Batch, Finish, Round, Tasks
 from policyopt.worlds.sequences import PairedWorld, SequenceWorld, bandit
-from policyopt.worlds.tables import TabularMDP
+from policyopt.worlds.tables import RecordedEpisodes, TabularMDP
 
 
 @dataclass(frozen=True)
@@ -349,6 +349,7 @@ def one_decisive_step(method: Method, seed: int, rounds: int, first: str = "", w
         return float(here[wanted])
 
     policy = uniform_table(world.states, choices)
+    warm = min(warm, rounds)
     program = Before(first, warm).stages(method, rounds - warm)
     done = staged(program, world, {"policy": policy}, seed, success)
     notes = {"probability of success after training": done.watched[-1]}
@@ -606,3 +607,24 @@ def off_the_path(method: Method, seed: int, rounds: int, first: str = "", warm: 
     value = sum(curve) / len(curve)
     notes = {"probability of a right string after training": curve[-1]}
     return Outcome(value, value, done.rows, curve, "probability of a right string", notes)
+
+
+def recorded_lock(method: Method, seed: int, rounds: int, steps: int = 14) -> Outcome:
+    """A combination lock of 14 steps of two choices, and 200 recorded rows of an author that is right four times of
+    five.
+
+    value: probability of opening it after training, exact.
+    """
+    code = torch.randint(2, (steps,), generator=stream(seed, "recorded lock"))
+    mdp = replace(lock(code), seed=seed)
+    author = torch.full((mdp.states, 2), 0.5, dtype=torch.float64)
+    author[torch.arange(steps), code] = 0.8
+    author[torch.arange(steps), 1 - code] = 0.2
+
+    def opens(run: Run, done: Round) -> float:
+        return float(probabilities(run)[torch.arange(steps), code].prod())
+
+    world = RecordedEpisodes(mdp, author, 200)
+    done = fit(method, world, {"policy": uniform_table(mdp.states, 2)}, rounds, seed, opens)
+    notes = {"probability that a recorded row opens it": 0.8**steps}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of opening", notes)
