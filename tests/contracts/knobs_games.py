@@ -8,12 +8,15 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
-from asked import asking, kept_rounds
+from asked import asking, kept_rounds, sampled
+from policyopt.evaluation.experiments.judged import BothOrders
 from policyopt.feedback.duels import RankedPairs
 from policyopt.objective.games import MirrorPreference, WinRateLogistic
 from policyopt.policies.tabular import Table
 from policyopt.reward.wins import WinRate
+from policyopt.sampling.forms import EquivalentForms
 from policyopt.sampling.opponents import EARLIER, GroupAgainst
+from policyopt.sampling.resets import ResetGroup
 from policyopt.sampling.samplers import Group
 from policyopt.worlds.sequences import SequenceWorld
 from support import context, full_step, method, numbers, ragged, rewarded, with_row
@@ -53,7 +56,16 @@ def rated(part: Any) -> Tensor:
     return kept_rounds(ctx, 1)[0].step["reward"].flatten()
 
 
+def formed(part: Any) -> Tensor:
+    shown = torch.ones(6, 2, dtype=torch.int64)
+    world = BothOrders(6, 3, 2, lambda s, t: (s[:, 0] == t % 2).double(), recordings=shown)
+    rows = sampled(asking(part, world, Table(numbers(12, 3, seed=1))))
+    return torch.cat([torch.tensor([float(len(rows))]), rows.step["behaviour"].nan_to_num(5.0).flatten()])
+
+
 KNOBS = (
+    Knob(EquivalentForms(size=3), formed, {"size": 2, "temperature": 2.0}),
+    Knob(ResetGroup(share=0.5, size=3), formed, {"share": 0.0, "size": 2, "temperature": 2.0}),
     Knob(MirrorPreference(), loss, {"eta": 0.1, "tau": 0.001}),
     Knob(WinRateLogistic(), loss, {"eta": 0.5}),
     Knob(RankedPairs(), ranked, {"gap": 0.8, "most": 2}),

@@ -36,7 +36,7 @@ dno = replace(
         when_to_use="A comparison oracle, rounds of several samples; dno_prct with a stronger teacher's answers.",
         seed=125,
         family="B1",
-        nearest="dpo_online",
+        nearest="dpo",
     ),
     sampling=Group(size=6),
     reward=WinRate(),

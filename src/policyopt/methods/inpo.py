@@ -33,7 +33,7 @@ inpo = replace(
         when_to_use="A comparison oracle, intransitive or not, and pairs of the policy's own.",
         seed=76,
         family="B1",
-        nearest="dpo_online",
+        nearest="dpo",
     ),
     sampling=Group(size=8),
     reward=WinRate(),

@@ -44,7 +44,7 @@ class WinRate(Part):
         chance = self.chance(ctx, batch[row], batch[other]).to(batch.step["reward"])
         rate = win_rates(chance, row, len(batch))
         reward = torch.where(scored, rate - self.level, 0.0)
-        ctx.meter.mean("win_rate", rate, scored)
+        ctx.meter.mean("win_rate", rate, scored & ~batch.row["opponent"] if self.opponents else scored)
         return batch.with_steps({"reward": on_last(batch, reward)})
 
     def chance(self, ctx: Context, first: Batch, second: Batch) -> Tensor:
