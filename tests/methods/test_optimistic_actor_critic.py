@@ -86,7 +86,7 @@ def test_without_resets_the_actor_is_the_softmax_of_the_sum_of_critics() -> None
 
 
 def test_a_fit_comes_only_when_a_count_has_doubled() -> None:
-    _, done = runs(60)
+    _, done = runs(25)
     visits = torch.zeros(7, 2)
     fitted = torch.zeros(7, 2)
     for d in done:

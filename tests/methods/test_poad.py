@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enumeration import first_step
@@ -31,6 +31,7 @@ def credit(part, batch):
     return part(context(method(), grids()), batch)
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 20), st.floats(0, 1))
 def test_without_a_discount_it_is_generalised_advantage(seed: int, lam: float) -> None:
     batch = turned(paid(ragged(seed=seed)), 3)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import references_critics as loops
@@ -51,6 +51,7 @@ def labels(strings, count=4, length=2):
     return PrefixLabels(count)(ctx, rows)
 
 
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 1), min_size=8, max_size=8))
 def test_labels_mark_the_last_prefix_that_can_be_completed(symbols: list[int]) -> None:
     """A prefix is good as long as it holds no 0: monotone, so binary search is exact."""

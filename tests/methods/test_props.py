@@ -83,7 +83,7 @@ def test_the_first_step_descends_the_likelihood_of_the_buffer() -> None:
 
 def test_nothing_is_pushed_below_the_clip() -> None:
     """Steps go on until every ratio of the buffer is just below 1 - e; there the gradient is 0."""
-    logits, ctx, rows = adapted(0.3, 0.2, 500)
+    logits, ctx, rows = adapted(0.3, 0.5, 150)
     ratio = (ctx.models["sampler"].score(rows).logp - Table(logits).score(rows).logp).exp()
     assert float(ratio.detach().max()) < 0.7
     assert float(ratio.detach().min()) > 0.55
@@ -97,7 +97,7 @@ def test_updates_stop_at_the_divergence_that_is_allowed() -> None:
 
 
 def test_rows_of_the_last_batches_are_trained_on_with_present_log_probabilities() -> None:
-    made = small(**{"sampling.batches": 3})
+    made = small(**{"sampling.batches": 3, "sampling.pieces": 2, "sampling.adapt.epochs": 2})
     run, done = run_of(made, 4)
     assert [len(d.judged) for d in done] == [8, 16, 24, 24]
     last = done[3].kept
@@ -112,12 +112,12 @@ def test_rows_of_the_last_batches_are_trained_on_with_present_log_probabilities(
 def test_the_next_piece_takes_what_is_missing() -> None:
     """A policy of two equal choices: adapted rows balance within a few draws, free ones wander."""
     table = torch.zeros(1, 2)
-    changes = {"selection.count": 64, "sampling.pieces": 16, "sampling.adapt.learning_rate": 0.3}
+    changes = {"selection.count": 32, "sampling.pieces": 8, "sampling.adapt.learning_rate": 0.3}
     still = small(**changes, **{"update.optimizers.policy.learning_rate": 0.0})
     gaps = {}
-    for name, made in (("adapted", still), ("free", replace(still, sampling=UnderSampled(1, 2, 16)))):
+    for name, made in (("adapted", still), ("free", replace(still, sampling=UnderSampled(1, 2, 8)))):
         counts = []
-        for seed in range(5):
+        for seed in range(4):
             run = Run({"policy": Table(table)}, bandit(torch.zeros(1, 2)), generate, seed)
             (done,) = rounds(run, Program((Stage(made, 1),)))
             counts.append(abs(float(done.judged.step["_step"].double().mean()) - 0.5))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyopt.compose import Program, Stage
@@ -35,6 +35,7 @@ def paid(batch):
     return batch.with_steps({"reward": torch.where(batch.valid, batch.step["reward"], 0.0)})
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 20), st.floats(0, 1), st.floats(0, 1))
 def test_on_rows_that_have_ended_it_is_generalised_advantage(seed: int, gamma: float, lam: float) -> None:
     batch = paid(ragged(seed=seed))
