@@ -45,6 +45,7 @@ def test_without_resets_it_is_a_plain_group() -> None:
 def test_resets_begin_as_the_data_and_are_not_trained() -> None:
     rows = sampled(asking(ResetGroup(1.0, 50), keys(), policy()))
     hint = rows.step["kind"] == StepKind.HINT
+    assert bool(hint[:, 0].all())  # every recorded row here has at least two steps
     shown = SHOWN[rows.row["task"]]
     assert torch.equal(rows.step["_step"][hint], shown[hint])
     assert not bool((rows.trained & hint).any())
