@@ -21,10 +21,14 @@ def attempt(ctx: Context, tasks: Tasks, size: int, temperature: float, model: st
 
 @dataclass(frozen=True)
 class Group(Part):
-    """`size` attempts of every task at a temperature (log-probabilities are those of the tempered policy)."""
+    """`size` attempts of every task at a temperature (log-probabilities are those of the tempered policy).
+
+    model: who writes them: the policy, or another model of the run.
+    """
 
     size: int = 8
     temperature: float = 1.0
+    model: str = "policy"
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -35,7 +39,7 @@ class Group(Part):
             )
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
-        return judge(attempt(ctx, draw(), self.size, self.temperature))
+        return judge(attempt(ctx, draw(), self.size, self.temperature, self.model))
 
 
 @dataclass(frozen=True)
