@@ -1,16 +1,16 @@
 """Planted bugs of reward models, of their losses and of what is made of them."""
 
 import torch
-from mutants import Patch, mutant
+from mutants import Patch, mutant, replaced
 
-from policyopt.feedback import peers
+from policyopt.feedback import annotator, peers
 from policyopt.objective import implicit_rewards as teachers
 from policyopt.objective import reward_models
 from policyopt.policies import tabular
-from policyopt.reward import implicit_rewards
+from policyopt.reward import follow_ups, implicit_rewards, refinement
 from policyopt.reward import reward_models as rewards
 from policyopt.sampling import corrupted
-from policyopt.selection import margins
+from policyopt.selection import agreement, margins
 
 PARTS = "test_reward_models"
 
@@ -92,3 +92,41 @@ def divergence_to_the_teacher_without_its_scale(patch: Patch) -> None:
         return call(self, seen, batch) * self.scale / self.beta
 
     patch.method(teachers.ExtrapolatedTeacher, "__call__", wrong)
+
+
+@mutant("test_refcritic::test_rewards_by_hand")
+def false_alarms_are_paid_for_refinements(patch: Patch) -> None:
+    call = refinement.RefinementReward.__call__
+
+    def wrong(self, ctx, batch):
+        return call(replaced(self, right=-1.0), ctx, batch)
+
+    patch.method(refinement.RefinementReward, "__call__", wrong)
+
+
+@mutant("test_flr::test_lists_may_differ_in_length_and_a_row_without_one_side_has_nothing")
+def sums_of_follow_ups(patch: Patch) -> None:
+    def wrong(mean_logp, of, pleased, rows):
+        sign = torch.where(pleased, 1.0, -1.0).to(mean_logp)
+        return mean_logp.new_zeros(rows).index_add(0, of, sign * mean_logp)
+
+    patch.function(follow_ups.likelihood_contrast, wrong)
+
+
+@mutant("test_self_ref_feedback::test_two_votes_of_opposite_orders_are_the_filter_of_swap_consistency")
+def every_vote_in_the_same_order(patch: Patch) -> None:
+    found = annotator.AnnotatedPairs.polled
+
+    def wrong(self, annotate, batch, sides, own, rng):
+        ahead, share = found(replaced(self, votes=1), annotate, batch, sides, own, rng)
+        return ahead * self.votes, share
+
+    patch.method(annotator.AnnotatedPairs, "polled", wrong)
+
+
+@mutant("test_rise_judge::test_warm_up_keeps_comparisons_that_are_right_in_both_orders")
+def right_in_one_order_is_enough(patch: Patch) -> None:
+    def wrong(self, ctx, batch):
+        return batch[batch.step["reward"].sum(1) > self.right]
+
+    patch.method(agreement.RightBothWays, "__call__", wrong)
