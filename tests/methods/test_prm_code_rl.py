@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 import references_critics as loops
 from enumeration import Grades, first_step
 from policyopt.compose import CompositionError, Stage, Term
-from policyopt.credit.tokens import PrefixLabels
+from policyopt.credit.tokens import PrefixLabels, labelled_steps
 from policyopt.engines.plain import generate
 from policyopt.methods import load
-from policyopt.methods.prm_code_rl import labelled_steps
 from policyopt.objective.successors import StepRegression
 from policyopt.ops.sequences import on_last
 from policyopt.options import override

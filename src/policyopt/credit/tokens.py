@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, Seen
 from policyopt.credit.groups import standardised
 from policyopt.ops.groups import group_range
 from policyopt.ops.masked import select, whiten
@@ -104,6 +104,11 @@ class FrozenValues(Part):
         said, scored = said_of_steps(ctx, batch, self.critic), batch.own & batch.row["scored"][:, None]
         advantage = whiten(said, scored, ctx.total) if self.whitened else said
         return batch.with_steps({"advantage": select(scored, advantage)})
+
+
+def labelled_steps(seen: Seen, batch: Batch) -> Tensor:
+    """A mask: trained steps that `PrefixLabels` labelled."""
+    return batch.trained & batch.step["labelled"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
 from policyopt.compose import About, Chain, Copy, Critic, Role, Term, Twin
-from policyopt.credit.tokens import PrefixLabels
+from policyopt.credit.tokens import PrefixLabels, labelled_steps
 from policyopt.methods.ppo import ppo
 from policyopt.objective.successors import StepRegression
 from policyopt.reward.dense import TurnReward
@@ -17,12 +17,6 @@ from policyopt.reward.parts import Verified
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import AdamW
-
-
-def labelled_steps(seen, batch):
-    """Trained steps that have a label."""
-    return batch.trained & batch.step["labelled"]
-
 
 prm_code_rl = replace(
     ppo,
