@@ -22,7 +22,7 @@ from policyopt.reward import dense
 from policyopt.reward.parts import Verified
 from policyopt.reward.search import SearchReward
 from policyopt.run import Run
-from policyopt.sampling.collected import GroupBy, UnderSampled
+from policyopt.sampling.collected import UnderSampled
 from policyopt.sampling.windows import Windows
 from policyopt.selection import contrast
 from policyopt.selection.tasks import Selection
@@ -182,7 +182,6 @@ KNOBS = (
     Knob(dense.TurnReward(critic="critic"), paid, {"weight": 0.5, "bound": 0.1}),
     Knob(tokens.PrefixLabels(), lines, {"count": 1, "right": 0.6, "temperature": 50.0}),
     Knob(contrast.OneOfEach(), chosen, {"most": 0.1, "right": 0.95}),
-    Knob(GroupBy(), gathered, {"size": 2, "temperature": 0.5}),
     Knob(UnderSampled(adapt=print), gathered, {"size": 2, "batches": 1, "pieces": 1, "adapt": None}),
     Knob(Apart(), lambda part: torch.tensor([float(part.roles is None)]), {"roles": {}}),
     Knob(dense.RunningScore(), paid, {"bound": 0.1}),

@@ -15,7 +15,7 @@ from policyopt.methods.grpo import grpo
 from policyopt.objective.clipping import ClipByEntropy
 from policyopt.objective.heterogeneous import HeterogeneousSurrogate
 from policyopt.policies.heated import HeatedSampler
-from policyopt.sampling.collected import GroupBy
+from policyopt.sampling.samplers import Group
 from policyopt.selection.tasks import InformativeGroups, Selection
 from policyopt.update.averaging import TokenMean
 from policyopt.update.heating import UpdateHeat
@@ -41,7 +41,7 @@ hapo = replace(
         policies=("language", "tabular"),
     ),
     selection=Selection(count=32, rows=InformativeGroups()),
-    sampling=GroupBy(size=16, model="heated"),
+    sampling=Group(size=16, model="heated"),
     credit=Chain((StepStandardised(), StepEntropies(), EntropyScores(quantile=0.8))),
     objective=(
         Term(

@@ -1,4 +1,4 @@
-"""Rows by another model than the policy, and rows of several rounds that together look like the policy's own."""
+"""Rows of several rounds that together look like the policy's own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ from typing import Any
 import torch
 
 from policyopt.compose import Cell, CompositionError, Context, Part
-from policyopt.sampling.samplers import Draw, Group, Judge, attempt
+from policyopt.sampling.samplers import Draw, Judge, attempt
 from policyopt.types import Batch, Round, concatenate
 
 RECENT = Cell("rows of recent rounds", list)
 """A judged Batch per round, the oldest first."""
-
-
-@dataclass(frozen=True)
-class GroupBy(Group):
-    """`Group`, by a named model."""
-
-    model: str = "policy"
-
-    def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
-        return judge(attempt(ctx, draw(), self.size, self.temperature, self.model))
 
 
 @dataclass(frozen=True)
