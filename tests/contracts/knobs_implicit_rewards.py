@@ -16,7 +16,6 @@ from policyopt.evaluation.experiments.annotators import Annotated, Aspects, Crit
 from policyopt.evaluation.experiments.reward_models import _Answers
 from policyopt.feedback.annotator import AnnotatedPairs
 from policyopt.feedback.peers import PeerReview
-from policyopt.objective.implicit_rewards import ExtrapolatedTeacher
 from policyopt.policies.tabular import Table
 from policyopt.reward.follow_ups import FollowUpLikelihood
 from policyopt.reward.implicit_rewards import ImplicitProcess
@@ -115,7 +114,6 @@ KNOBS = (
     Knob(RightBothWays(), agreed, {"right": 0.9}),
     Knob(ImplicitProcess(model="teacher", against="old"), process, {"beta": 0.5}),
     Knob(cases.CASES["extrapolated_teacher"].loss, teacher, {"beta": 0.2, "scale": 3.0}),
-    Knob(PeerReview(noise=0.6, ramp=4), reviewed, {"noise": 0.2, "ramp": 40}),
+    Knob(PeerReview(noise=0.8, ramp=4), reviewed, {"noise": 0.2, "ramp": 40}),
     Knob(GroupAndCorrupted(), answered, {"size": 3, "temperature": 0.5, "right": 0.9}),
 )
-assert isinstance(KNOBS[1].part, ExtrapolatedTeacher)

@@ -63,7 +63,7 @@ def models_that_choose_for_themselves(patch: Patch) -> None:
 @mutant("test_crm::test_batches_are_sorted_not_pairs")
 def batches_from_hard_to_easy(patch: Patch) -> None:
     found = margins.easiest_first
-    patch.function(found, lambda margin, count, unit="batch": found(-margin, count, unit))
+    patch.function(found, lambda margin, count, unit: found(-margin, count, unit))
 
 
 @mutant("test_implicit_prm::test_prefix_sums_are_soft_values_under_the_reference")
@@ -84,7 +84,7 @@ def pairs_among_the_attempts(patch: Patch) -> None:
     patch.method(corrupted.GroupAndCorrupted, "__call__", wrong)
 
 
-@mutant("test_aligndistil::test_the_gradient_is_that_of_the_regularised_reward_state_by_state")
+@mutant("test_aligndistil::test_equal_teachers_are_plain_reverse_kl_scaled_by_a_thousand")
 def divergence_to_the_teacher_without_its_scale(patch: Patch) -> None:
     call = teachers.ExtrapolatedTeacher.__call__
 
@@ -99,7 +99,11 @@ def false_alarms_are_paid_for_refinements(patch: Patch) -> None:
     call = refinement.RefinementReward.__call__
 
     def wrong(self, ctx, batch):
-        return call(replaced(self, right=-1.0), ctx, batch)
+        """Also where nothing was wrong."""
+        paid = call(self, ctx, batch)
+        alarm = ctx.world.judged_wrong(batch)[:, None] & (batch.step["reward"] == 0)
+        alarm[:, :-1] = False
+        return paid.with_steps({"reward": torch.where(alarm, self.weight, paid.step["reward"])})
 
     patch.method(refinement.RefinementReward, "__call__", wrong)
 
