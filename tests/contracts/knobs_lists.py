@@ -6,7 +6,12 @@ import torch
 from test_dead_knobs import Knob
 from torch import Tensor
 
+from policyopt.engines.plain import generate
 from policyopt.feedback.lists import AcceptedPairs
+from policyopt.policies.tabular import Table
+from policyopt.sampling.forks import ForkedTurns
+from policyopt.train import _draw, _judge
+from policyopt.worlds.sequences import SequenceWorld
 from support import context, grids, method, numbers, ragged, rewarded, with_row
 
 
@@ -16,4 +21,15 @@ def accepted(part: Any) -> Tensor:
     return torch.cat([done.row["pair"], done.row["rank"]])
 
 
-KNOBS = (Knob(AcceptedPairs(count=4), accepted, {"count": 2, "beta": 1e-3}),)
+def forked(part: Any) -> Tensor:
+    """How many rows, and the sampler's log-probabilities."""
+    world = SequenceWorld(50, 3, 3, lambda strings, task: strings[:, 0].double())
+    ctx = context(method(sampling=part), {"policy": Table(numbers(150, 3))}, world, generate)
+    batch = part(ctx, _draw(ctx), _judge(ctx))
+    return torch.cat([torch.tensor([float(len(batch))]), batch.step["behaviour"].flatten()])
+
+
+KNOBS = (
+    Knob(AcceptedPairs(count=4), accepted, {"count": 2, "beta": 1e-3}),
+    Knob(ForkedTurns(), forked, {"size": 3, "temperature": 0.5}),
+)

@@ -2,18 +2,22 @@
 policy's own samples ranked by the reward.
 
     L = -log sigma( beta (rho(y_w) - rho(y_l)) ),  rho(y) = sum_t (log pi - log pi_ref)
+
+Losses of other papers on the same pairs are variants (`dpo:ipo`, `dpo:kto` ...): another link, margin or statement.
 """
 
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Copy, Method, Role, Term, chosen_rows
+from policyopt.compose import About, Copy, Method, Role, Term, chosen_rows, trained_rows
 from policyopt.feedback.preferences import BestVersusWorst
+from policyopt.objective.pairwise import PairPreference, RowPreference, chosen_steps
 from policyopt.objective.preference import PairLogistic
+from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.reward.parts import Verified
 from policyopt.sampling.samplers import Group, RecordedPairs
 from policyopt.selection.tasks import PairedRows, Selection
-from policyopt.update.averaging import RowMean
+from policyopt.update.averaging import RowMean, TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import AdamW, Constant
 
@@ -46,6 +50,62 @@ dpo_online = replace(
     sampling=Group(size=4),
     reward=Verified(),
     feedback=BestVersusWorst(),
+)
+
+
+def _on_pairs(key: str, title: str, paper: str, loss: PairPreference | RowPreference) -> Method:
+    """The same pairs under another loss. Losses of single rows take chosen rows for good ones, others for bad ones."""
+    if isinstance(loss, PairPreference):
+        term = replace(dpo.objective[0], loss=loss)
+    else:
+        term = Term("preference", loss, RowMean(), mask=trained_rows, couples=("pair",))
+    about = replace(dpo.about, key=key, title=title, paper=paper, equation="the loss", seed=None, nearest="dpo")
+    bare = {"roles": {}, "models": {}} if loss.anchor is None else {}
+    return replace(dpo, about=about, objective=(term,), **bare)
+
+
+ipo = _on_pairs(
+    "ipo", "A General Theoretical Paradigm (identity preference)", "arXiv 2310.12036", PairPreference(link="squared")
+)
+ipo_mean = _on_pairs(
+    "ipo_mean", "IPO by means over steps (TRL's form)", "arXiv 2310.12036", PairPreference(link="squared", mean=True)
+)
+slic = _on_pairs("slic", "SLiC-HF: sequence likelihood calibration", "arXiv 2305.10425", PairPreference(link="hinge"))
+cdpo = _on_pairs("cdpo", "Conservative DPO (smoothed labels)", "Mitchell (2023)", PairPreference(wrong=0.1))
+exo = _on_pairs(
+    "exo", "Towards Efficient Exact Optimization (EXO)", "arXiv 2402.00856", PairPreference(link="exo", wrong=1e-3)
+)
+nca = _on_pairs("nca", "Noise Contrastive Alignment, of pairs", "arXiv 2402.05369", PairPreference(link="nca"))
+apo_zero = _on_pairs(
+    "apo_zero", "Anchored Preference Optimization", "arXiv 2408.06266", PairPreference(link="apo_zero")
+)
+apo_down = _on_pairs(
+    "apo_down", "Anchored Preference Optimization, downwards", "arXiv 2408.06266", PairPreference(link="apo_down")
+)
+discopop = _on_pairs(
+    "discopop", "Discovered Preference Optimization", "arXiv 2406.08414", PairPreference(0.05, link="discovered")
+)
+sppo_hard = _on_pairs(
+    "sppo_hard", "Self-Play Preference Optimization, hard labels", "arXiv 2405.00675", PairPreference(1e-3, link="sppo")
+)
+fdpo = _on_pairs("fdpo", "Beyond Reverse KL: f-DPO", "arXiv 2309.16240", PairPreference(divergence="jensen_shannon"))
+simpo = _on_pairs(
+    "simpo",
+    "SimPO: Simple Preference Optimization with a Reference-Free Reward",
+    "arXiv 2405.14734",
+    PairPreference(2.0, None, mean=True, target=1.0),
+)
+cpo = _on_pairs("cpo", "Contrastive Preference Optimization", "arXiv 2401.08417", PairPreference(anchor=None))
+cpo = replace(
+    cpo,
+    objective=(
+        *cpo.objective,
+        Term("imitation", NegativeLogLikelihood(), TokenMean(), mask=chosen_steps, couples=("pair",)),
+    ),
+)
+bco = _on_pairs("bco", "Binary Classifier Optimization", "arXiv 2404.04656", RowPreference(column="rank", balance=True))
+kto = _on_pairs(
+    "kto", "KTO: Kahneman-Tversky optimization", "arXiv 2402.01306", RowPreference(column="rank", link="kto")
 )
 
 _WORLD = {"selection.count": 1024, "update.schedule": "linear"}

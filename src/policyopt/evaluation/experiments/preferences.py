@@ -14,6 +14,7 @@ from policyopt.evaluation.experiments._common import CountingEngine, Outcome, fi
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import RecordedAnswers, Wrapped
 from policyopt.methods import load
+from policyopt.ops.random import uniforms
 from policyopt.options import override
 from policyopt.policies.linear import Linear
 from policyopt.policies.tabular import Table
@@ -22,7 +23,7 @@ from policyopt.train import rounds as train_rounds
 from policyopt.types import Batch, Categorical, Finish, Gaussian, Round, Scores, Source, StepKind, Tasks, empty_batch
 from policyopt.worlds.oracles import expected_return, soft_optimum
 from policyopt.worlds.sequences import SequenceWorld, bandit
-from policyopt.worlds.tables import gridworld
+from policyopt.worlds.tables import gridworld, places
 
 
 def _distance(table: Tensor, target: Tensor) -> float:
@@ -411,8 +412,8 @@ class _GradedSegments(Segments):
 
 def two_controllers(method: Method, seed: int, rounds: int, noise: float = 0.1) -> Outcome:
     """s <- s + a / 2 + noise from |s| of about 1, cost s^2 + a^2 / 10; 1,000 recorded windows of 20 steps, 30% of a
-    good controller (a = -s), 70% of a bad one (a = s / 5), with noise. Windows are graded by their return. The policy is a
-    gain, 0 at first.
+    good controller (a = -s), 70% of a bad one (a = s / 5), with noise. Windows are graded by their return. The policy
+    is a gain, 0 at first.
 
     value: (gain - the bad one's) / (the good one's - the bad one's), exact.
     """
@@ -435,3 +436,72 @@ def two_controllers(method: Method, seed: int, rounds: int, noise: float = 0.1) 
 
     done = fit(method, world, {"policy": LinearActor()}, rounds, seed, place)
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "place between bad (0) and good (1)")
+
+
+@dataclass(frozen=True)
+class Dialogue(Wrapped):
+    """A world of turns of one symbol each, whose user answers at random: states turn * moods + mood."""
+
+    chance: Tensor  # (moods, symbols, moods)
+
+    def start(self, tasks: Tasks) -> Batch:
+        batch = self.inner.start(tasks)
+        noise = batch.row["group"] * 1_000_003 + places(batch.row["group"])
+        return batch.with_rows({"_state": torch.zeros_like(tasks.id), "_noise": noise})
+
+    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
+        """What the user says from there is drawn anew, for every row by itself."""
+        noise = batch.row["_noise"] * 31 + torch.arange(len(batch)) + 7
+        return batch.rewound(steps).with_rows({"_noise": noise})
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        position, moods = batch.valid.sum(1), len(self.chance)
+        mood = batch.row["_state"] % moods
+        # One number for each row and position, so that rows of different lengths may stand side by side.
+        level = uniforms(batch.row["_noise"] * 13 + position, 0, 1)
+        reached = Categorical(self.chance[mood, step].log()).sample(level)
+        added = self.inner.append(batch, step, logp, live, version)
+        after = (position + 1).clamp(max=self.inner.limit - 1) * moods + reached
+        number = added.valid.cumsum(1) - 1
+        turn = torch.where(added.valid, number, 0).to(added.step["turn"].dtype)
+        state = torch.where(live, after, batch.row["_state"])
+        return added.with_rows({"_state": state}).with_steps({"turn": turn})
+
+    def grade(self, batch: Batch) -> Tensor:
+        mood = batch.step["_state"].gather(1, batch.lengths[:, None] - 1)[:, 0] % len(self.chance)
+        said = batch.step["_step"].gather(1, batch.lengths[:, None] - 1)[:, 0]
+        return self.inner.reward(torch.stack([mood, said], 1), batch.row["task"])
+
+
+def three_turns(method: Method, seed: int, rounds: int, *, fixed: bool = False, moods: int = 4) -> Outcome:
+    """Three turns of 4 symbols; a symbol moves the user from one of 4 moods to another, to a random one in one of five
+    turns. The last symbol pays 1 if it fits the mood and the mood is the good one, 0.2 if it fits another.
+    fixed: turns before the fork are written by the first policy.
+
+    value: expected return / that of the best policy, exact.
+    """
+    rng = stream(seed, "three turns")
+    target = torch.rand(moods, 4, generator=rng).argsort(1)
+    chance = 0.2 / moods + 0.8 * torch.nn.functional.one_hot(target, moods).float()
+    fits, good = torch.randint(4, (moods,), generator=rng), int(torch.randint(moods, (), generator=rng))
+    worth = torch.where(torch.arange(moods) == good, 1.0, 0.2)
+    pays = torch.nn.functional.one_hot(fits, 4) * worth[:, None]
+    inner = SequenceWorld(10_000, 4, 3, lambda pair, task: pays[pair[:, 0], pair[:, 1]])
+
+    def value(table: Tensor | None) -> float:
+        """From mood 0; None: the best policy."""
+        after = torch.zeros(moods)
+        for turn in (2, 1, 0):
+            q = pays if turn == 2 else chance @ after
+            after = q.max(1).values if table is None else (table[turn * moods : (turn + 1) * moods] * q).sum(1)
+        return float(after[0])
+
+    def share(run: Run, done: Round) -> float:
+        return value(probabilities(run)) / value(None)
+
+    policy = uniform_table(3 * moods, 4)
+    made = override(method, {"sampling.by": "first"}) if fixed else method
+    models = {"policy": policy, "first": uniform_table(3 * moods, 4)}
+    done = fit(made, Dialogue(inner, chance), models, rounds, seed, share)
+    notes = {"the uniform policy's share": value(uniform_table(3 * moods, 4).logits.detach().softmax(1)) / value(None)}
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the best return", notes)
