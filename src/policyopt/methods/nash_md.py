@@ -36,6 +36,7 @@ nash_md = replace(
         seed=230,
         family="B1",
         nearest="reinforce",
+        policies=("language", "control", "tabular"),
     ),
     sampling=GroupAgainst(size=1, opponents=1, by="mixture"),
     reward=WinRate(opponents=True, level=0.5),
@@ -47,7 +48,7 @@ nash_md = replace(
 
 nash_ema = replace(
     nash_md,
-    about=replace(nash_md.about, key="nash_ema", equation="section 7 (Nash-EMA-PG)"),
+    about=replace(nash_md.about, key="nash_ema", equation="section 7 (Nash-EMA-PG)", policies=About.policies),
     sampling=GroupAgainst(size=1, opponents=1, by="average"),
     models={"reference": Copy(), "average": Copy()},
     after=(Average("average", decay=0.9),),

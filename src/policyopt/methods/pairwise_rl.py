@@ -45,7 +45,9 @@ pairwise_rl = replace(
 
 pairwise_rm = replace(
     sft,
-    about=replace(pairwise_rl.about, key="pairwise_rm", nearest="sft", equation="loss of the reward model"),
+    about=replace(
+        pairwise_rl.about, key="pairwise_rm", nearest="sft", equation="loss of the reward model", policies=()
+    ),
     policy="judge",
     world="contests",
 )
