@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +20,9 @@ POLICY_ROLE = Role("policy", grad=True)
 class SeenBatch:
     """Implements `compose.Seen` for one micro-batch (or, inside `torch.no_grad`, for a whole optimiser step)."""
 
-    def __init__(self, ctx: Context, batch: Batch, cache: dict[str, Any] | None = None):
+    def __init__(self, ctx: Context, batch: Batch, cache: dict[tuple[str, bool], Any] | None = None):
         self.ctx, self.batch = ctx, batch
-        self._cache: dict[str, Any] = {} if cache is None else cache
+        self._cache: dict[tuple[str, bool], Any] = {} if cache is None else cache
 
     def having(self, batch: Batch) -> SeenBatch:
         """The same scores (shared cache) beside the same rows with more columns."""
@@ -32,9 +33,16 @@ class SeenBatch:
             return Scores(self.batch.step["behaviour"])
         if role in self.batch.scores:
             return self.batch.scores[role]
-        if role not in self._cache:
-            self._cache[role] = self.compute(role)
-        return self._cache[role]
+        return self._once(role, lambda: self.compute(role), grad=self._declared(role).grad)
+
+    def _once(self, key: str, make: Callable[[], Any], *, grad: bool = True) -> Any:
+        """Computed once; but what was made without gradient is not kept for those who need one."""
+        held = (key, grad and torch.is_grad_enabled())
+        if held not in self._cache and (key, True) in self._cache:
+            held = (key, True)
+        if held not in self._cache:
+            self._cache[held] = make()
+        return self._cache[held]
 
     def compute(self, role: str) -> Scores:
         """Score the batch under a role now."""
@@ -47,12 +55,13 @@ class SeenBatch:
         """Distributions (B, T) of a role's model at the state before each step, or at the state that follows it;
         with gradient if the role has one."""
         wanted = self._declared(role)
-        key = f"{role} at {following}"
-        if key not in self._cache:
-            model = self._able(wanted.model, "at", "distributions at the states that follow")
+        model = self._able(wanted.model, "at", "distributions at the states that follow")
+
+        def make() -> Distribution:
             with contextlib.nullcontext() if wanted.grad else torch.no_grad():
-                self._cache[key] = model.at(self.batch, following=following)
-        return self._cache[key]
+                return model.at(self.batch, following=following)
+
+        return self._once(f"{role} at {following}", make, grad=wanted.grad)
 
     def taken(self, model: str = "policy") -> Tensor:
         """(B, T, ...) the steps that were taken, as the model's density is over them."""
@@ -72,10 +81,8 @@ class SeenBatch:
 
     def worth(self, model: str) -> Tensor:
         """(B,) with gradient: what a reward model says that each whole row is worth."""
-        key = f"worth by {model}"
-        if key not in self._cache:
-            self._cache[key] = self._able(model, "worth", "rewards of whole rows").worth(self.batch)
-        return self._cache[key]
+        able = self._able(model, "worth", "rewards of whole rows")
+        return self._once(f"worth by {model}", lambda: able.worth(self.batch))
 
     def noise(self, purpose: str, points: int = 1) -> dict[str, Tensor]:
         """Row columns that say how `match` noises the rows' samples again; for `Loss.plan`."""
@@ -107,17 +114,17 @@ class SeenBatch:
 
     def value(self, critic: str, *, following: bool = False) -> Tensor:
         """(B, T) with gradient: the value before each step, or of the state that follows it."""
-        key = f"value of {critic} {following}"
-        if key not in self._cache:
+
+        def make() -> Tensor:
             model: Any = self.ctx.models[critic]
             # A critic that can leaves out the value after the last step, which most losses do not read.
             before = None if following else getattr(model, "before", None)
-            if before is None:
-                whole = model.value(self.batch)
-                self._cache[key] = whole[:, 1:] if following else whole[:, :-1]
-            else:
-                self._cache[key] = before(self.batch)
-        return self._cache[key]
+            if before is not None:
+                return before(self.batch)
+            whole = model.value(self.batch)
+            return whole[:, 1:] if following else whole[:, :-1]
+
+        return self._once(f"value of {critic} {following}", make)
 
     def _declared(self, role: str) -> Role:
         roles = self.ctx.stage.roles

@@ -74,6 +74,20 @@ def test_what_a_batch_has_computed_follows_its_columns() -> None:
     assert batch.with_rows({"temperature": torch.full((2,), 0.5)}).heat == 0.5
 
 
+def test_what_is_said_without_gradient_is_not_kept_for_those_who_need_one() -> None:
+    """A statistic that a loss takes of the policy under no_grad must not make the loss a constant."""
+    models = {**grids(), "critic": grids()["critic"]}
+    seen = SeenBatch(context(method(roles=ROLES), models), ragged())
+    with torch.no_grad():
+        assert not seen["policy"].logp.requires_grad
+        assert not seen.value("critic").requires_grad
+    assert seen["policy"].logp.requires_grad
+    assert seen.value("critic").requires_grad
+    with torch.no_grad():
+        assert seen["policy"] is seen["policy"]
+    assert not seen["old"].logp.requires_grad
+
+
 def test_flat_by_hand() -> None:
     """Two rows of 3 and 1 steps: four rows of one step; only a row's last step may have ended it."""
     batch = with_state(ragged((3, 1), tools=False))
