@@ -55,6 +55,9 @@ def markdown(methods: Sequence[dict[str, Any]]) -> str:
         "smallest effect that counts. *Rows*: what the experiment costs a seed. In another order:",
         "`policyopt methods list --sort key|family|verdict|effect|cost`.",
         "",
+        "Experiments were shaped on development seeds (from 1,000,000 on): sizes, rates and the smallest effects were",
+        "chosen there. Verdicts are of seeds from 0 on, under the criterion that the card states.",
+        "",
         "| method | family | title | changes | claim | effect | rows |",
         "|---|---|---|---|---|---:|---:|",
     ]
