@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from asked import resumed
 from contests import BIASED, FIRST, Contest, answers, chances, every_pair, table
 from enumeration import first_step
 from policyopt.compose import CompositionError, Copy, Program, Stage
@@ -151,6 +152,13 @@ def test_the_average_of_past_policies_is_the_other_opponent() -> None:
     moved = run.models["policy"].logits.detach()
     assert float((moved - first).abs().max()) > 0.01
     close(run.models["average"].logits, 0.9 * first + 0.1 * moved)
+
+
+def test_runs_against_mixtures_and_averages_go_on_bitwise() -> None:
+    """A mixture owns nothing, an average its own weights."""
+    for key in ("nash_md", "nash_md:nash_ema"):
+        options = {"selection.count": 4, "update.learning_rate": 0.1}
+        resumed(load(key), answers(BIASED, 2), lambda: Table(numbers(2, 3)), changes=options)
 
 
 def test_refusals() -> None:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asked import resumed
 from contests import BIASED, FIRST, Contest, answers, chances
 from enumeration import first_step
 from policyopt.compose import Program, Stage
@@ -89,6 +90,11 @@ def test_queues_hold_rows_of_earlier_rounds() -> None:
     done = next(rounds(run, program))
     close(done.judged.step["reward"], torch.full((20, 1), float(BIASED[0, 1])))
     assert len(done.judged) == 20
+
+
+def test_runs_with_a_queue_go_on_bitwise() -> None:
+    options = {"selection.count": 4, "sampling.size": 2, "update.learning_rate": 0.1}
+    resumed(load("spo:spo_queue"), answers(BIASED, 2), lambda: Table(numbers(2, 3)), changes=options)
 
 
 def test_multiplicative_weights_find_the_equilibrium_on_average() -> None:
