@@ -1,11 +1,15 @@
 """Planted bugs of reward models, of their losses and of what is made of them."""
 
+from typing import Literal
+
 import torch
 from mutants import Patch, mutant, replaced
+from torch import Tensor
 
 from policyopt.feedback import annotator, peers
 from policyopt.objective import implicit_rewards as teachers
 from policyopt.objective import reward_models
+from policyopt.ops import rankings
 from policyopt.policies import tabular
 from policyopt.reward import follow_ups, implicit_rewards, refinement
 from policyopt.reward import reward_models as rewards
@@ -63,7 +67,11 @@ def models_that_choose_for_themselves(patch: Patch) -> None:
 @mutant("test_crm::test_batches_are_sorted_not_pairs")
 def batches_from_hard_to_easy(patch: Patch) -> None:
     found = margins.easiest_first
-    patch.function(found, lambda margin, count, unit: found(-margin, count, unit))
+
+    def wrong(margin: Tensor, count: int, unit: Literal["batch", "pair"] = "batch") -> Tensor:
+        return found(-margin, count, unit)
+
+    patch.function(found, wrong)
 
 
 @mutant("test_implicit_prm::test_prefix_sums_are_soft_values_under_the_reference")
@@ -134,3 +142,15 @@ def right_in_one_order_is_enough(patch: Patch) -> None:
         return batch[batch.step["reward"].sum(1) > self.right]
 
     patch.method(agreement.RightBothWays, "__call__", wrong)
+
+
+@mutant("test_zo_ranksgd::test_all_ranked_is_centred_linear_rank_shaping")
+def places_counted_from_one(patch: Patch) -> None:
+    """The weights of the released notebook, m - 2p for ranked ones, do not sum to 0."""
+    found = rankings.rank_weights
+
+    def wrong(order, count):
+        weights, best = found(order, count), len(order)
+        return weights + torch.zeros_like(weights).index_fill(0, order, 1 / (best * (2 * count - best - 1) / 2))
+
+    patch.function(found, wrong)

@@ -42,8 +42,9 @@ def test_the_gradient_is_that_of_the_regularised_reward_state_by_state(anchor: s
     against = "reference" if anchor == "reference" else "reversed"
     found = gradient(ExtrapolatedTeacher(beta, scale, adaptive=False, against=against, anchor=anchor))
     seeds = {"preferred": 1, "reversed": 2, "reference": 3}
-    logp = {n: logit_grid(s).logits.detach()[:4, :13].log_softmax(-1) for n, s in seeds.items()}
-    free = logit_grid(0).logits.detach()[:4, :13].clone().requires_grad_()
+    made: Any = logit_grid
+    logp = {n: made(s).logits.detach()[:4, :13].log_softmax(-1) for n, s in seeds.items()}
+    free = made(0).logits.detach()[:4, :13].clone().requires_grad_()
     now = free.log_softmax(-1)
     reward = (now.exp() * beta * (logp["preferred"] - logp[against])).sum(-1)
     penalty = beta / scale * (now.exp() * (now - logp[anchor])).sum(-1)
@@ -90,6 +91,7 @@ def test_the_reversed_stage_is_dpo_with_the_labels_swapped() -> None:
 
 
 def test_published_settings() -> None:
-    own, given = load("aligndistil"), load("aligndistil:aligndistil_offline")
-    assert (own.objective[0].loss.scale, given.objective[0].loss.scale) == (15.0, 10.0)
-    assert own.objective[0].loss.beta == 0.1
+    own: Any = load("aligndistil").objective[0].loss
+    given: Any = load("aligndistil:aligndistil_offline").objective[0].loss
+    assert (own.scale, given.scale) == (15.0, 10.0)
+    assert own.beta == 0.1

@@ -31,7 +31,7 @@ def paid(**options: Any) -> torch.Tensor:
 
 
 def log_ratio(row: int, step: int) -> float:
-    models = grids()
+    models: Any = grids()
     return 0.7 * float((models["teacher"].logp - models["reference"].logp).detach()[row, step])
 
 
@@ -97,7 +97,7 @@ def test_the_loss_is_cross_entropy_of_the_scaled_log_ratio() -> None:
     expected = torch.zeros(4, 13)
     for b, label in enumerate(labels):
         steps = batch.trained[b].nonzero()[:, 0]
-        fresh = grids()
+        fresh: Any = grids()
         r = 0.4 * float((fresh["policy"].logp - fresh["reference"].logp).detach()[b, steps].sum())
         expected[b, steps] = 0.4 * (1 / (1 + math.exp(-r)) - label) / 4
     close(done.gradient[:4, :13], expected)

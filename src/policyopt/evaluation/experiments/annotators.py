@@ -319,3 +319,22 @@ def annotated_items(method: Method, seed: int, rounds: int) -> Outcome:
     return Outcome(
         float(torch.cat(right).mean()), float(same.mean()), rows, done.watched, "share labelled rightly", notes
     )
+
+
+# -- rankings ----------------------------------------------------------------------------------------------------------
+def steep_rewards(method: Method, seed: int, rounds: int, steepness: float = 30.0) -> Outcome:
+    """Strings of 8 of 4 symbols with a target; the reward is exp(steepness times the share of right symbols).
+
+    value and score: expected share of right symbols, exact, after the last round.
+    """
+    length, choices = 8, 4
+    target = torch.randint(choices, (length,), generator=numbers(seed, "steep rewards"))
+    world = SequenceWorld(
+        1, choices, length, lambda s, task: (steepness * (s == target).double().mean(1)).exp().float()
+    )
+
+    def share(run: Run, done: Round) -> float:
+        return float(probabilities(run).gather(1, target[:, None]).mean())
+
+    done = fit(method, world, {"policy": uniform_table(length, choices)}, rounds, seed, share)
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of right symbols")
