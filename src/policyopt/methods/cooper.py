@@ -36,7 +36,7 @@ cooper = replace(
         seed=30,
         family="B1",
         nearest="grpo",
-        policies=("language", "tabular"),
+        policies=(),
     ),
     sampling=GroupAndCorrupted(size=8),
     reward=ModelReward(probability=True),
@@ -51,7 +51,13 @@ cooper = replace(
 
 cooper_verifier = replace(
     grpo,
-    about=replace(cooper.about, key="cooper_verifier", equation="training of VerifyRM", nearest="sft"),
+    about=replace(
+        cooper.about,
+        key="cooper_verifier",
+        equation="training of VerifyRM",
+        nearest="sft",
+        policies=("language", "tabular"),
+    ),
     reward=Verified(),
     objective=(Term("labels", RowCrossEntropy(label=None), RowMean(), mask=trained_rows, trains="reward"),),
     constraint=(),

@@ -29,14 +29,23 @@ flr = replace(
         seed=253,
         family="B1",
         nearest="dpo",
-        policies=("language", "tabular"),
+        policies=(),
     ),
     sampling=Group(size=8),
     reward=FollowUpLikelihood(),
     models={"reference": Copy(), "user": Given("a language model of dialogues with users' reactions")},
 )
 
-flr_user = replace(sft, about=replace(flr.about, key="flr_user", equation="language model of feedback", nearest="sft"))
+flr_user = replace(
+    sft,
+    about=replace(
+        flr.about,
+        key="flr_user",
+        equation="language model of feedback",
+        nearest="sft",
+        policies=("language", "tabular"),
+    ),
+)
 """The model of users, from recorded dialogues."""
 
 _WORLD = {"selection.count": 16, "update.learning_rate": 0.05, "update.schedule": "constant"}

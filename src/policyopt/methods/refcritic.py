@@ -29,7 +29,7 @@ refcritic = replace(
         seed=247,
         family="B1",
         nearest="grpo",
-        policies=("language", "tabular"),
+        policies=(),
     ),
     reward=Chain((Verified(), RefinementReward())),
     models={**grpo.models, "solver": Given("the policy that refines its solutions by what the critic writes")},
@@ -37,7 +37,9 @@ refcritic = replace(
 
 refcritic_verdicts = replace(
     refcritic,
-    about=replace(refcritic.about, key="refcritic_verdicts", equation="judgment reward alone"),
+    about=replace(
+        refcritic.about, key="refcritic_verdicts", equation="judgment reward alone", policies=("language", "tabular")
+    ),
     reward=Verified(),
     models=grpo.models,
 )

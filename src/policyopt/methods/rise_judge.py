@@ -46,7 +46,7 @@ rise_judge = replace(
 
 rise_judge_warm_up = replace(
     sft,
-    about=replace(rise_judge.about, key="rise_judge_warm_up", equation="stage 1", nearest="sft"),
+    about=replace(rise_judge.about, key="rise_judge_warm_up", equation="stage 1", nearest="sft", policies=()),
     selection=Selection(count=64, rows=RightBothWays()),
     reward=Verified(),
     objective=(Term("likelihood", NegativeLogLikelihood(), SequenceMean()),),

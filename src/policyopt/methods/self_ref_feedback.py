@@ -35,7 +35,7 @@ self_ref_feedback = Method(
         seed=245,
         family="B1",
         nearest="dpo",
-        policies=("language", "tabular"),
+        policies=(),
     ),
     selection=Selection(count=32, rows=PairedRows()),
     sampling=Group(size=2),
@@ -49,7 +49,13 @@ self_ref_feedback = Method(
 
 self_ref_feedback_policy = replace(
     ppo,
-    about=replace(self_ref_feedback.about, key="self_ref_feedback_policy", equation="PPO, r - kl", nearest="ppo"),
+    about=replace(
+        self_ref_feedback.about,
+        key="self_ref_feedback_policy",
+        equation="PPO, r - kl",
+        nearest="ppo",
+        policies=("language", "tabular"),
+    ),
     reward=Chain((ModelReward(), ReferencePenalty())),
     constraint=(),
     roles={**ppo.roles, "reference": Role("reference", when="collected")},

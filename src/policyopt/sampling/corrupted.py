@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from policyopt.compose import Context, Part, Seen
+from policyopt.ops.masked import select
 from policyopt.sampling.samplers import Draw, Group, Judge, attempt
 from policyopt.seen import asked
 from policyopt.types import Batch, Source, concatenate
+
+
+def graded(ctx: Context, batch: Batch) -> torch.Tensor:
+    """(B,) the world's grade of every row, summed where every step is paid."""
+    grade = ctx.world.grade(batch)
+    return select(batch.valid, grade).sum(1) if grade.dim() == 2 else grade
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class GroupAndCorrupted(Part):
             made: Batch = asked(ctx.world, "corrupted", "to rewrite right rows as wrong ones")(
                 own[picked], ctx.rng("corrupted")
             )
-            wrong = ctx.world.grade(made) <= self.right
+            wrong = graded(ctx, made) <= self.right
             for rank, side in enumerate((own[picked], made)):
                 kept = side[wrong]
                 same = kept.row["group"]
@@ -52,7 +59,7 @@ class GroupAndCorrupted(Part):
 
     def right_rows(self, ctx: Context, own: Batch) -> torch.Tensor:
         """(n,) a right row of every group that has one, drawn uniformly."""
-        right = ctx.world.grade(own) > self.right
+        right = graded(ctx, own) > self.right
         luck = torch.rand(len(own), generator=ctx.rng("right rows"), dtype=torch.float64).to(own.device)
         order = torch.where(right, luck, 2.0).argsort()
         found = [order[own.row["group"][order] == group][0] for group in own.row["group"][right].unique()]
