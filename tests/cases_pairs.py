@@ -6,6 +6,7 @@ import torch
 
 import loops_pairs as by_hand
 from cases import Case
+from policyopt.objective.anchored import RowAlignment
 from policyopt.objective.pairwise import PairPreference, RowPreference
 
 STATED = ("beta", "mean", "discount", "divergence")
@@ -85,3 +86,21 @@ CASES = {
         for key, given in ROWS.items()
     },
 }
+
+
+def by_row_alignment(temperature):
+    def reference(batch, tables):
+        value = torch.zeros(len(batch), dtype=torch.float64)
+        slope = torch.zeros(len(batch), batch.steps, dtype=torch.float64)
+        for b in range(len(batch)):
+            steps = [t for t in range(batch.steps) if batch.trained[b, t]]
+            change = sum(float(tables["policy"][b, t] - tables["reference"][b, t]) for t in steps)
+            advantage = sum(float(batch.step["advantage"][b, t]) for t in steps) / len(steps)
+            error = change - advantage / temperature
+            value[b], slope[b, steps] = error**2, 2 * error
+        return value, slope
+
+    return reference
+
+
+CASES["row_alignment"] = Case(RowAlignment(0.7), by_row_alignment(0.7), unit="row")

@@ -65,9 +65,29 @@ def row_case(name, mask, label, options):
     )
 
 
+def alignment_case(name, mask, options):
+    anchor, temperature = options.get("anchor", "reference"), options.get("temperature", 0.1)
+    inputs, said = begun("row_alignment", name, mask, {"anchor": anchor, "beta": 1.0})
+    inputs["advantages"] = draw(f"objective/row_alignment/{name}/a", mask, *SIGNED)
+    rows = [b for b, row in enumerate(mask) if any(row)]
+    values, outer = [None] * len(mask), {}
+    for b in rows:
+        known = [a for a in inputs["advantages"][b] if a is not None]
+        error = said[b][0] - sum(known) / len(known) / temperature
+        values[b], outer[b] = error**2, 2 * error
+    expect = {"loss": sum(values[b] for b in rows) / len(rows), "per_step": values}
+    expect["grad_logprobs"] = spread(mask, said, outer, 1 / len(rows))
+    return case(
+        "objective", "row_alignment", name, {**inputs, "mask": mask}, expect, options=options, reduction="row_mean"
+    )
+
+
 def cases():
     two = [[0, 1], [3, 2]]
     return [
+        alignment_case("uneven rows", UNEVEN, {"temperature": 0.5}),
+        alignment_case("an empty row", HOLED, {"temperature": 2.0, "anchor": "old"}),
+        alignment_case("the default temperature", HOLED[:2], {}),
         pair_case("DPO", UNEVEN, two, {"beta": 0.3}),
         pair_case("IPO by means", UNEVEN, two, {"link": "squared", "beta": 0.3, "mean": True}),
         pair_case("SLiC without a reference", UNEVEN, two, {"link": "hinge", "anchor": None}),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.objective.implicit import log_change
-from policyopt.ops.masked import select
+from policyopt.ops.masked import masked_mean, select
 from policyopt.types import Batch
 
 
@@ -38,3 +38,21 @@ class AdvantageAlignment(Loss):
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         return {"log_ratio": log_change(seen, batch, self.anchor)}
+
+
+@dataclass(frozen=True)
+class RowAlignment(AdvantageAlignment):
+    """The same of whole rows: the sum of a row's log-ratios is regressed on its mean advantage / temperature (direct
+    advantage policy optimization, arXiv 2412.18279, where a row is one step of reasoning)."""
+
+    formula = "(sum_t (log pi - log pi_anchor) - A_b / temperature)^2"
+
+    def error(self, seen: Seen, batch: Batch) -> Tensor:
+        change = log_change(seen, batch, self.anchor).sum(1)
+        return change - masked_mean(batch.step["advantage"], batch.trained) / self.temperature
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return self.error(seen, batch) ** 2
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        return {"error": self.error(seen, batch).abs()}

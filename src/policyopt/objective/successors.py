@@ -114,3 +114,27 @@ class SarsaError(Loss):
         following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
         target = (reward + self.gamma * following).gather(1, back)
         return select(batch.trained, said - target) ** 2
+
+
+@dataclass(frozen=True)
+class SuccessCrossEntropy(Loss):
+    """Cross-entropy of sigma(w), w the value model's number before a step, with a share of success y in 0..1, a column
+    (arXiv 2412.18279: the share of completions that end right)."""
+
+    critic: str = "critic"
+    target: str = "label"
+
+    needs = "shares of success"
+    formula = "-y log sigma(w(s_t)) - (1 - y) log(1 - sigma(w(s_t)))"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target,)
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return (self.critic,)
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        logit = select(batch.trained, seen.value(self.critic))
+        return softplus(logit) - select(batch.trained, batch.step[self.target]) * logit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from policyopt.compose import Method, Program, Stage
 from policyopt.evaluation.experiments._common import CountingEngine, Outcome, fit, probabilities, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import RecordedAnswers, Wrapped
+from policyopt.evaluation.experiments._worlds import Automaton, RecordedAnswers, Wrapped
 from policyopt.methods import load
 from policyopt.ops.random import uniforms
 from policyopt.options import override
@@ -505,3 +506,61 @@ def three_turns(method: Method, seed: int, rounds: int, *, fixed: bool = False, 
     done = fit(made, Dialogue(inner, chance), models, rounds, seed, share)
     notes = {"the uniform policy's share": value(uniform_table(3 * moods, 4).logits.detach().softmax(1)) / value(None)}
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the best return", notes)
+
+
+@dataclass(frozen=True)
+class Tree(Automaton):
+    """Every symbol is a turn; states are the inner nodes of a tree, numbered level by level."""
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        added = super().append(batch, step, logp, live, version)
+        return added.with_steps({"turn": torch.where(added.valid, added.valid.cumsum(1) - 1, 0)})
+
+
+def tree_of_steps(
+    method: Method, seed: int, rounds: int, first: str = "", warm: int = 0, depth: int = 6, level: float = 1.0
+) -> Outcome:
+    """A tree of depth 6 with 3 branches; 15% of the leaves are right. The reference is uniform. first, warm: a stage
+    before (of a critic) and its rounds.
+
+    value: probability of a right leaf where KL(policy || reference) passes `level` nats (at the end, if it never does),
+    linear between rounds; exact.
+    """
+    rng = stream(seed, "tree of steps")
+    leaves, inner_nodes = 3**depth, (3**depth - 1) // 2
+    right = torch.rand(leaves, generator=rng).argsort() < 0.15 * leaves
+    power = 3 ** torch.arange(depth - 1, -1, -1)
+    inner = SequenceWorld(1_000, 3, depth, lambda s, task: right[(s * power).sum(1)].float())
+
+    def follow(state: Tensor, symbol: Tensor) -> Tensor:
+        return (3 * state + 1 + symbol).clamp(max=inner_nodes - 1)
+
+    world = Tree(inner, inner_nodes, lambda task: torch.zeros_like(task), follow)
+
+    def measured(table: Tensor) -> tuple[float, float]:
+        """Probability of a right leaf and KL to the uniform policy."""
+        reach, kl, begun = torch.ones(1, dtype=torch.float64), 0.0, 0
+        for step in range(depth):
+            here = table[begun : begun + 3**step].double()
+            kl += float((reach[:, None] * here * (3 * here).clamp(min=1e-30).log()).sum())
+            reach, begun = (reach[:, None] * here).flatten(), begun + 3**step
+        return float(reach[right].sum()), kl
+
+    engine = CountingEngine()
+    run = Run({"policy": uniform_table(inner_nodes, 3)}, world, engine, seed)
+    settings = {"update.learning_rate": 0.3, "update.clip_norm": None, "selection.count": 128, "credit.count": 16}
+    stages = (Stage(override(load(first), settings), warm),) if first else ()
+    curve, before = [measured(probabilities(run))], 0
+    for number, _ in enumerate(train_rounds(run, Program((*stages, Stage(method, rounds))))):
+        if number < warm:
+            before = engine.rows
+            continue
+        curve.append(measured(probabilities(run)))
+    value = curve[-1][0]
+    for (low, near), (high, far) in pairwise(curve):
+        if near < level <= far:
+            value = low + (high - low) * (level - near) / (far - near)
+            break
+    notes = {"probability at the end": curve[-1][0], "KL at the end (nats)": curve[-1][1], "at first": curve[0][0]}
+    watched = tuple(share for share, _ in curve[1:])
+    return Outcome(value, value, engine.rows - before, watched, "probability of a right leaf", notes)
