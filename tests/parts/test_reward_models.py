@@ -208,7 +208,7 @@ def test_a_language_reward_is_the_score_of_the_last_token(model_type: str) -> No
         prompt = [int(t) for t in batch.context()[b] if t >= 0]
         tokens = torch.tensor([prompt + batch.step["_token"][b, :length].tolist()])
         # Asked for alone, so no padding: theirs scores the last token.
-        expected.append(float(model.model(input_ids=tokens).logits[0, 0]))
+        expected.append(float(model.model(input_ids=tokens).logits[0, 0].detach()))
     close(model.worth(batch), expected, atol=1e-10)
     with torch.no_grad():
         model.score_rows = 2
