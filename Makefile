@@ -44,7 +44,7 @@ demo: setup
 	$(BIN)/policyopt train recipes/demo.yaml
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # Same torch, Gymnasium and MuJoCo as ours.
 peers: setup

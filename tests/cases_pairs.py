@@ -50,7 +50,10 @@ def by_single_rows(options):
         found = statements(batch, tables, options)
         right = (batch.row["rank"] == 0).tolist()
         more = {k: v for k, v in options.items() if k in ("link", "point", "balance", "good", "bad")}
-        for b, (one, outer) in enumerate(by_hand.rows([s for s, _ in found], right, **more)):
+        some = [b for b in range(len(batch)) if bool(batch.trained[b].any())]
+        for b, (one, outer) in zip(
+            some, by_hand.rows([found[b][0] for b in some], [right[b] for b in some], **more), strict=True
+        ):
             value[b] = one
             for t, inner in found[b][1].items():
                 slope[b, t] = outer * inner
@@ -94,6 +97,8 @@ def by_row_alignment(temperature):
         slope = torch.zeros(len(batch), batch.steps, dtype=torch.float64)
         for b in range(len(batch)):
             steps = [t for t in range(batch.steps) if batch.trained[b, t]]
+            if not steps:
+                continue
             change = sum(float(tables["policy"][b, t] - tables["reference"][b, t]) for t in steps)
             advantage = sum(float(batch.step["advantage"][b, t]) for t in steps) / len(steps)
             error = change - advantage / temperature

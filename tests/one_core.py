@@ -250,7 +250,9 @@ class Recorded:
     def recorded_pairs(self, tasks: Tasks) -> Batch:
         both = tasks.repeat(2)
         rank = torch.tensor([0, 1]).repeat(len(tasks))
-        return self._rows(both.id % 4 + 4 * rank, both).with_rows({"pair": both.row["group"], "rank": rank})
+        label, safety = 1.0 - 0.7 * rank, 0.2 + 0.5 * rank
+        columns = {"pair": both.row["group"], "rank": rank, "label": label.double(), "safety": safety.double()}
+        return self._rows(both.id % 4 + 4 * rank, both).with_rows(columns)
 
 
 def recorded(of: Kind) -> Recorded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import policyopt
 from policyopt.evaluation.methods import list_methods
+from policyopt.methods import keys
 from policyopt.policies.tabular import Table
 from policyopt.recipe.build import build
 from policyopt.recipe.schema import load_recipe
@@ -30,12 +32,18 @@ def test_the_composed_method_learns(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rewards[0] < 0.5 < 0.9 < rewards[-1]
 
 
-def test_every_method_with_a_verdict_is_in_the_table_once() -> None:
-    judged = sorted(method["key"] for method in list_methods() if method["verdict"] != "unverified")
-    assert sorted(re.findall(r"\[`(\w+)`\]\(docs/methods/\1\.md\)", README)) == judged
-    index = (ROOT / "docs" / "methods" / "index.md").read_text(encoding="utf-8")
+def test_the_table_of_methods_counts_what_is_there() -> None:
+    """| families | what they are | methods | shown | not shown | contradicted |, "-" for methods of no family."""
+    rows = re.findall(r"^\| ([A-D][12]?|-) \| .*? \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", README, re.M)
+    found: dict[str, Counter[str]] = {}
     for method in list_methods():
-        assert re.search(rf"\[{method['key']}\]|`{method['key']}`", index), f"{method['key']} is not in the index"
+        found.setdefault(method["family"] or "-", Counter())[method["verdict"]] += 1
+    assert {family: tuple(map(int, counts)) for family, *counts in rows} == {
+        family: (count.total(), count["shown"], count["not shown"], count["contradicted"])
+        for family, count in found.items()
+    }
+    for key in re.findall(r"\]\(docs/methods/(\w+)\.md\)", README):
+        assert key == "index" or key in keys(), key
 
 
 @pytest.mark.parametrize(

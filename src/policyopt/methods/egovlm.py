@@ -19,8 +19,8 @@ egovlm = replace(
         equation="accuracy, format and keyframe rewards",
         mechanism="Plain GRPO from a base model on multiple-choice questions about video; the policy is also paid when "
         "the frames that it names are the salient ones.",
-        departures="The overlap of frames is an instantiation, and so are its weight, 1, and that of the format, 0.5. The "
-        'world grades rows by the names "accuracy", "format" and "frames" (`ops.metrics.jaccard`). Video and the '
+        departures="The overlap of frames is an instantiation, and so are its weight, 1, and that of the format, 0.5. "
+        'The world grades rows by the names "accuracy", "format" and "frames" (`ops.metrics.jaccard`). Video and the '
         "vision-language model are not here.",
         when_to_use="Answers that rest on a few places of a long input, where those places are labelled.",
         seed=65,

@@ -46,7 +46,7 @@ lipo_pairs = _variant("pairs", PairsOfStated(beta=0.1), "pairwise logistic: ever
 lipo_hinge = _variant("hinge", PairsOfStated(beta=0.1, link="hinge"), "pairwise hinge")
 lipo_mle = _variant("mle", RankedList(beta=0.1, gaps=False), "list-MLE (Plackett-Luce)")
 lipo_softmax = _variant("softmax", LabelledList(beta=0.1), "softmax cross-entropy")
-lipo_pointwise = _variant("pointwise", LabelledList(beta=0.1, kind="pointwise"), "pointwise cross-entropy")
+lipo_pointwise = _variant("pointwise", LabelledList(beta=0.1, targets="pointwise"), "pointwise cross-entropy")
 
 _WORLD = {
     "selection.count": 64,

@@ -19,8 +19,8 @@ seed_grpo = replace(
         title="SEED-GRPO: Semantic Entropy Enhanced GRPO for Uncertainty-Aware Policy Optimization",
         paper="arXiv 2505.12346",
         equation="semantic entropy over clusters of answers; scaled advantage",
-        mechanism="The spread of meanings among a task's own answers says how unsure the policy is of it. Advantages of "
-        "unsure tasks are scaled down, so they move the policy less.",
+        mechanism="The spread of meanings among a task's own answers says how unsure the policy is of it. Advantages "
+        "of unsure tasks are scaled down, so they move the policy less.",
         departures="Answers mean the same where the world says so (equal final answers), not by an entailment model. "
         "The factor is 1 / (1 + alpha SE / log G), read from a re-implementation; the paper's text only asks for one "
         "that falls (linear and exponential forms are options).",

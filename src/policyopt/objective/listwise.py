@@ -21,7 +21,7 @@ from policyopt.ops.masked import select
 from policyopt.ops.pairs import at_rows, list_rows, list_tops
 from policyopt.types import Batch
 
-Kind = Literal["softmax", "pointwise"]
+Targets = Literal["softmax", "pointwise"]
 
 
 def listed(seen: Seen, batch: Batch) -> Tensor:
@@ -180,9 +180,7 @@ class PairsOfDistances(PairsOfList):
         own = batch.trained
         would = seen.at("policy").mode()
         if not would.is_floating_point():
-            raise CompositionError(
-                "distances are between actions that are numbers; use a control policy of them"
-            )
+            raise CompositionError("distances are between actions that are numbers; use a control policy of them")
         apart = (would - seen.taken())[own]
         square = apart.reshape(len(apart), -1).square().sum(1)
         # A root whose derivative at 0 is 0.
@@ -225,21 +223,21 @@ class LabelledList(Stated, OfLists):
     """Labels as targets (the other members of LiPO): "softmax", their shares against the softmax of scores over the
     list; "pointwise", each label in 0..1 as the probability of a row by itself."""
 
-    kind: Kind = "softmax"
+    targets: Targets = "softmax"
 
     formula = "-sum_k label_k / sum label log softmax(s)_k; -sum_k label log sigma(s) + (1 - label) log sigma(-s)"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in get_args(Kind):
-            raise CompositionError(f"kind is one of {get_args(Kind)}, not {self.kind!r}")
+        if self.targets not in get_args(Targets):
+            raise CompositionError(f"targets is one of {get_args(Targets)}, not {self.targets!r}")
 
     @property
     def reads(self) -> tuple[str, ...]:
         return ("pair", "rank", "label", *self.columns)
 
     def of_lists(self, lists: Lists, batch: Batch) -> Tensor:
-        if self.kind == "pointwise":
+        if self.targets == "pointwise":
             loss = -lists.label * logsigmoid(lists.said) - (1 - lists.label) * logsigmoid(-lists.said)
             return select(lists.there, loss).sum(1)
         logp = torch.where(lists.there, lists.said, -torch.inf).log_softmax(1)

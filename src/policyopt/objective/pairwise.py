@@ -168,7 +168,9 @@ class RowPreference(Stated):
         if not self.balance and self.link != "kto":
             return batch
         said, right, some = self.said(seen, batch).detach(), self.right(batch), batch.trained.any(1)
-        if self.link == "kto":
+        if not bool(some.any()):
+            point = said.new_zeros(())
+        elif self.link == "kto":
             point = said[some].mean().clamp(min=0)
         else:
             sides = [said[some & side] for side in (right, ~right)]
