@@ -62,7 +62,7 @@ def test_the_pull_to_the_standard_normal_equals_the_loops() -> None:
     mean = torch.randn(4, 13, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
     std = (0.2 + torch.rand(4, 13, 3, generator=torch.Generator().manual_seed(2))).requires_grad_()
     ctx = context(method(roles={"policy": Role(grad=True, full=True)}), grids())
-    seen = SeenBatch(ctx, batch, {"policy": Scores(mean.sum(-1), None, Transition(mean, std))})
+    seen = SeenBatch(ctx, batch, {("policy", True): Scores(mean.sum(-1), None, Transition(mean, std))})
     found = NearStandardNormal()(seen, batch)
     found.sum().backward()
     for b, t in batch.trained.nonzero().tolist():

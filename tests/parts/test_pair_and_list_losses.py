@@ -60,7 +60,7 @@ VARIANTS = [
     (RankedList(anchor=None, mean=True, beta=1.0), {}),
     (RankedList(gaps=False, beta=0.5), {"gaps": False}),
     (LabelledList(beta=0.5), {}),
-    (LabelledList(kind="pointwise", beta=0.5, divergence="jensen_shannon"), {"kind": "pointwise"}),
+    (LabelledList(targets="pointwise", beta=0.5, divergence="jensen_shannon"), {"kind": "pointwise"}),
 ]
 
 
@@ -264,4 +264,4 @@ def test_what_does_not_fit_is_refused(given) -> None:
     with pytest.raises(CompositionError):
         replace(RowPreference(), link="hinge")
     with pytest.raises(CompositionError):
-        LabelledList(kind="unknown")  # pyright: ignore[reportArgumentType]
+        LabelledList(targets="unknown")  # pyright: ignore[reportArgumentType]

@@ -99,8 +99,8 @@ def test_every_option_that_show_prints_can_be_set(key, command):
         option, _, value = line.strip().partition(" = ")
         try:
             known = ast.literal_eval(value)
-        except ValueError:
-            continue  # a part
+        except (ValueError, SyntaxError):
+            continue  # a part, or words
         if isinstance(known, bool | int | float | str) or known is None:
             assert policyopt.override(method, {option: value.strip("'")}) == method
 

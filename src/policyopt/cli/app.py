@@ -180,6 +180,7 @@ def show(key: Annotated[str, typer.Argument(help="Method key, or the path of a m
     for option in options(method):
         # A part is set by its name; its own options follow it.
         value = snake(type(option.value).__name__) if isinstance(option.value, Part) else option.value
+        value = "''" if value == "" else value
         console.print(f"  {option.key} = {value}", markup=False, soft_wrap=True)
 
 
