@@ -90,6 +90,6 @@ def rewrite_cards(folder: Path | None = None) -> None:
 
 def _write_index(folder: Path) -> None:
     """The page of all methods that have a result, and the catalogue beside the folder."""
-    verified = [method for method in list_methods("family") if stored(method["key"]) is not None]
+    verified = [method for method in list_methods("family") if method["verdict"] != "unverified"]
     (folder / "index.md").write_text(markdown(verified), encoding="utf-8")
     (folder.parent / "catalogue.md").write_text(catalogue(), encoding="utf-8")

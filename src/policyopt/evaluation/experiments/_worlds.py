@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from policyopt.types import Batch, Categorical, Scores, Tasks
-from policyopt.worlds.sequences import PairedWorld, SequenceWorld
+from policyopt.worlds.sequences import PairedWorld
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A SequenceWorld with something around it."""
+    """A world, mostly a SequenceWorld, with something around it."""
 
-    inner: SequenceWorld
+    inner: Any
 
     @property
     def size(self) -> int:

@@ -22,7 +22,7 @@ from policyopt.evaluation.experiments._common import (
     uniform_table,
 )
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import Automaton, strings_with_target
+from policyopt.evaluation.experiments._worlds import Automaton, Wrapped, strings_with_target
 from policyopt.methods import load
 from policyopt.ops.random import generator
 from policyopt.ops.sequences import on_last, total_reward
@@ -38,31 +38,14 @@ from policyopt.worlds.tables import RecordedEpisodes, TabularMDP
 
 
 @dataclass(frozen=True)
-class Turns:
+class Turns(Wrapped):
     """A world of numbered states whose steps belong to turns: the turn of every state."""
 
-    inner: Any
     turn: Tensor  # (S,)
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def tasks(self, ids: Tensor) -> Tasks:
-        return self.inner.tasks(ids)
-
-    def start(self, tasks: Tasks) -> Batch:
-        return self.inner.start(tasks)
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
         added = self.inner.append(batch, step, logp, live, version)
         return added.with_steps({"turn": self.turn[added.step["_state"]]})
-
-    def rewind(self, batch: Batch, steps: Tensor) -> Batch:
-        return batch.rewound(steps)
-
-    def grade(self, batch: Batch) -> Tensor:
-        return self.inner.grade(batch)
 
 
 def corridor(turns: int, short: int, long: int) -> tuple[TabularMDP, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from policyopt.compose import Method
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import strings_with_target
+from policyopt.evaluation.experiments._worlds import Wrapped, strings_with_target
 from policyopt.ops.metrics import error_rate, f1, jaccard
 from policyopt.ops.random import generator
 from policyopt.run import Run
@@ -28,21 +28,10 @@ def by_row(grade: Callable[[list[int], int], float]) -> Callable[[Tensor, Tensor
 
 # -- an optional behaviour ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Forced:
+class Forced(Wrapped):
     """A world of strings whose first symbol is written for the policy where the row was told which."""
 
-    inner: SequenceWorld
     instructions: tuple[str, ...] = ("construction",)
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def tasks(self, ids: Tensor) -> Tasks:
-        return self.inner.tasks(ids)
-
-    def start(self, tasks: Tasks) -> Batch:
-        return self.inner.start(tasks)
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
         if batch.steps:
@@ -54,9 +43,6 @@ class Forced:
         kind = torch.where(forced[:, None], int(StepKind.HINT), added.step["kind"])
         train = added.step["train"] & ~forced[:, None]
         return added.with_steps({"kind": kind.to(added.step["kind"].dtype), "train": train})
-
-    def grade(self, batch: Batch) -> Tensor:
-        return self.inner.grade(batch)
 
     def grade_heads(self, batch: Batch) -> dict[str, Tensor]:
         return self.inner.grade_heads(batch)
