@@ -22,9 +22,7 @@ def rounds(run: Run, program: Program) -> Iterator[Round]:
         ctx, method = StageContext(run, stage), stage.method
         for enter in method.before:
             enter(ctx)
-        judged = method.sampling(ctx, _draw(ctx), _judge(ctx))
-        credited = method.credit(ctx, judged)
-        kept = method.selection.keep(ctx, credited)
+        judged, credited, kept = gather(ctx)
         if len(kept) and kept.trained.any():
             kept = collect_roles(ctx, kept)
             method.update(ctx, kept)
@@ -34,6 +32,14 @@ def rounds(run: Run, program: Program) -> Iterator[Round]:
             write(ctx, done)
         run.tick()
         yield done
+
+
+def gather(ctx: StageContext) -> tuple[Batch, Batch, Batch]:
+    """What a round samples: rows as they were judged, with credit, and those that are kept. No model changes."""
+    method = ctx.stage
+    judged = method.sampling(ctx, _draw(ctx), _judge(ctx))
+    credited = method.credit(ctx, judged)
+    return judged, credited, method.selection.keep(ctx, credited)
 
 
 def _own_hooks(method: Method) -> list[Callable[[StageContext, Round], None]]:
