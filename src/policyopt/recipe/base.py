@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policyopt.compose import CompositionError
 
@@ -23,12 +23,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+UNITS = ("tokens", "samples", "seconds")
+
+
+class BudgetSection(Section):
+    """What a stage may use up, in one of the units that `policyopt.recipe.budget` counts. Schedules end with it."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    evaluations: int = Field(default=1, ge=1)  # at equal shares of the budget, the last one at its end
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> BudgetSection:
+        exactly_one(self, "budget", UNITS)
+        return self
+
+    @property
+    def unit(self) -> str:
+        return exactly_one(self, "budget", UNITS)
+
+    @property
+    def amount(self) -> float:
+        return getattr(self, self.unit)
+
+
 class StageSection(Section):
     """A method for some rounds. `options` are those of `policyopt methods show METHOD`; `options_for` are more of them,
-    by method, for recipes in which methods are exchanged; `tasks` change the tasks."""
+    by method, for recipes in which methods are exchanged; `tasks` change the tasks. The last stage can have a
+    budget: it then ends with that, after at most `steps` rounds."""
 
     method: str
     steps: int = Field(ge=0)
+    budget: BudgetSection | None = None
     options: dict[str, Any] = {}
     options_for: dict[str, dict[str, Any]] = {}
     tasks: dict[str, Any] = {}
@@ -52,6 +79,13 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=50, ge=1)
     folder: str | None = None  # None: runs/NAME
+
+    @model_validator(mode="after")
+    def _budget_last(self) -> Recipe:
+        early = [index for index, stage in enumerate(self.stages[:-1]) if stage.budget is not None]
+        if early:
+            raise ValueError(f"stages.{early[0]}.budget: only the last stage can have one; give its rounds as steps")
+        return self
 
     def yaml(self) -> str:
         """The resolved recipe: every default written out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
+from policyopt.recipe.budget import Budget, Ledger
 from policyopt.recipe.build import Built, build
 from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
@@ -36,12 +38,16 @@ class Training:
 
     def __init__(self, built: Built, folder: RunFolder, display: Display | None = None):
         self.built, self.folder = built, folder
+        self.ledger, self.budget = Ledger(folder, built.run), None
+        if (allowed := built.recipe.stages[-1].budget) is not None:
+            self.budget = Budget(allowed, built.program, self.ledger)
+            built.program = self.budget.program
         self.session = Session(
             built.run,
             built.program,
             folder,
             built.recipe.checkpoint_every,
-            hooks=Hooks(self._stage_start, self._samples),
+            hooks=Hooks(self._stage_start, self._samples, self._counted),
             display=display,
             snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS,
         )
@@ -74,7 +80,22 @@ class Training:
         return self.session.interrupted
 
     def rounds(self) -> Iterator[Round]:
-        return self.session.rounds()
+        self.ledger.open(self.session.resume())
+        self._keep_budget()
+        with contextlib.closing(self.ledger):
+            for done in self.session.rounds():
+                yield done
+                self.ledger.restart()
+
+    def _counted(self, step: int, done: Round) -> None:
+        self.ledger.write(step, done)
+        self._keep_budget()
+        self.ledger.restart()
+
+    def _keep_budget(self) -> None:
+        if self.budget is not None:
+            self.budget.pace()
+            self.budget.evaluate(self.folder, self._measure)
 
     def finish(self) -> Outcome:
         """After the last round: evaluate, save the model, write the summary."""

@@ -3,6 +3,7 @@
 recipe.yaml     the full resolved recipe            objective.txt   the executed objective, printed
 metrics.jsonl   one object a round, no clock in it  timing.jsonl    seconds and rates, one object a round
 samples.jsonl   rows as text                        results/        what is computed once: evaluations, summaries
+cost.jsonl      what each round generated
 checkpoints/    the state, to go on from            tensorboard/    event files
 model/          the trained policy                  summary.json, plot.png
 """
@@ -76,6 +77,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples.jsonl"
+
+    @property
+    def cost(self) -> Path:
+        return self.path / "cost.jsonl"
 
     @property
     def results(self) -> Path:

@@ -27,10 +27,13 @@ class Hooks:
     stage_start(index, run): before the first round of a stage; its JSON result is kept in `results/stage-INDEX.json`.
     A resumed run does not call it again, unless the run was stopped inside it.
     samples(round): records to add to samples.jsonl, a function of the round alone.
+    counted(step, round): after every round and before any checkpoint of what follows it: what it writes down of round
+    `step` is there whenever a resumed run does not train that round again.
     """
 
     stage_start: Callable[[int, Run], Mapping[str, Any]] | None = None
     samples: Callable[[Round], Iterable[Mapping[str, Any]]] | None = None
+    counted: Callable[[int, Round], None] | None = None
 
 
 class Session:
@@ -142,6 +145,8 @@ class Session:
         if self.hooks.samples is not None:
             for sample in self.hooks.samples(done):
                 record.samples.append(step, sample)
+        if self.hooks.counted is not None:
+            self.hooks.counted(step, done)
         name = self.program.stages[index].method.key
         self.display.round(f"{index + 1}/{len(self.program.stages)} {name}", done.metrics, timing)
 
