@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from policyopt.compose import AXES, CompositionError, Method, Part, Term
+from policyopt.compose import AXES, CompositionError, Given, Method, Part, Term
 
 ROOTS = (*AXES, "before", "after")
 _TERM_FIXED = {"name", "mask", "trains", "couples"}
@@ -175,10 +175,17 @@ def override(method: Method, changes: Mapping[str, Any]) -> Method:
         new = _convert(option, value)
         root = option.path[0]
         try:
-            method = replace(method, **{root: _set(getattr(method, root), option.path[1:], new)})
+            changed = _set(getattr(method, root), option.path[1:], new)
+            method = replace(method, **{root: changed}, models={**method.models, **_asked(method, root, changed)})
         except CompositionError as error:
             raise OptionError(f"{key}={value}: {error}") from error
     return prune(method)
+
+
+def _asked(method: Method, root: str, changed: Any) -> dict[str, Given]:
+    """Models that another reward reads: an earlier stage makes them, or the user gives them."""
+    names = changed.critics if root == "reward" else ()
+    return {name: Given("a reward model") for name in names if name not in method.models}
 
 
 def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from policyopt.compose import Cell, CompositionError, MissingModelError, ModelSpec, Program, Stage
+from policyopt.compose import Cell, CompositionError, Copy, MissingModelError, ModelSpec, Program, Stage, frozen
 from policyopt.ops.random import generator, new_keys
 from policyopt.recorded import Recordings
 from policyopt.types import Batch
+
+_KEPT = "kept by "  # the cells of a stage that is gone back to are themselves a cell
 
 
 class Engine(Protocol):
@@ -101,11 +103,27 @@ class Run:
         self._calls.clear()
         if stage.start != self.stage_start:
             self.stage_start, self.drawn = stage.start, 0
+            if stage.begins:
+                self._branch(stage)
         for name, spec in stage.method.models.items():
             key = f"{name}@{stage.start}" if spec.renewed else name
             if key not in self._built and name not in self._given:
                 self.models[name] = spec.build(self, name)
                 self._built.add(key)
+
+    def _branch(self, stage: Stage) -> None:
+        """Go back to the policy and the cells that an earlier stage kept; its successors' own models are forgotten."""
+        self.models[stage.method.policy].load_state_dict(self.models[stage.begins].state_dict())
+        kept = {name: cell for name, cell in self.cells.items() if name.startswith(_KEPT)}
+        self.cells = {**copy.deepcopy(self.cells[_KEPT + stage.begins]), **kept}
+        self._built -= set(stage.anew)
+
+    def leave(self, stage: Stage) -> None:
+        """End a stage: keep its policy, frozen, and its cells, if it is to be gone back to."""
+        if stage.keeps:
+            self.models[stage.keeps] = frozen(self.models[stage.method.policy])
+            cells = {name: cell for name, cell in self.cells.items() if not name.startswith(_KEPT)}
+            self.cells[_KEPT + stage.keeps] = copy.deepcopy(cells)
 
     def optimizer(self, key: str, make: Callable[[], torch.optim.Optimizer]) -> torch.optim.Optimizer:
         if key not in self.optimizers:
@@ -155,11 +173,13 @@ class Run:
         for stage in program.stages:
             if stage.steps and stage.start < self.step:
                 for name, spec in stage.method.models.items():
-                    if spec.renewed or name not in kept:
+                    if spec.renewed or name not in kept or name in stage.anew:
                         specs.pop(name, None)  # so that it comes after the models it may be made from
                         specs[name] = spec
                     if not spec.renewed:
                         kept.add(name)
+                if stage.keeps and stage.end <= self.step:
+                    specs[stage.keeps] = Copy(stage.method.policy)
         for name, spec in specs.items():
             if name in names and name not in self.models:
                 self.models[name] = spec.build(self, name)

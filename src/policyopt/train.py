@@ -31,6 +31,8 @@ def rounds(run: Run, program: Program) -> Iterator[Round]:
         for write in (*_own_hooks(method), *method.after):
             write(ctx, done)
         run.tick()
+        if run.step == stage.end:
+            run.leave(stage)
         yield done
 
 

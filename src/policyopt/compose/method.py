@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -140,11 +140,40 @@ def _require(method: Method, where: str, part: Any, known: set[str]) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A method and how many rounds it runs; `start` is the round of the run at which it begins."""
+    """A method and how many rounds it runs; `start` is the round of the run at which it begins.
+
+    keeps: the policy as it is at the end of the stage stays in the run, frozen, as a model of that name. begins: the
+    stage starts from a policy and cells that an earlier stage kept, not from those of the stage before it: a branch.
+    anew: models that a branch trains and that only stages since then have made; they are made again (`Program`).
+    """
 
     method: Method
     steps: int
     start: int = 0
+    keeps: str = ""
+    begins: str = ""
+    anew: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.start + self.steps
+
+
+def _anew(stage: Stage, before: Sequence[Stage]) -> tuple[str, ...]:
+    """Models that a stage trains and that were first made by stages which its branch has nothing to do with."""
+    kept = {other.keeps: index for index, other in enumerate(before) if other.keeps and other.steps}
+    if stage.keeps in kept:
+        raise CompositionError(f"two stages keep their policy as {stage.keeps!r}; give them different names")
+    if not stage.begins:
+        return ()
+    if stage.begins not in kept:
+        raise CompositionError(
+            f"a stage begins from {stage.begins!r}, which no earlier stage of one round or more keeps; they keep "
+            f"{list(kept)}"
+        )
+    trained = {term.trains for term in stage.method.terms} & set(stage.method.models)
+    shared = {name for other in before[: kept[stage.begins] + 1] for name in other.method.models if other.steps}
+    return tuple(sorted(trained - shared))
 
 
 @dataclass(frozen=True)
@@ -156,11 +185,12 @@ class Program:
     def __post_init__(self) -> None:
         if not self.stages:
             raise CompositionError("a Program needs at least one stage")
-        start, placed = 0, []
+        start: int = 0
+        placed: list[Stage] = []
         for stage in self.stages:
             if stage.steps < 0:
                 raise CompositionError(f"a stage runs 0 or more rounds, not {stage.steps}")
-            placed.append(replace(stage, start=start))
+            placed.append(replace(stage, start=start, anew=_anew(stage, placed)))
             start += stage.steps
         object.__setattr__(self, "stages", tuple(placed))
 

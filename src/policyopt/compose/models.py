@@ -147,4 +147,6 @@ class Given:
     renewed: ClassVar[bool] = False
 
     def build(self, run: Any, name: str) -> nn.Module:
-        raise MissingModelError(f"this method needs {self.what}; give it as models.{name} (a model folder)")
+        raise MissingModelError(
+            f"this method needs {self.what}; give it as models.{name} (a model folder), or let an earlier stage make it"
+        )

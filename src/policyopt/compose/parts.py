@@ -66,6 +66,10 @@ class Chain(Part):
     def roles(self) -> tuple[str, ...]:
         return tuple(role for part in self.parts for role in part.roles)
 
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return tuple(critic for part in self.parts for critic in part.critics)
+
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         for part in self.parts:
             batch = part(ctx, batch)
