@@ -17,6 +17,9 @@ class RecipeError(CompositionError):
     """A recipe that can not be run as it is written."""
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
 class Section(BaseModel):
     """Part of a recipe: its fields are all there is."""
 
@@ -51,14 +54,28 @@ class BudgetSection(Section):
 class StageSection(Section):
     """A method for some rounds. `options` are those of `policyopt methods show METHOD`; `options_for` are more of them,
     by method, for recipes in which methods are exchanged; `tasks` change the tasks. The last stage can have a
-    budget: it then ends with that, after at most `steps` rounds."""
+    budget: it then ends with that, after at most `steps` rounds.
+
+    A stage with a name keeps the policy that it ends with; another can `start_from` it instead of from the stage before
+    itself, so that several methods continue one policy, and the run's report compares them.
+    """
 
     method: str
     steps: int = Field(ge=0)
     budget: BudgetSection | None = None
+    name: str | None = Field(default=None, pattern=NAME)
+    start_from: str | None = None
     options: dict[str, Any] = {}
     options_for: dict[str, dict[str, Any]] = {}
     tasks: dict[str, Any] = {}
+
+
+class SamplesSection(Section):
+    """What samples.jsonl holds for `policyopt view`: rows of some rounds, with a table of their steps."""
+
+    rows: int = Field(default=8, ge=0)  # of a round; 0: none
+    steps: int = Field(default=256, ge=1)  # of a row
+    every: int | None = Field(default=None, ge=1)  # rounds; None: so that about 50 rounds of the run are recorded
 
 
 class Recipe(Section):
@@ -70,7 +87,7 @@ class Recipe(Section):
     kind: ClassVar[str]
     marks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=NAME)
     policy: Any
     tasks: Any
     stages: tuple[StageSection, ...] = Field(min_length=1)
@@ -78,7 +95,22 @@ class Recipe(Section):
     models: dict[str, str] = {}  # further models by role, for example teacher: FOLDER
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=50, ge=1)
+    samples: SamplesSection = SamplesSection()
     folder: str | None = None  # None: runs/NAME
+
+    @model_validator(mode="after")
+    def _branches(self) -> Recipe:
+        before: list[str] = []
+        for index, stage in enumerate(self.stages):
+            if stage.name in before:
+                raise ValueError(f"two stages are named {stage.name!r}; give them different names")
+            if stage.start_from is not None and stage.start_from not in before:
+                raise ValueError(
+                    f"stages.{index}.start_from={stage.start_from!r} is no earlier stage with a name and at least one "
+                    f"round; there are {before}"
+                )
+            before += [stage.name] if stage.name is not None and stage.steps else []
+        return self
 
     @model_validator(mode="after")
     def _budget_last(self) -> Recipe:

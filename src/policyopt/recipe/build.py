@@ -58,9 +58,21 @@ def build(recipe: Recipe) -> Built:
             other, seen = subject.view(method, worlds[name])
             name += other
             worlds[name] = seen
-            stages.append(Stage(replace(subject.adapt(method), world=name), stage.steps))
+            stages.append(
+                Stage(
+                    replace(subject.adapt(method), world=name),
+                    stage.steps,
+                    keeps=kept(stage.name) if stage.name and stage.steps else "",
+                    begins=kept(stage.start_from) if stage.start_from else "",
+                )
+            )
         run = Run(subject.models, worlds["world"], subject.engine, recipe.seed, worlds)
         return Built(recipe, run, Program(tuple(stages)), subject, opened.pop_all())
+
+
+def kept(name: str) -> str:
+    """What the policy that a named stage ends with is called among the run's models."""
+    return f"after {name}"
 
 
 def _stage_tasks(tasks: Section, index: int, stage: StageSection) -> Section:
@@ -87,12 +99,14 @@ def _method(stage: StageSection, kind: str) -> Method:
 
 
 def _check_models(recipe: Recipe, methods: Sequence[Method]) -> None:
-    """Every model the user supplies is used, and every one a method asks for is there."""
+    """Every model the user supplies is used, and every one a method asks for is there or made by an earlier stage."""
     wanted = {name for method in methods for name in method.models}
     idle = sorted(set(recipe.models) - wanted)
     if idle:
         raise RecipeError(f"models {idle} have no effect: the methods of this recipe use {sorted(wanted)}; remove them")
-    for method in methods:
+    made: set[str] = set()
+    for method, stage in zip(methods, recipe.stages, strict=True):
         for name, spec in method.models.items():
-            if isinstance(spec, Given) and name not in recipe.models:
+            if isinstance(spec, Given) and name not in {*recipe.models, *made}:
                 spec.build(None, name)  # raises the error that says what to give
+        made |= set(method.models) if stage.steps else set()
