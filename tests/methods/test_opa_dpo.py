@@ -78,7 +78,6 @@ def images():
 
 def test_a_masked_input_that_is_the_input_is_log_two_without_gradient() -> None:
     term, _ = images()
-    models, read = grids(), RecordedPairs(("severity",))
     roles = {"reference": Role("reference"), "blind": Role(grad=True), "blind_reference": Role("reference")}
     value, gradient = full_step(
         context(method(term, roles=roles, sampling=RecordedPairs(("severity",))), grids()), severe()
