@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from policyopt.cli.comparing import compare
+
 app = typer.Typer(
     name="policyopt",
     help="Train policies with published policy-optimization methods, check the methods, compare what they reach.",
@@ -118,6 +120,9 @@ def evaluate(
         console.print(f"  {measure.label:28s} {measure.shown(result.measured[name], low, high)}", markup=False)
     if result.remark:
         console.print(f"  {result.remark}")
+
+
+app.command()(compare)
 
 
 @app.command()

@@ -1,0 +1,177 @@
+"""The report of a comparison in Markdown: ranking, differences, costs, and how it was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policyopt.evaluation.comparison import MOST_SEEDS, POWER, Comparison, Finding, Pair
+from policyopt.evaluation.comparison_record import ComparisonRecord, RunRecord
+from policyopt.evaluation.statistics import MINIMUM_SEEDS
+
+COUNTED = {
+    "tokens": "steps of policies (tokens, actions, denoising steps), generated or read, also those thrown away",
+    "samples": "rows begun (answers, episodes, images) or read, also those thrown away",
+    "seconds": "processor seconds of training on one core",
+}
+
+
+def markdown(record: ComparisonRecord) -> str:
+    """The page; `curves.svg` lies beside it."""
+    sections = [f"# {record.name}: {len(record.arms)} methods compared", _question(record)]
+    if len(record.complete) > 1:
+        found = record.compare()
+        sections += [answer(record, found), "![learning curves](curves.svg)", "## Ranking", _ranking(record, found)]
+        sections += ["## Differences", _differences(found)]
+    else:
+        sections.append("**No ranking:** fewer than two arms finished all their seeds.")
+    sections += ["## Cost", _cost(record)]
+    if record.tuning is not None:
+        sections += ["## Tuning", _tuning(record)]
+    sections += ["## How it was compared", "\n".join(f"- {line}" for line in _protocol(record))]
+    return "\n\n".join(sections) + "\n"
+
+
+def _question(record: ComparisonRecord) -> str:
+    better = "higher" if record.higher_is_better else "lower"
+    return (
+        f"Which method has the best **{record.label}** ({record.over}; {better} is better) after "
+        f"{record.amount:,.10g} {record.unit}? {len(record.seeds)} seeds each."
+    )
+
+
+def answer(record: ComparisonRecord, found: Comparison) -> str:
+    """The findings in a few sentences; what a terminal shows."""
+    best = found.places[0].arm
+    behind = [pair.second for pair in found.pairs if pair.first == best and pair.finding == Finding.BETTER]
+    level = [pair.second for pair in found.pairs if pair.first == best and pair.finding == Finding.OPEN]
+    said = [f"**{best}** has the best mean, {found.places[0].mean}."]
+    if behind:
+        said.append(f"It is better than {_names(behind)}.")
+    if level:
+        said.append(f"It can not be told apart from {_names(level)} with {found.seeds} seeds.")
+    if level and not behind:
+        said.append("So this comparison does not say which method is best.")
+    if found.seeds < MINIMUM_SEEDS:
+        said.append(f"Fewer than {MINIMUM_SEEDS} seeds tell nothing apart; add --seeds {MINIMUM_SEEDS}.")
+    near = [(pair.enough, pair.second) for pair in found.pairs if pair.first == best and pair.enough is not None]
+    if near:
+        said.append(f"About {min(near)[0]} seeds would probably tell it from {min(near)[1]}.")
+    return " ".join(said)
+
+
+def _names(arms: Sequence[str]) -> str:
+    return arms[0] if len(arms) == 1 else f"{', '.join(arms[:-1])} and {arms[-1]}"
+
+
+def _ranking(record: ComparisonRecord, found: Comparison) -> str:
+    rows = [["place", "arm", f"{record.label}, mean over seeds", "mean over the curve", "best and worst seed"]]
+    rows.append(["---", "---", "---:", "---:", "---:"])
+    for place in found.places:
+        runs = record.of(place.arm)
+        values = [run.value for run in runs]
+        whole = sum(sum(value for _, value in run.curve[1:]) / (len(run.curve) - 1) for run in runs) / len(runs)
+        low, high = place.rank
+        where = str(low) if low == high else f"{low} to {high}"
+        rows.append([where, place.arm, str(place.mean), f"{whole:.3f}", f"{min(values):.3f}, {max(values):.3f}"])
+    return f"{_table(rows)}\n\n*Place*: those that the differences below leave open. Means with 95 % t intervals."
+
+
+def _differences(found: Comparison) -> str:
+    rows = [["better mean", "other", "difference", "adjusted p", "finding", "seeds that would do"]]
+    rows.append(["---", "---", "---:", "---:", "---", "---:"])
+    rows += [_difference(pair) for pair in found.pairs]
+    apart = len(found.told_apart)
+    return (
+        f"{apart} of {len(found.pairs)} differences are told apart. Intervals are paired by seed, 95 % each, for one "
+        "difference alone; findings go by the p values adjusted for all of them.\n\n" + _table(rows)
+    )
+
+
+def _difference(pair: Pair) -> list[str]:
+    would = "" if pair.finding != Finding.OPEN else _would(pair)
+    finding = f"**{pair.finding}**" if pair.finding != Finding.OPEN else str(pair.finding)
+    return [pair.first, pair.second, str(pair.difference), f"{pair.p:.3g}", finding, would]
+
+
+def _would(pair: Pair) -> str:
+    if pair.enough is not None:
+        return f"about {pair.enough}"
+    return f"over {MOST_SEEDS}" if pair.difference.estimate else "no difference seen"
+
+
+def _cost(record: ComparisonRecord) -> str:
+    rows = [["arm", "rounds", "samples", "tokens", "seconds", f"of the budget ({record.unit})"]]
+    rows.append(["---", *["---:"] * 5])
+    for arm in record.arms:
+        runs = record.of(arm.name)
+        if runs:
+            used = [getattr(run, record.unit) / record.amount for run in runs]
+            share = (
+                f"{100 * min(used):.2f} %"
+                if min(used) == max(used)
+                else f"{100 * min(used):.2f} to {100 * max(used):.2f} %"
+            )
+            counts = [_range(runs, name) for name in ("rounds", "samples", "tokens", "seconds")]
+            rows.append([arm.name, *counts, share])
+        for seed, error in arm.failed.items():
+            rows.append([arm.name, f"seed {seed} failed: {error}", "", "", "", ""])
+    said = f"\n\nA run, after the {record.shared_rounds:,} rounds that all arms share." if record.shared_rounds else ""
+    return _table(rows) + said
+
+
+def _range(runs: Sequence[RunRecord], name: str) -> str:
+    values = [getattr(run, name) for run in runs]
+    low, high = min(values), max(values)
+    if name == "seconds":
+        return f"{sum(values) / len(values):.1f}"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _tuning(record: ComparisonRecord) -> str:
+    assert record.tuning is not None
+    values = [str(value) for value in record.tuning["values"]]
+    rows = [["arm", *values, "chosen"], ["---", *["---:"] * len(values), "---:"]]
+    for arm in record.arms:
+        tried = [f"{arm.tried[value]:.4g}" if value in arm.tried else "failed" for value in values]
+        rows.append([arm.name, *tried, str(arm.tuned)])
+    return (
+        f"`{record.tuning['option']}`, for every arm by the mean of {record.tuning['seeds']} seeds that the comparison "
+        f"does not use, with the budget of a run.\n\n{_table(rows)}"
+    )
+
+
+def _protocol(record: ComparisonRecord) -> list[str]:
+    alike = "the same policy (digests of its weights agree)" if record.began_alike else "**different policies**"
+    lines = [
+        f"Of each seed all arms begin with {alike}.",
+        _tasks(record),
+        f"Budget: {record.amount:,.10g} {record.unit} a run. Counted are {COUNTED[record.unit]}. No round begins that "
+        "would go beyond it at the cost of the round before; schedules end with it. Evaluation is not counted.",
+        f"Evaluated on the same held-out tasks at the beginning and {record.evaluations} times at equal shares of the "
+        "budget; judged by the last one.",
+        "Two arms: paired t test over seeds. All comparisons together: Holm's adjustment, so that the chance of any "
+        "false difference is at most 5 %. `benchmarks/aa_test.py` measures it.",
+        f"*Seeds that would do*: with a probability of {100 * POWER:.0f} %, if the difference and its deviation are as "
+        "seen; an order of magnitude.",
+    ]
+    if record.baseline is not None:
+        lines.append(f"Compared with {record.baseline} alone; the others were not compared with each other.")
+    for arm in record.arms:
+        if arm.options or arm.method != arm.name:
+            options = ", ".join(f"{key}={value}" for key, value in arm.options.items())
+            lines.append(f"{arm.name}: method {arm.method}{', ' + options if options else ''}.")
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return [*lines, f"With {versions}:\n\n  ```\n  {record.command}\n  ```"]
+
+
+def _tasks(record: ComparisonRecord) -> str:
+    if not record.other_tasks:
+        return "They draw the same tasks in the same order (digests of every round agree)."
+    others = _names(record.other_tasks)
+    return (
+        f"They draw the same tasks in the same order, but for {others}: by their own rule, other tasks or more of them."
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
