@@ -76,8 +76,12 @@ def test_training_leaves_returns_a_plot_and_a_model(environment, method, policy,
             assert low <= kept[when][name] <= high
     assert all(line["gradient_norm/policy"] > 0 for line in tiny.lines(run / "metrics.jsonl"))
     assert any("return" in line or "reward" in line for line in tiny.lines(run / "metrics.jsonl"))
-    (sample,) = tiny.lines(run / "samples.jsonl")
-    assert len(sample["actions"]) == len(sample["rewards"]) == len(sample["observations"]) > 0
+    samples = tiny.lines(run / "samples.jsonl")
+    assert samples
+    for sample in samples:
+        steps = sample["steps"]
+        assert len(sample["actions"]) == len(steps["reward"]) == len(sample["observations"]) > 0
+        assert len(steps["advantage"]) == len(steps["policy"]) == len(steps["reward"])
     assert (run / "plot.png").is_file()
     again = command("eval", run / "model", "--task", made, "--json")
     assert json.loads(again.out) == kept["after"]

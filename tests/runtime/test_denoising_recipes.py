@@ -81,7 +81,13 @@ def test_training_leaves_rewards_a_plot_and_a_model(tasks, body, chain, tmp_path
     lines = tiny.lines(run / "metrics.jsonl")
     assert all(line["gradient_norm/policy"] > 0 for line in lines)
     assert ["reward" in line for line in lines] == [False] * 4 + [True] * 3
-    assert len(tiny.lines(run / "samples.jsonl")[0]["samples"]) > 0
+    for sample in tiny.lines(run / "samples.jsonl"):
+        steps = len(sample["steps"]["kind"])
+        if "points" in tasks:
+            assert len(sample["points"]) == steps
+        else:
+            assert [at for at, _ in sample["images"]][-1] == steps - 1
+            assert all(image.startswith("data:image/png;base64,") for _, image in sample["images"])
     assert (run / "plot.png").is_file()
     again = command("eval", run / "model", "--task", made, "--json")
     assert json.loads(again.out) == kept["after"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 
 from policyopt.compose import Method
 from policyopt.recipe.base import Recipe, RecipeError
-from policyopt.types import Round
+from policyopt.types import Batch
 
 EVALUATION_SEED = 7_000_001  # of what is sampled to evaluate, the same in every run
 
@@ -67,8 +67,8 @@ class Subject(ABC):
         """A folder that `policy.model` opens."""
 
     @abstractmethod
-    def shown(self, done: Round, world: Any) -> Iterable[Mapping[str, Any]]:
-        """A few rows of a round for people, as records of samples.jsonl."""
+    def shown(self, rows: Batch, steps: int, world: Any) -> Sequence[Mapping[str, Any]]:
+        """What only this kind can say of a few rows (their first steps), for people: one JSON object each."""
 
 
 @dataclass(frozen=True)

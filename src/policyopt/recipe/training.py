@@ -20,16 +20,17 @@ from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
 from policyopt.report.objective import describe
+from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
 from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
 from policyopt.train import rounds
-from policyopt.types import Round
+from policyopt.types import Batch, Round
 
 log = logging.getLogger("policyopt")
 
-SHOWN_EVERY = 10  # rounds between rows written to samples.jsonl
+SHOWN_ROUNDS = 50  # whose rows are written to samples.jsonl, about
 SNAPSHOT_PARAMETERS = 50_000_000  # larger models are not copied in memory before every round
 
 
@@ -42,6 +43,7 @@ class Training:
         if (allowed := built.recipe.stages[-1].budget) is not None:
             self.budget = Budget(allowed, built.program, self.ledger)
             built.program = self.budget.program
+        self.rollouts = Rollouts(built.recipe.samples.rows, built.recipe.samples.steps)
         self.session = Session(
             built.run,
             built.program,
@@ -136,11 +138,19 @@ class Training:
         return {} if found is None else asdict(found)
 
     def _samples(self, done: Round) -> Iterable[Mapping[str, Any]]:
-        """A few rows for people, now and then."""
-        step = self.built.run.step - 1
-        if step % SHOWN_EVERY:
+        """A few rows for people, now and then, and of the last round of every stage."""
+        run, program, asked = self.built.run, self.built.program, self.built.recipe.samples
+        step = run.step - 1
+        stage = program.at(step)
+        every = asked.every or max(1, program.steps // SHOWN_ROUNDS)
+        if not asked.rows or (step % every and step + 1 != stage.start + stage.steps):
             return []
-        return self.built.subject.shown(done, self.built.run.worlds[self.built.program.at(step).method.world])
+        world = run.worlds[stage.method.world]
+
+        def told(rows: Batch, steps: int) -> Sequence[Mapping[str, Any]]:
+            return self.built.subject.shown(rows, steps, world)
+
+        return self.rollouts.records(run, stage, done, told)
 
 
 def train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,7 +30,8 @@ from policyopt.recipe.control.sections import (
     TasksSection,
 )
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
-from policyopt.types import Round
+from policyopt.report.rollouts import rounded
+from policyopt.types import Batch
 from policyopt.update.normalise import UpdateNormaliser
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
@@ -79,34 +80,25 @@ class ControlSubject(Subject):
     def save(self, folder: Path) -> None:
         save_control(self.policy, folder)
 
-    def shown(self, done: Round, world: EnvironmentWorld) -> Iterable[Mapping[str, Any]]:
-        """One row: what was seen, done and paid along the way, thinned out."""
-        row = done.judged[:1]
-        length = int(row.lengths[0])
-        every = max(1, length // SHOWN_STEPS)
-        steps = {name: row.step[name][0, :length:every] for name in ("_obs", "_action", "reward")}
-        seen = steps["_obs"].reshape(len(steps["_obs"]), -1)[:, :SHOWN_NUMBERS]
-        ended = int(row.row["episode_length"][0]) > 0
-        return [
-            {
-                "length": length,
-                "reward": float(row.step["reward"][0].sum()),
-                "return": float(row.row["episode_return"][0]) if ended else None,
-                "every": every,
-                "observations": _rounded(seen),
-                "actions": _rounded(self.policy.emit(steps["_action"])),
-                "rewards": _rounded(steps["reward"]),
+    def shown(self, rows: Batch, steps: int, world: Any) -> Sequence[Mapping[str, Any]]:
+        """What was seen and done at every step, and the return of the episodes that ended here."""
+        found = []
+        for row, valid in enumerate(rows.valid):
+            at = valid.nonzero()[:, 0][:steps]
+            seen = rows.step["_obs"][row, at]
+            said = {
+                "observations": rounded(seen.reshape(len(at), -1)[:, :SHOWN_NUMBERS]),
+                "actions": rounded(self.policy.emit(rows.step["_action"][row, at])),
             }
-        ]
+            if "episode_return" in rows.row and int(rows.row["episode_length"][row]) > 0:
+                said["return"] = rounded(rows.row["episode_return"][row])
+            found.append(said)
+        return found
 
 
 RECORDING_SEED = 20_000_003  # of recorded episodes: they are a data set, the same in every run
-SHOWN_STEPS, SHOWN_NUMBERS = 50, 8  # of a row, and of an observation
+SHOWN_NUMBERS = 8  # of an observation
 CRITICS = (Critic, QCritic)
-
-
-def _rounded(x: torch.Tensor) -> Any:
-    return x.double().cpu().numpy().round(4).tolist() if x.is_floating_point() else x.tolist()
 
 
 def measured(policy: Actor, world: EnvironmentWorld, episodes: int) -> Evaluation:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from policyopt.compose import Method, Nothing, frozen
 from policyopt.engines.plain import generate
@@ -21,11 +22,13 @@ from policyopt.recipe.denoising.policies import Made, is_pipeline, new_policy, o
 from policyopt.recipe.denoising.sections import DenoisingRecipe, EvaluationSection, PolicySection, TasksSection
 from policyopt.recipe.denoising.tasks import Source, make_world, prompts, recorded, source
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
-from policyopt.types import Round
+from policyopt.report.pictures import picture
+from policyopt.report.rollouts import rounded
+from policyopt.types import Batch
 from policyopt.worlds.denoising import DenoisingWorld
 from policyopt.worlds.drawings import as_bytes
 
-SHOWN_POINTS = 16  # of a round, in samples.jsonl
+SHOWN_NUMBERS, SHOWN_IMAGES = 8, 9  # of a point, and of a chain
 DRAWN_POINTS, DRAWN_IMAGES = 1000, 16  # samples in the plot of a run
 
 
@@ -67,13 +70,19 @@ class DenoisingSubject(Subject):
     def save(self, folder: Path) -> None:
         self.made.save(folder)
 
-    def shown(self, done: Round, world: DenoisingWorld) -> Iterable[Mapping[str, Any]]:
-        """A few samples as numbers, an image as bytes."""
-        points = len(self.made.shape) == 1
-        rows = done.judged[: SHOWN_POINTS if points else 1]
-        samples = self.made.decode(rows.row["_latent"]).double().cpu()
-        shown = samples.numpy().round(3) if points else as_bytes(samples).numpy()
-        return [{"samples": shown.tolist(), "reward": rows.step["reward"].sum(1).tolist()}]
+    def shown(self, rows: Batch, steps: int, world: DenoisingWorld) -> Sequence[Mapping[str, Any]]:
+        """Where every step led to: points as numbers, or a few images along the chain."""
+        latents = rows.following("_latent")
+        return [self._chain(latents[row, valid.nonzero()[:, 0][:steps]]) for row, valid in enumerate(rows.valid)]
+
+    def _chain(self, latents: Tensor) -> Mapping[str, Any]:
+        """(T, D) the latents after each step."""
+        if len(self.made.shape) == 1:
+            return {"points": rounded(self.made.decode(latents)[:, :SHOWN_NUMBERS])}
+        at = torch.linspace(0, len(latents) - 1, min(SHOWN_IMAGES, len(latents))).round().long()
+        images = as_bytes(colours(self.made.decode(latents[at.to(latents.device)]).cpu()))
+        shown = [picture(image) for image in images.permute(0, 2, 3, 1).numpy()]
+        return {"images": [list(pair) for pair in zip(at.tolist(), shown, strict=True)]}
 
     def draw(self, figure: Any) -> None:
         """Fresh samples beside the data."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from policyopt.recipe.language.sections import (
     TasksSection,
 )
 from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, training_entries, verifier_name
-from policyopt.types import Round
+from policyopt.types import Batch
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import TokenWorld
 
@@ -71,12 +71,23 @@ class LanguageSubject(Subject):
     def save(self, folder: Path) -> None:
         save_language(self.policy, folder, self.tokenizer)
 
-    def shown(self, done: Round, world: TokenWorld) -> Iterable[Mapping[str, Any]]:
-        rows = done.judged[:2]
-        reward = rows.step["reward"].sum(1).tolist()
+    def shown(self, rows: Batch, steps: int, world: TokenWorld) -> Sequence[Mapping[str, Any]]:
+        """Prompt, answer, and the text of every step."""
         prompts = [world.decode(world.prompts[task]) for task in rows.row["task"].tolist()]
-        shown = zip(prompts, world.texts(rows), reward, strict=True)
-        return [{"prompt": p, "answer": a, "reward": r} for p, a, r in shown]
+        tokens = [token[valid][:steps].tolist() for token, valid in zip(rows.step["_token"], rows.valid, strict=True)]
+        decode = world.decode_raw or world.decode
+        shown = zip(prompts, world.texts(rows), tokens, strict=True)
+        return [{"prompt": p, "answer": a, "tokens": pieces(decode, t)} for p, a, t in shown]
+
+
+def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[str]:
+    """The text of every token behind the one before it (a token alone may lose a leading space)."""
+    found = []
+    for index, token in enumerate(tokens):
+        before = decode(list(tokens[max(0, index - 1) : index])) if index else ""
+        both = decode(list(tokens[max(0, index - 1) : index + 1]))
+        found.append(both[len(before) :] if both.startswith(before) else decode([token]))
+    return found
 
 
 def measured(policy: Language, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:
