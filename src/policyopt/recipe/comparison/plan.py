@@ -89,7 +89,9 @@ class Plan(Section):
         if value is not None and self.tune is not None:
             options[self.tune.option] = value
         last |= {"method": section.method or arm, "steps": MOST_ROUNDS, "options": options}
-        last["budget"] = self.budget.model_dump(mode="json")
+        # Tuning looks at the end alone.
+        evaluations = 1 if seed >= TUNING_SEED else self.budget.evaluations
+        last["budget"] = self.budget.model_copy(update={"evaluations": evaluations}).model_dump(mode="json")
         try:
             return make_recipe({**data, "seed": seed})
         except RecipeError as error:
