@@ -91,6 +91,32 @@ def _finish(training: Any) -> None:
     outcome.show(console)
 
 
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="Path of a recipe, or the folder of a run: checked where it stands.")],
+    changes: Changes = None,
+    batches: Annotated[int, typer.Option(help="Batches of every stage.", min=1)] = 2,
+    rows: Annotated[int, typer.Option(help="Rows by which sampler and trainer are compared.", min=8)] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Flight check: sample a few batches without training and say what is wrong; exit code 1 on a fault."""
+    from policyopt.evaluation.flight import as_json as in_json
+    from policyopt.evaluation.flight.collect import Sizes
+    from policyopt.recipe.flight import flight
+    from policyopt.report.flight import show
+
+    _quiet()
+    flown = flight(target, changes or [], Sizes(batches, rows))
+    if as_json:
+        found = in_json(flown)
+        print(json.dumps(found, indent=2))
+        faults = found["faults"]
+    else:
+        faults = show(flown, console)
+    if faults:
+        raise typer.Exit(1)
+
+
 @app.command(name="eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, or hub:owner/name.")],
