@@ -35,11 +35,16 @@ def made(
             "constraint.kl.weight": 0,
             "credit.gamma": s.gamma,
             "credit.lam": s.lam,
-            "objective.policy.loss.clip_low": s.clip,
-            "objective.policy.loss.clip_high": s.clip,
+            "credit.whitened": False,  # over every minibatch instead, as the peers do
+            "objective.policy.loss": {
+                "part": "standardised_advantages",
+                "discounted": False,
+                "loss": {"part": "clipped_surrogate", "clip_low": s.clip, "clip_high": s.clip},
+            },
             "update.epochs": s.epochs,
             "update.minibatches": s.batch // s.minibatch,
             "update.clip_norm": s.clip_norm,
+            "update.clip_over": "all",
         },
     )
     adam = AdamW(s.learning_rate, epsilon=1e-5, schedule=Linear() if normalised else Constant())

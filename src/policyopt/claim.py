@@ -6,6 +6,7 @@ Nothing here runs anything.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -126,7 +127,31 @@ class Claim:
 
 
 def _plain(value: Any) -> Any:
-    """JSON data; a part is its repr, without the addresses of functions in it, which no two processes share."""
+    """JSON data; a part is its name with the options that differ from their defaults, so that an option which a part
+    gains later changes no criterion. Without the addresses of functions, which no two processes share."""
     if isinstance(value, (str, int, float, bool, type(None))):
         return value
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return re.sub(r" at 0x[0-9a-f]+", "", _said(value))
+
+
+def _said(value: Any) -> str:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = [
+            f"{option.name}={_said(getattr(value, option.name))}"
+            for option in dataclasses.fields(value)
+            if option.repr and getattr(value, option.name) != _default(option)
+        ]
+        return f"{type(value).__qualname__}({', '.join(changed)})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_said(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(map(_said, value))
+        return f"({inner}{',' if len(value) == 1 else ''})" if isinstance(value, tuple) else f"[{inner}]"
+    return repr(value)
+
+
+def _default(option: dataclasses.Field[Any]) -> Any:
+    """An option's default; `dataclasses.MISSING` if it has none."""
+    if option.default_factory is not dataclasses.MISSING:
+        return option.default_factory()
+    return option.default

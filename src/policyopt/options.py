@@ -198,7 +198,7 @@ def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def _convert(option: Option, value: Any) -> Any:
-    if isinstance(option.value, Part):
+    if isinstance(option.value, Part) or _takes_parts(option.type) and isinstance(value, (str, Mapping)):
         return _part(option, value)
     if isinstance(value, str) and value.lower() in ("none", "null"):
         value = None
@@ -212,6 +212,10 @@ def _convert(option: Option, value: Any) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+
+
+def _takes_parts(wanted: Any) -> bool:
+    return inspect.isclass(wanted) and issubclass(wanted, Part)
 
 
 def _literals(value: Any) -> tuple[Any, ...]:

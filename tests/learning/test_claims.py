@@ -38,6 +38,8 @@ from policyopt.report.cards import card, plot
 from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import list_methods, markdown
 from policyopt.report.verification import UnknownFamilyError, in_families
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.optimizers import SGD, Constant
 
 CARDS = Path(__file__).parents[2] / "docs" / "methods"
 # Enough rounds for every experiment to have something to average; far too few to learn.
@@ -102,6 +104,16 @@ def test_malformed_claims_are_refused(broken):
 def test_tuning_needs_a_choice():
     with pytest.raises(ClaimError, match="two or more"):
         Tuning("update.learning_rate", (0.1,))
+
+
+def test_a_criterion_names_only_what_differs_from_the_defaults():
+    """So an option that a part gains changes no criterion."""
+    part = GradientSteps({"policy": SGD(0.5)}, clip_norm=None)
+    told = replace(FAKE, treated=Arm("grpo", {"update": part, "after": (Constant(),)}, label="better")).criterion()
+    assert told["treated"]["overrides"] == {
+        "update": "GradientSteps(optimizers={'policy': SGD(learning_rate=0.5)}, clip_norm=None)",
+        "after": "(Constant(),)",
+    }
 
 
 def test_a_criterion_is_the_same_in_every_process():

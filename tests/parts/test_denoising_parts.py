@@ -94,6 +94,19 @@ def test_standardised_advantages_equal_the_loops() -> None:
         close(same, gradient)
 
 
+def test_without_discount_none_is_read() -> None:
+    batch = ragged()
+    loss = StandardisedAdvantages(ClippedSurrogate(0.2, 0.2), discounted=False)
+    found, gradient = full_step(context(method(Term("a", loss, TokenMean())), grids()), batch)
+    one = batch.with_steps({"discount": torch.ones(4, 13)})
+    made = method(Term("a", replace(loss, discounted=True), TokenMean()), sampling=Fixed(one, ("advantage", "discount")))
+    expected, other = full_step(context(made, grids()), one)
+    close(found, expected)
+    close(gradient, other)
+    assert "discount" not in loss.reads
+    assert "discount" not in loss.formula
+
+
 def test_random_steps_are_a_share_of_the_trained_ones_and_differ_by_round() -> None:
     batch = ragged((5, 10, 20, 1))
     ctx = context(method(), grids())

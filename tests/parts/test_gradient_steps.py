@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cases import CASES, rich
 from policyopt.compose import CompositionError, Loss, Term
 from policyopt.objective.surrogates import PolicyGradient
+from policyopt.objective.value import SquaredValueError
 from policyopt.types import Round
 from policyopt.update.averaging import SequenceMean, SequenceSum, TokenMean
 from policyopt.update.following import Average, Refresh
@@ -103,6 +104,26 @@ def test_gradient_norm_is_reported_before_it_is_bounded() -> None:
         change = (models["policy"].logp.detach() - before)[:4, 0]
         close(change, [moved] * 4, 1e-6, what=f"bound {bound}")
         close(ctx.meter.result()["gradient_norm/policy"], 1.5)
+
+
+@pytest.mark.parametrize(("over", "moved"), [("model", (0.5, 0.5)), ("all", (0.3, 0.4))])
+def test_the_bound_is_on_each_model_or_on_all_together(over, moved) -> None:
+    """Gradients 3/4 and 1 on 4 rows: norms 1.5 and 2, together 2.5; the bound is 1."""
+    batch = per_row(per_row(ragged((1, 1, 1, 1)), [3.0] * 4), [4.0] * 4, "return")
+    models = {"policy": grids()["policy"], "critic": Grid(values=torch.zeros(8, 14))}
+    before = models["policy"].logp.detach().clone()
+    terms = (
+        Term("a", PolicyGradient(), SequenceSum()),
+        Term("value", SquaredValueError(), SequenceSum(), trains="critic"),
+    )
+    update = GradientSteps({"policy": SGD(1.0), "critic": SGD(1.0)}, clip_norm=1.0, clip_over=over)
+    ctx = context(method(*terms, update=update), models)
+    update(ctx, batch)
+    close((models["policy"].logp.detach() - before)[:4, 0], [moved[0]] * 4, 1e-5)
+    close(models["critic"].values.detach()[:4, 0], [moved[1]] * 4, 1e-5)
+    found = ctx.meter.result()
+    close(found["gradient_norm/policy"], 1.5)
+    close(found["gradient_norm/critic"], 2.0)
 
 
 def test_the_optimiser_is_kept_between_calls_and_told_its_rate() -> None:

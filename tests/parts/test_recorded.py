@@ -75,9 +75,10 @@ def weights(run: Run) -> list[Tensor]:
     return [p for name in ("policy", "critic") for p in run.models[name].parameters()]
 
 
-def test_recorded_updates_are_the_eager_ones_bit_for_bit() -> None:
-    eager, expected = trained(composed("eager"))
-    recorded, found = trained(composed("recorded"))
+@pytest.mark.parametrize("options", [{}, {"clip_over": "all", "clip_norm": 0.1}], ids=["each", "together"])
+def test_recorded_updates_are_the_eager_ones_bit_for_bit(options) -> None:
+    eager, expected = trained(composed("eager", **options))
+    recorded, found = trained(composed("recorded", **options))
     for a, b in zip(weights(eager), weights(recorded), strict=True):
         assert torch.equal(a, b)
     assert found == expected

@@ -9,6 +9,8 @@ import tiny
 
 import policyopt
 from policyopt.compose import CompositionError
+from policyopt.objective.advantages import StandardisedAdvantages
+from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.options import options as options_of
 from policyopt.recipe.build import build
 from policyopt.recipe.schema import RecipeError, load_recipe
@@ -299,3 +301,12 @@ def test_the_part_of_an_axis_is_exchanged_as_a_whole():
     ):
         with pytest.raises(CompositionError, match=message):
             policyopt.override(ppo, wrong)
+
+
+def test_a_part_inside_a_part_is_given_by_name_too():
+    inner = {"part": "clipped_surrogate", "clip_low": "0.3"}
+    given = {"part": "standardised_advantages", "loss": inner, "discounted": "false"}
+    made = policyopt.override(policyopt.load("ppo"), {"objective.policy.loss": given}).objective[0].loss
+    assert made == StandardisedAdvantages(ClippedSurrogate(clip_low=0.3), discounted=False)
+    with pytest.raises(CompositionError, match="did you mean 'clipped_surrogate'"):
+        policyopt.override(policyopt.load("ppo"), {"objective.policy.loss": {**given, "loss": "clipped_surogate"}})

@@ -18,12 +18,14 @@ from policyopt.types import Batch
 @dataclass(frozen=True)
 class StandardisedAdvantages(Loss):
     """A loss whose advantages are standardised over the trained steps of every optimiser step, clamped to two of their
-    quantiles (0 and 1: not at all) and only then multiplied by the column `discount` (DPPO's order, arXiv 2409.00588,
-    released code)."""
+    quantiles (0 and 1: not at all) and only then, if `discounted`, multiplied by the column `discount` (DPPO's order,
+    arXiv 2409.00588, released code). Without discount it is what most released code of PPO does; the credit is then
+    not to whiten."""
 
     loss: Loss = field(default_factory=ClippedSurrogate)
     low: float = 0.0
     high: float = 1.0
+    discounted: bool = True
 
     needs = "a discount for every step"
 
@@ -33,11 +35,12 @@ class StandardisedAdvantages(Loss):
 
     @property
     def formula(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{self.loss.formula}; A = discount * clamp((A - mean A) / std A, quantiles)"
+        discount = "discount * " if self.discounted else ""
+        return f"{self.loss.formula}; A = {discount}clamp((A - mean A) / std A, quantiles)"
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (*self.loss.reads, "discount")
+        return (*self.loss.reads, *(("discount",) if self.discounted else ()))
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -50,7 +53,9 @@ class StandardisedAdvantages(Loss):
         if trained.any():
             low, high = (torch.quantile(advantage[trained], q) for q in (self.low, self.high))
             advantage = advantage.clamp(low, high)
-        return self.loss.plan(seen, batch.with_steps({"advantage": advantage * batch.step["discount"]}))
+        if self.discounted:
+            advantage = advantage * batch.step["discount"]
+        return self.loss.plan(seen, batch.with_steps({"advantage": advantage}))
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return self.loss(seen, batch)

@@ -136,9 +136,10 @@ class Gradients(Part, ABC):
     """One update after another: of each model in the order of `optimizers`, by its own terms and parameters only.
 
     micro_rows: rows per forward pass (memory only: the result is the same). clip_norm: bound on the gradient's
-    Euclidean norm, per model. every: a model's step is taken at every n-th update only (delayed policies).
-    after_step: called with the run's context after every update (averages of weights). stop: (seen, batch) -> bool
-    before an update; if it holds, the rest of the round's updates is left out.
+    Euclidean norm: of each model's, or (clip_over "all") of all of them together, which are then taken at the same
+    weights, as if one optimiser trained policy and critic. every: a model's step is taken at every n-th update only
+    (delayed policies). after_step: called with the run's context after every update (averages of weights). stop: (seen,
+    batch) -> bool before an update; if it holds, the rest of the round's updates is left out.
     execution: "recorded" replays the operations of the first update (the same numbers, less overhead: it pays for small
     models); "compiled" has torch compile them (numbers differ by rounding; needs a C++ compiler, takes some seconds).
     """
@@ -146,6 +147,7 @@ class Gradients(Part, ABC):
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     micro_rows: int | None = None
     clip_norm: float | None = 1.0
+    clip_over: Literal["model", "all"] = "model"
     every: Mapping[str, int] = field(default_factory=dict)
     after_step: tuple[Callable[..., None], ...] = ()
     stop: Any = None
@@ -185,39 +187,35 @@ class Gradients(Part, ABC):
 
     def update(self, ctx: Any, batch: Batch, rows: Tensor | None = None) -> None:
         """One step of every model whose turn it is."""
+        turn = [model for model in self.optimizers if not (ctx.updates + 1) % self.every.get(model, 1)]
         part = None
-        for model in self.optimizers:
-            if (ctx.updates + 1) % self.every.get(model, 1):
-                continue
-            if self.execution != "eager":
-                self.replay(ctx, batch, rows, model)
-                continue
-            if part is None:
-                part = batch if rows is None else batch[rows]
-            self.step(ctx, part, model)
+        for models in [turn] if self.clip_over == "all" else [[model] for model in turn]:
+            for model in models:
+                if self.execution != "eager":
+                    self.replay(ctx, batch, rows, model)
+                    continue
+                if part is None:
+                    part = batch if rows is None else batch[rows]
+                self.differentiate(ctx, part, model)
+            self.apply(ctx, models)
         ctx.count_update()
         for hook in self.after_step:
             hook(ctx)
 
-    def step(self, ctx: Any, batch: Batch, model: str) -> None:
-        """One optimiser step of one model."""
-        terms = terms_of(ctx, model)
-        optimizer = ctx.optimizer(model, self.optimizers[model])
-        parameters = parameters_of(optimizer)
+    def differentiate(self, ctx: Any, batch: Batch, model: str) -> None:
+        """Give a model's parameters the gradients of its terms."""
+        parameters = self._parameters(ctx, model)
         for parameter in parameters:
             parameter.grad = None
-        for loss in losses(ctx, batch, terms, self.micro_rows):
+        for loss in losses(ctx, batch, terms_of(ctx, model), self.micro_rows):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
-        self.apply(ctx, model, optimizer)
 
     def replay(self, ctx: Any, batch: Batch, rows: Tensor | None, model: str) -> None:
         """The same, by the operations that the first such step recorded."""
         if self.micro_rows is not None:
             raise CompositionError(f"execution={self.execution!r} takes a minibatch at once; set micro_rows to none")
-        terms = terms_of(ctx, model)
-        optimizer = ctx.optimizer(model, self.optimizers[model])
-        parameters = parameters_of(optimizer)
+        terms, parameters = terms_of(ctx, model), self._parameters(ctx, model)
 
         def loss(recorded: Any, part: Batch) -> Tensor:
             return sum(losses(recorded, part, terms), torch.zeros(()))
@@ -226,30 +224,42 @@ class Gradients(Part, ABC):
         gradients = recordings.gradients(ctx, loss, parameters, batch, rows, compiled=self.execution == "compiled")
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        self.apply(ctx, model, optimizer)
 
-    def apply(self, ctx: Any, model: str, optimizer: torch.optim.Optimizer) -> None:
-        """Move a model by the gradients that its parameters hold, within the bound on their norm."""
-        terms, spec = [term.name for term in terms_of(ctx, model)], self.optimizers[model]
-        for group in optimizer.param_groups:
-            group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
-        for name in terms:
-            ctx.meter.add(f"loss/{name}", 0.0, 1)
-        parameters = parameters_of(optimizer)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = total_norm(gradients)
+    def apply(self, ctx: Any, models: Sequence[str]) -> None:
+        """Move models by the gradients that their parameters hold, within the bound on the norm of all of them."""
+        norms = {model: self._norm(ctx, model) for model in models}
+        norm = math.hypot(*norms.values())  # of one model: its own, to the bit
+        for model in models:
+            parameters = self._parameters(ctx, model)
+            if self.clip_norm is not None and norm > self.clip_norm:
+                for parameter in parameters:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(self.clip_norm / (norm + 1e-6))
+            for term in terms_of(ctx, model):
+                ctx.meter.add(f"loss/{term.name}", 0.0, 1)
+            ctx.meter.add(f"gradient_norm/{model}", norms[model], 1)
+            optimizer, spec = self._optimizer(ctx, model), self.optimizers[model]
+            for group in optimizer.param_groups:
+                group["lr"] = spec.at(ctx.stage_step, ctx.stage_total)
+            optimizer.step()
+            for parameter in parameters:
+                parameter.grad = None
+
+    def _norm(self, ctx: Any, model: str) -> float:
+        norm = total_norm([p.grad for p in self._parameters(ctx, model) if p.grad is not None])
         if not math.isfinite(norm):
             raise NonFiniteGradientError(
-                f"the gradient of {model!r} is {norm} in round {ctx.step} (terms {terms}); "
-                "the model was left as it was. Lower the learning rate or look at the rewards of this round"
+                f"the gradient of {model!r} is {norm} in round {ctx.step} (terms "
+                f"{[term.name for term in terms_of(ctx, model)]}); the model was left as it was. Lower the learning "
+                "rate or look at the rewards of this round"
             )
-        if self.clip_norm is not None and norm > self.clip_norm:
-            for gradient in gradients:
-                gradient.mul_(self.clip_norm / (norm + 1e-6))
-        ctx.meter.add(f"gradient_norm/{model}", norm, 1)
-        optimizer.step()
-        for parameter in parameters:
-            parameter.grad = None
+        return norm
+
+    def _optimizer(self, ctx: Any, model: str) -> torch.optim.Optimizer:
+        return ctx.optimizer(model, self.optimizers[model])
+
+    def _parameters(self, ctx: Any, model: str) -> list[torch.nn.Parameter]:
+        return parameters_of(self._optimizer(ctx, model))
 
 
 def terms_of(ctx: Any, model: str) -> list[Term]:
