@@ -198,7 +198,7 @@ def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def _convert(option: Option, value: Any) -> Any:
-    if isinstance(option.value, Part) or _takes_parts(option.type) and isinstance(value, (str, Mapping)):
+    if isinstance(option.value, Part) or (_takes_parts(option.type) and isinstance(value, (str, Mapping))):
         return _part(option, value)
     if isinstance(value, str) and value.lower() in ("none", "null"):
         value = None

@@ -99,7 +99,9 @@ def test_without_discount_none_is_read() -> None:
     loss = StandardisedAdvantages(ClippedSurrogate(0.2, 0.2), discounted=False)
     found, gradient = full_step(context(method(Term("a", loss, TokenMean())), grids()), batch)
     one = batch.with_steps({"discount": torch.ones(4, 13)})
-    made = method(Term("a", replace(loss, discounted=True), TokenMean()), sampling=Fixed(one, ("advantage", "discount")))
+    made = method(
+        Term("a", replace(loss, discounted=True), TokenMean()), sampling=Fixed(one, ("advantage", "discount"))
+    )
     expected, other = full_step(context(made, grids()), one)
     close(found, expected)
     close(gradient, other)
