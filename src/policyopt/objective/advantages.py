@@ -50,7 +50,7 @@ class StandardisedAdvantages(Loss):
         total: Any = getattr(seen, "ctx").total  # noqa: B009
         trained = batch.trained
         advantage = whiten(batch.step["advantage"], trained, total)
-        if trained.any():
+        if (self.low, self.high) != (0, 1) and trained.any():
             low, high = (torch.quantile(advantage[trained], q) for q in (self.low, self.high))
             advantage = advantage.clamp(low, high)
         if self.discounted:
