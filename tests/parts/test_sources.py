@@ -6,7 +6,7 @@ import re
 import pytest
 
 from policyopt.worlds.sources import fill, folder_entries, jsonl_entries, reasoning_gym_entries
-from policyopt.worlds.tasks import Entry, SourceError
+from policyopt.worlds.tasks import Candidate, Entry, SourceError, pair
 from policyopt.worlds.verifiers import verifier
 
 TURN = {"role": "user", "content": "2+2?"}
@@ -152,12 +152,12 @@ def test_jsonl_with_windows_line_ends_byte_order_mark_and_unicode_separators(tmp
     ],
 )
 def test_preference_forms_agree(tmp_path, record):
-    assert jsonl_entries(write(tmp_path, record)) == [Entry(None, (TURN,), "", chosen="4", rejected="5")]
+    assert jsonl_entries(write(tmp_path, record)) == [Entry(None, (TURN,), "", candidates=pair("4", "5"))]
 
 
 def test_string_preference(tmp_path):
     path = write(tmp_path, {"prompt": "2+2?", "chosen": "4", "rejected": "5", "score": 0.5})
-    assert jsonl_entries(path) == [Entry("2+2?", None, "", {"score": 0.5}, chosen="4", rejected="5")]
+    assert jsonl_entries(path) == [Entry("2+2?", None, "", {"score": 0.5}, candidates=pair("4", "5"))]
 
 
 def test_implicit_prompt_keeps_every_shared_turn(tmp_path):
@@ -165,7 +165,7 @@ def test_implicit_prompt_keeps_every_shared_turn(tmp_path):
     path = write(tmp_path, {"chosen": [*shared, GOOD], "rejected": [*shared, BAD]})
     (task,) = jsonl_entries(path)
     assert task.messages == tuple(shared)
-    assert (task.chosen, task.rejected) == ("4", "5")
+    assert task.candidates == pair("4", "5")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_implicit_prompt_keeps_every_shared_turn(tmp_path):
         ('{"messages": [{"role": "user"}], "answer": "4"}', "message 0 of 'messages' must have a string 'content'"),
         ('{"prompt": "a", "chosen": "b"}', "'rejected' is missing"),
         ('{"prompt": "a", "chosen": "b", "rejected": 3}', "'rejected' must be a string or a list of messages"),
-        ('{"chosen": "ab", "rejected": "ac"}', "no safe prompt"),
+        ('{"chosen": "ab", "rejected": "ac"}', "begin with no word in common"),
         ('{"prompt": "a", "answer": "4", "k": 1, "metadata": {"k": 2}}', "fields ['k'] stand both"),
         ('{"prompt": "a", "answer": "4", "metadata": 3}', "'metadata' must be an object"),
         ('{"prompt": "a", "completion": "b", "demonstration": "b"}', "either 'demonstration' or 'completion'"),
@@ -228,7 +228,7 @@ def test_saved_folders(tmp_path):
     ]
     table = datasets.Dataset.from_list(rows)
     table.save_to_disk(str(tmp_path / "one"))
-    expected = [Entry("2+2?", None, "4"), Entry("2+2?", None, "", chosen="4", rejected="5")]
+    expected = [Entry("2+2?", None, "4"), Entry("2+2?", None, "", candidates=pair("4", "5"))]
     assert folder_entries(tmp_path / "one") == expected
     datasets.DatasetDict({"train": table}).save_to_disk(str(tmp_path / "split"))
     assert folder_entries(tmp_path / "split", "train") == expected
@@ -260,5 +260,5 @@ def test_an_entry_is_one_question():
         Entry(None, None, "b")
     with pytest.raises(SourceError, match="messages are empty"):
         Entry(None, (), "b")
-    with pytest.raises(SourceError, match="both chosen and rejected"):
-        Entry("a", None, chosen="b")
+    with pytest.raises(SourceError, match="needs a label"):
+        Entry("a", None, candidates=(Candidate("b", 0),))

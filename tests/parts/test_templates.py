@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from policyopt.worlds.prompts import token_world
-from policyopt.worlds.tasks import Entry
+from policyopt.worlds.tasks import Entry, pair
 from policyopt.worlds.tokens import WorldError
 
 LOOP = "{% for m in messages %}"
@@ -126,7 +126,7 @@ def test_trap_31_a_template_that_rewrites_its_prompt_is_refused() -> None:
     )
     words = tokenizer(rewriting, "</s>")
     with pytest.raises(WorldError, match=r"writes a prompt otherwise once an answer stands behind it.*new.*old"):
-        token_world([Entry(None, QUESTION[1:], chosen="4", rejected="5")], words, limit=9)
+        token_world([Entry(None, QUESTION[1:], candidates=pair("4", "5"))], words, limit=9)
     # Sampling from it is safe: trained on are the sampled tokens themselves, never a second rendering.
     world = token_world([Entry(None, QUESTION[1:])], words, limit=9)
     assert words.decode(world.prompts[0]) == "[new] What is 2 + 2?\n"

@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerFast
 from policyopt.policies.checkpoint import new_language
 from policyopt.policies.tokenizer import character_tokenizer
 from policyopt.types import NO_TOKEN, Batch, Finish, Source, StepKind
+from policyopt.worlds.compared import pair
 from policyopt.worlds.prompts import encode_prompts, render_prompts, token_world
 from policyopt.worlds.tasks import Entry
-from policyopt.worlds.tokens import Pair, TokenWorld, WorldError
+from policyopt.worlds.tasks import pair as preferred
+from policyopt.worlds.tokens import TokenWorld, WorldError
 
 EOS = 9
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
@@ -132,7 +134,7 @@ def test_trap_36_prompts_without_room_or_tokens_are_counted_when_loaded():
     with pytest.raises(WorldError, match=r"recorded answer and EOS must fit .* 8 positions; 1 of 3"):
         world(positions=8, recorded_answers=[[1] * 5, [1] * 6, [1]])
     with pytest.raises(WorldError, match="pairs needs one entry per task: 1 for 3"):
-        world(pairs=[Pair([1], [2])])
+        world(pairs=[pair([1], [2])])
 
 
 def test_grades_are_nan_where_the_judge_has_none():
@@ -174,7 +176,7 @@ def test_recorded_answers_end_and_are_trained_but_were_sampled_by_nobody():
 
 
 def test_pairs_are_rows_of_one_draw():
-    tokens = world(pairs=[Pair([1], [2, 3]), Pair([4, 4], [5]), Pair([], [6])])
+    tokens = world(pairs=[pair([1], [2, 3]), pair([4, 4], [5]), pair([], [6])])
     tasks = tokens.tasks(torch.tensor([1, 2, 1])).with_rows({"group": torch.tensor([30, 31, 32])})
     batch = tokens.recorded_pairs(tasks)
     assert tokens.answers(batch) == [[4, 4, EOS], [5, EOS], [EOS], [6, EOS], [4, 4, EOS], [5, EOS]]
@@ -243,7 +245,7 @@ def test_trap_32_raw_text_shows_special_tokens_to_a_reward():
 def test_trap_43_both_sides_of_a_pair_continue_the_same_prompt_tokens():
     """ "ca" + "b1" would merge across the border into c, ab, 1: then only one side would have another prompt."""
     tokenizer = tokenizer_with()
-    tokens = token_world([Entry("ca", None, chosen="b1", rejected="1")], tokenizer, limit=5)
+    tokens = token_world([Entry("ca", None, candidates=preferred("b1", "1"))], tokenizer, limit=5)
     merged = tokenizer("cab1").input_ids
     prompt = tokenizer("ca").input_ids
     assert merged[: len(prompt)] != prompt

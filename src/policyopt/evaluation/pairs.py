@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from policyopt.evaluation.statistics import Interval, proportion_interval
+from policyopt.evaluation.statistics import Interval, mean_interval, proportion_interval
 
-CHUNK = 256  # pairs that are scored together; a bound on memory only
+CHUNK = 256  # tasks that are scored together; a bound on memory only
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """accuracy: share of pairs whose chosen answer has the higher log-probability, summed over its tokens and EOS."""
+    """accuracy: share of pairs whose better answer has the higher log-probability, summed over its tokens and EOS; of
+    ranked lists the mean of every list's share. pairs: how many were compared."""
 
     accuracy: Interval
     pairs: int
@@ -30,13 +32,33 @@ class Agreement:
 
 
 def agreement(policy: Any, world: Any) -> Agreement:
-    """Over every pair of a world; equal log-probabilities agree with nobody."""
+    """Over every pair of a world; equal log-probabilities agree with nobody. Of a list of more than two answers all
+    pairs count whose labels differ, and the interval is over lists."""
     device = next(policy.parameters()).device
-    agreed = 0
+    agreed, compared = [], []
     for ids in torch.arange(world.size, device=device).split(CHUNK):
-        rows = world.recorded_pairs(world.tasks(ids))
+        rows = world.recorded_pairs(world.tasks(ids).with_rows({"group": ids}))
         with torch.no_grad():
-            scored = policy.score(rows).logp.double()
-        chosen, rejected = scored.where(rows.own, 0).sum(1).view(-1, 2).unbind(1)
-        agreed += int((chosen > rejected).sum())
-    return Agreement(proportion_interval(agreed, world.size), world.size)
+            said = policy.score(rows).logp.double().where(rows.own, 0).sum(1)
+        first, second = better_and_worse(rows.row["pair"], rows.row["rank"], rows.row["label"])
+        place = rows.row["pair"][first] - ids[0]
+        right = (said[first] > said[second]).long()
+        for counts, values in ((agreed, right), (compared, torch.ones_like(right))):
+            counts.append(torch.zeros_like(ids).index_add(0, place, values))
+    hits, counts = torch.cat(agreed), torch.cat(compared)
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    if not len(counts):
+        raise ValueError("agreement needs answers that are better than others; all labels are equal")
+    if int(counts.max()) == 1:
+        return Agreement(proportion_interval(int(hits.sum()), len(counts)), len(counts))
+    return Agreement(mean_interval((hits / counts).tolist()), int(counts.sum()))
+
+
+def better_and_worse(pair: Tensor, rank: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (M,) and (M,) of every two rows of a pair or list of which one is better: it has the lower rank and, in a
+    longer list, where ranks may hide ties, another label."""
+    same = pair[:, None] == pair[None, :]
+    differ = (label[:, None] != label[None, :]) | (same.sum(1) == 2)[:, None]
+    ahead = (rank[:, None] < rank[None, :]) & differ
+    first, second = (same & ahead).nonzero().unbind(1)
+    return first, second

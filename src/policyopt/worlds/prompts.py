@@ -9,8 +9,9 @@ from functools import partial
 from string import Formatter
 from typing import Any, Literal
 
-from policyopt.worlds.tasks import Entry
-from policyopt.worlds.tokens import Judge, Pair, TokenWorld, WorldError
+from policyopt.worlds.compared import Ranked
+from policyopt.worlds.tasks import Candidate, Entry
+from policyopt.worlds.tokens import Judge, TokenWorld, WorldError
 
 
 def render_prompts(entries: Sequence[Entry], tokenizer: Any) -> list[list[int]]:
@@ -169,6 +170,49 @@ def _encode(texts: Sequence[str], tokenizer: Any, *, special: bool) -> list[list
     return tokenizer(list(texts), add_special_tokens=special, return_attention_mask=False).input_ids
 
 
+def ranked_answers(entries: Sequence[Entry], prompts: Sequence[list[int]], tokenizer: Any) -> list[Ranked]:
+    """The candidates of every entry as tokens behind the entry's prompt, which is tokenized once for all of them; empty
+    if there are none. WorldError: only some entries have candidates, only some of those several, or a number."""
+    everything = [(entry, candidate) for entry in entries for candidate in entry.candidates]
+    _all_or_none("a preference pair, a ranked list or a label", sum(map(bool, _counts(entries))), len(entries))
+    if not everything:
+        return []
+    _all_or_none("answers to compare, not a single one,", sum(count > 1 for count in _counts(entries)), len(entries))
+    for name in sorted({name for _, candidate in everything for name in candidate.numbers}):
+        having = sum(all(name in candidate.numbers for candidate in entry.candidates) for entry in entries)
+        _all_or_none(f"the number {name!r} of each answer", having, len(entries))
+    begun = [_begun(entry, candidate) for entry, candidate in everything]
+    own = iter(render_prompts([start for start in begun if start is not None], tokenizer))
+    shared = [prompt for prompt, entry in zip(prompts, entries, strict=True) for _ in entry.candidates]
+    starts = [prompt if start is None else next(own) for prompt, start in zip(shared, begun, strict=True)]
+    asked = [entry if start is None else start for (entry, _), start in zip(everything, begun, strict=True)]
+    answers = recorded_answers(asked, starts, [candidate.text for _, candidate in everything], tokenizer)
+    found, place = [], 0
+    for entry in entries:
+        here, candidates = slice(place, place + len(entry.candidates)), entry.candidates
+        numbers = {name: [candidate.numbers[name] for candidate in candidates] for name in candidates[0].numbers}
+        apart = any(start is not None for start in begun[here])
+        found.append(Ranked(answers[here], [c.rank for c in candidates], numbers, starts[here] if apart else None))
+        place = here.stop
+    return found
+
+
+def _counts(entries: Sequence[Entry]) -> list[int]:
+    return [len(entry.candidates) for entry in entries]
+
+
+def _begun(entry: Entry, candidate: Candidate) -> Entry | None:
+    """What a segment of its own begins with."""
+    if candidate.start is None:
+        return None
+    return Entry.asking(candidate.start, entry.answer)
+
+
+def _all_or_none(what: str, having: int, size: int) -> None:
+    if 0 < having < size:
+        raise WorldError(f"either every entry has {what} or none has; {having} of {size} have")
+
+
 def token_world(
     entries: Sequence[Entry],
     tokenizer: Any,
@@ -177,19 +221,16 @@ def token_world(
     positions: int | None = None,
     instructions: Mapping[str, Instruction] | None = None,
 ) -> TokenWorld:
-    """The world of some entries. Demonstrations or preference pairs are kept if every entry has them; both sides
-    of a pair continue the same prompt tokens. instructions: words for what tasks may additionally be told."""
+    """The world of some entries. Demonstrations or preferences are kept if every entry has them; where there are
+    preferences and no demonstrations, the best answers are demonstrations. instructions: words for what tasks may
+    additionally be told."""
     prompts = render_prompts(entries, tokenizer)
-
-    def recorded(name: str, field: str) -> list[list[int]]:
-        texts = [text for entry in entries if (text := getattr(entry, field)) is not None]
-        if 0 < len(texts) < len(entries):
-            raise WorldError(f"either every entry has {name} or none has; {len(texts)} of {len(entries)} have")
-        return recorded_answers(entries, prompts, texts, tokenizer) if texts else []
-
-    demonstrations = recorded("a demonstration", "demonstration")
-    sides = recorded("a preference pair", "chosen"), recorded("a preference pair", "rejected")
-    pairs = [Pair(*both) for both in zip(*sides, strict=True)]
+    shown = [entry.demonstration for entry in entries if entry.demonstration is not None]
+    _all_or_none("a demonstration", len(shown), len(entries))
+    demonstrations = recorded_answers(entries, prompts, shown, tokenizer) if shown else []
+    ranked = ranked_answers(entries, prompts, tokenizer)
+    if not demonstrations and all(len(one) > 1 for one in ranked):
+        demonstrations = [one.answers[0] for one in ranked]
     return TokenWorld(
         prompts=prompts,
         eos=tokenizer.eos_token_id,
@@ -198,7 +239,7 @@ def token_world(
         judge=judge,
         decode_raw=partial(tokenizer.decode, skip_special_tokens=False),
         recorded_answers=demonstrations or None,
-        pairs=pairs or None,
+        pairs=ranked or None,
         positions=positions,
         prompter=EntryPrompter(entries, tokenizer, instructions) if instructions else None,
     )

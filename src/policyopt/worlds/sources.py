@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from policyopt.worlds.preference_records import Columns
 from policyopt.worlds.records import entry_from_record
 from policyopt.worlds.tasks import Entry, SourceError, nearest
 
@@ -145,7 +146,7 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     return template.format_map(values)
 
 
-def jsonl_entries(path: str | Path) -> list[Entry]:
+def jsonl_entries(path: str | Path, columns: Columns | None = None) -> list[Entry]:
     """The entries of a JSONL file, one object per line (see ``records`` for the fields); blank lines are
     skipped."""
     source = Path(path)
@@ -156,7 +157,7 @@ def jsonl_entries(path: str | Path) -> list[Entry]:
         for number, line in enumerate(source.read_bytes().split(b"\n"), start=1)
         if line.strip()
     )
-    return _collect(((place, _decoded(place, line)) for place, line in rows), source)
+    return _collect(((place, _decoded(place, line)) for place, line in rows), source, columns)
 
 
 def _decoded(place: str, line: bytes) -> object:
@@ -168,7 +169,7 @@ def _decoded(place: str, line: bytes) -> object:
         raise SourceError(f"{place}: not valid UTF-8: {error.reason} at byte {error.start}") from error
 
 
-def folder_entries(path: str | Path, split: str | None = None) -> list[Entry]:
+def folder_entries(path: str | Path, split: str | None = None, columns: Columns | None = None) -> list[Entry]:
     """The entries of a folder written by ``datasets``' ``save_to_disk``; ``split`` picks one of several."""
     source = Path(path)
     if not source.is_dir():
@@ -188,15 +189,15 @@ def folder_entries(path: str | Path, split: str | None = None) -> list[Entry]:
         loaded = loaded[split]
     elif split is not None:
         raise SourceError(f"{str(source)!r} has no splits, got split {split!r}; leave it out")
-    return _collect(((f"{source}, row {number}", row) for number, row in enumerate(loaded)), source)
+    return _collect(((f"{source}, row {number}", row) for number, row in enumerate(loaded)), source, columns)
 
 
-def _collect(rows: Iterable[tuple[str, object]], source: Path) -> list[Entry]:
+def _collect(rows: Iterable[tuple[str, object]], source: Path, columns: Columns | None) -> list[Entry]:
     """Entries of (place, record) rows; a bad record's error is prefixed with its place."""
     entries = []
     for place, record in rows:
         try:
-            entries.append(entry_from_record(record))
+            entries.append(entry_from_record(record, columns))
         except SourceError as error:
             raise SourceError(f"{place}: {error}") from error
     if not entries:

@@ -23,21 +23,45 @@ class VerifierError(ValueError):
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A recorded answer that is compared with the others of its entry, or judged by itself.
+
+    ``rank``: 0 for the best one; of an answer that is judged by itself 0 is good, 1 bad. ``numbers``: what the data
+    says of it by name, such as ``label``, how good it is. ``start``: where it begins (a text or messages), if that is
+    not where the entry's prompt ends: a segment of its own.
+    """
+
+    text: str
+    rank: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    start: str | tuple[Message, ...] | None = None
+
+    @property
+    def worth(self) -> float:
+        """Larger for a better one of the same entry; equal where the data says that they are equally good."""
+        return self.numbers.get("label", -float(self.rank))
+
+
+def pair(chosen: str, rejected: str) -> tuple[Candidate, Candidate]:
+    """Two answers, the first one preferred."""
+    return Candidate(chosen, 0), Candidate(rejected, 1)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One task.
 
     Exactly one of ``prompt`` (plain text) and ``messages`` (a conversation) is given. ``answer`` is what a
-    verifier compares with ("" where the data has none). ``chosen`` and ``rejected`` are the two assistant
-    texts of preference data; ``demonstration`` is an assistant text to imitate.
+    verifier compares with ("" where the data has none). ``candidates`` are the answers of preference data, the
+    best first, or a single one with its label; ``demonstration`` is an assistant text to imitate.
     """
 
     prompt: str | None
     messages: tuple[Message, ...] | None
     answer: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    chosen: str | None = None
-    rejected: str | None = None
     demonstration: str | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.messages is None):
@@ -45,8 +69,20 @@ class Entry:
             raise SourceError(f"an entry has exactly one of prompt and messages, got {given}; give one")
         if self.messages is not None and not self.messages:
             raise SourceError("an entry's messages are empty; give at least one message")
-        if (self.chosen is None) != (self.rejected is None):
-            raise SourceError("preference data has both chosen and rejected, got one; give the other")
+        if len(self.candidates) == 1 and "label" not in self.candidates[0].numbers:
+            raise SourceError("an answer that is compared with no other one needs a label; give it, or another answer")
+
+    @classmethod
+    def asking(cls, question: str | tuple[Message, ...], answer: str = "", **recorded: Any) -> Entry:
+        """An entry from a plain text or a conversation."""
+        if isinstance(question, str):
+            return cls(question, None, answer, **recorded)
+        return cls(None, question, answer, **recorded)
+
+    @property
+    def key(self) -> str:
+        """Equal for entries that ask the same."""
+        return self.prompt if self.prompt is not None else repr(self.messages)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from policyopt.ops.sequences import prefix_keys
 from policyopt.types import NO_TOKEN, PROMPT, Batch, Finish, Source, StepKind, Tasks, empty_batch
+from policyopt.worlds.compared import Ranked, rows_of
 
 Judge = Callable[[list[str], list[int]], Sequence[float | None]]
 """Answers and the ids of their tasks -> a score each; None where no score could be found."""
@@ -33,22 +34,14 @@ class WorldError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two recorded answers to one prompt; neither holds the prompt."""
-
-    chosen: list[int]
-    rejected: list[int]
-
-
-@dataclass(frozen=True)
 class TokenWorld:
     """Implements `compose.World` for prompts of tokens.
 
     prompts: token ids per task, never empty. eos: ends an answer; it is the answer's last own, trained step. limit:
     own steps at most; an answer that reaches it without eos is TRUNCATED. judge: see `Judge`; None if the tasks
-    have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs: one per
-    task, or None. positions: what the model can hold of prompt and answer together. prompter: for tasks that are told
-    more than their prompt says. closing: see `conclude`.
+    have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs (or lists, or
+    single answers with labels): one per task, or None. positions: what the model can hold of prompt and answer
+    together. prompter: for tasks that are told more than their prompt says. closing: see `conclude`.
 
     Why a row ended is known from lengths and from what was sampled, never from looking for padding ids.
     """
@@ -62,7 +55,7 @@ class TokenWorld:
     checkers: Mapping[str, Judge] = field(default_factory=dict)  # what each answer is checked for
     decode_raw: Decode | None = None
     recorded_answers: Sequence[list[int]] | None = None
-    pairs: Sequence[Pair] | None = None
+    pairs: Sequence[Ranked] | None = None
     positions: int | None = None
     prompter: Prompter | None = None
     closing: Sequence[int] = ()  # tokens that end a thought, after which an answer is asked for
@@ -92,21 +85,22 @@ class TokenWorld:
                 f"prompts leave no room for {self.limit} tokens (the longest has {max(map(len, self.prompts))}): "
                 "remove them, lower the limit or use a model with more positions"
             )
-        answers = [max(map(len, sides)) for sides in zip(*self._recorded_sides(), strict=True)]
-        over = sum(
-            len(prompt) + answer + 1 > self.positions for prompt, answer in zip(self.prompts, answers, strict=False)
-        )
+        over = sum(max(self._recorded_lengths(task), default=0) + 1 > self.positions for task in range(self.size))
         if over:
             raise WorldError(
                 f"prompt, recorded answer and EOS must fit the model's {self.positions} positions; {over} of "
                 f"{self.size} tasks do not: remove them or use a model with more positions"
             )
 
-    def _recorded_sides(self) -> list[Sequence[list[int]]]:
-        sides = [] if self.recorded_answers is None else [self.recorded_answers]
+    def _recorded_lengths(self, task: int) -> list[int]:
+        """Of the prompt and each recorded answer of a task together."""
+        prompt = self.prompts[task]
+        found = [] if self.recorded_answers is None else [len(prompt) + len(self.recorded_answers[task])]
         if self.pairs is not None:
-            sides += [[pair.chosen for pair in self.pairs], [pair.rejected for pair in self.pairs]]
-        return sides
+            held = self.pairs[task]
+            starts = held.starts or [prompt] * len(held)
+            found += [len(start) + len(answer) for start, answer in zip(starts, held.answers, strict=True)]
+        return found
 
     # -- compose.World -------------------------------------------------------------------------------------
     @property
@@ -270,16 +264,19 @@ class TokenWorld:
         return self.complete(tasks, [answers[index] for index in tasks.id.tolist()])
 
     def recorded_pairs(self, tasks: Tasks) -> Batch:
-        """Two rows per task, side by side: the chosen answer (rank 0) and the rejected one (rank 1). `pair` is the
-        task's draw, so the same task drawn twice makes two pairs."""
+        """The rows of every task's recordings, side by side: of a pair the chosen answer (rank 0) and the rejected one
+        (rank 1), of a list all by their ranks, of an answer judged by itself that one. `pair` is the task's draw, so
+        the same task drawn twice makes two pairs; further columns: what the data says of answers in numbers, `label`
+        among them."""
         if self.pairs is None:
             raise WorldError("these tasks have no preference pairs; use data with 'chosen' and 'rejected'")
-        group = tasks.row["group"] if "group" in tasks.row else torch.arange(len(tasks), device=tasks.id.device)
-        rank = torch.arange(2, device=tasks.id.device).repeat(len(tasks))
-        twice = tasks.with_rows({"group": group}).repeat(2)
-        twice = twice.with_rows({"pair": twice.row["group"], "rank": rank})
-        chosen = [self.pairs[index] for index in tasks.id.tolist()]
-        return self.complete(twice, [side for pair in chosen for side in (pair.chosen, pair.rejected)])
+        held = [self.pairs[index] for index in tasks.id.tolist()]
+        rows, answers = rows_of(held, tasks)
+        if any(one.starts for one in held):
+            own = zip(held, tasks.id.tolist(), strict=True)
+            starts = [start for one, task in own for start in (one.starts or [self.prompts[task]] * len(one))]
+            rows = rows.with_rows({PROMPT: _padded(starts, tasks.id.device)})
+        return self.complete(rows, answers)
 
     def rewind(self, batch: Batch, steps: Int[Tensor, " B"]) -> Batch:
         """The first `steps` steps of every row, to be continued differently."""

@@ -20,6 +20,7 @@ from policyopt.policies.language import Language
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.language.preferences import check_preferences
 from policyopt.recipe.language.sections import (
     EvaluationSection,
     LanguageRecipe,
@@ -57,11 +58,7 @@ class LanguageSubject(Subject):
                 f"method {method.key!r} imitates recorded answers, but the tasks have none; give tasks.demonstrations, "
                 "or data with a 'demonstration' per record"
             )
-        if method.sampling.data == "pairs" and world.pairs is None:
-            raise RecipeError(
-                f"method {method.key!r} learns from preference pairs, but the tasks have none; use data of "
-                "{prompt, chosen, rejected}, or method dpo:dpo_online with a verifier"
-            )
+        check_preferences(method, world)
 
     def measure(self) -> Evaluation | None:
         if self.held_out is None or self.evaluation is None:
@@ -177,7 +174,10 @@ def _new(new: NewModel, entries: Sequence[Entry], seed: int, dtype: torch.dtype)
     texts = [text for entry in entries for text in (entry.prompt, entry.demonstration, entry.answer) if text]
     if any(entry.messages is not None for entry in entries):
         raise RecipeError("a new policy has no chat template; use policy.model=FOLDER for tasks with messages")
-    texts += [text for entry in entries for text in (entry.chosen, entry.rejected) if text]
+    recorded = [candidate for entry in entries for candidate in entry.candidates]
+    if any(isinstance(candidate.start, tuple) for candidate in recorded):
+        raise RecipeError("a new policy has no chat template; use policy.model=FOLDER for segments of conversations")
+    texts += [text for candidate in recorded for text in (candidate.text, candidate.start) if isinstance(text, str)]
     tokenizer = character_tokenizer(new.alphabet or "".join(sorted(set("".join(texts)))))
     check_alphabet(tokenizer, texts)
     policy = new_language(

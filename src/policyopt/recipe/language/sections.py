@@ -67,6 +67,21 @@ class Demonstrations(Section):
     mistake: str = "swap_first_two"
 
 
+class NoiseSection(Section):
+    """Wrong labels on purpose (`worlds.label_noise.LabelNoise`). seed: None takes the run's."""
+
+    flip: float = Field(default=0.0, ge=0, le=1)
+    longer: float | None = Field(default=None, ge=0, le=1)
+    shorter: float | None = Field(default=None, ge=0, le=1)
+    good: float | None = Field(default=None, ge=0, le=1)
+    bad: float | None = Field(default=None, ge=0, le=1)
+    temperature: float | None = Field(default=None, gt=0)
+    seed: int | None = None
+
+
+Pairing = Literal["best_worst", "neighbours", "every"]
+
+
 class InstructionSection(Section):
     """Words for something that a method tells tasks beside their prompt, for example a length budget."""
 
@@ -99,6 +114,9 @@ class TasksSection(Section):
     checks: dict[str, VerifierSection] = Field(default={})  # what an answer is checked for: constraints, key steps
     deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
     demonstrations: Demonstrations | None = None
+    columns: dict[str, str] = Field(default={})  # fields of preference data that hold numbers of answers, by name
+    pairing: Pairing | None = None  # how ranked lists become pairs; None: they stay lists
+    noise: NoiseSection | None = None  # in the labels of preference data, for training
     instructions: dict[str, InstructionSection] = Field(default={})  # by the name that a method uses: budget, hint ...
 
     @model_validator(mode="after")
@@ -111,6 +129,7 @@ class TasksSection(Section):
             "demonstrations": self.demonstrations is not None and not generated,
             # A resolved recipe has the default written out.
             "size": self.size != GENERATED and not generated,
+            "columns": self.columns and generated,
             "split": self.split is not None and given != "folder",
             "verifier_options": self.verifier_options and self.verifier is None and not generated,
         }

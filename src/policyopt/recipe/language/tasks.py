@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from policyopt.recipe.base import RecipeError
+from policyopt.recipe.language.preferences import prepared
 from policyopt.recipe.language.sections import EvaluationSection, TasksSection
 from policyopt.worlds.demonstrations import demonstrate
 from policyopt.worlds.grading import Grader, Limits
@@ -48,10 +49,6 @@ class Judging:
         self.grader.close()
 
 
-def _key(entry: Entry) -> str:
-    return entry.prompt if entry.prompt is not None else repr(entry.messages)
-
-
 def load_entries(tasks: TasksSection, size: int, seed: int) -> list[Entry]:
     """Entries of a source; generated ones depend on the seed."""
     if tasks.reasoning_gym is not None:
@@ -60,8 +57,8 @@ def load_entries(tasks: TasksSection, size: int, seed: int) -> list[Entry]:
             source if isinstance(source, str) else list(source), tasks.options, size, seed, tasks.prompt
         )
     if tasks.jsonl is not None:
-        return jsonl_entries(tasks.jsonl)
-    return folder_entries(str(tasks.folder), tasks.split)
+        return jsonl_entries(tasks.jsonl, tasks.columns)
+    return folder_entries(str(tasks.folder), tasks.split, tasks.columns)
 
 
 def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) -> list[Entry]:
@@ -72,13 +69,13 @@ def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) 
     if evaluation is None:
         return []
     found = _candidates(tasks, evaluation)
-    if verifier_name(tasks) is None and not all(entry.chosen is not None for entry in found):
+    if verifier_name(tasks) is None and not all(len(entry.candidates) > 1 for entry in found):
         log.warning(
             "no evaluation: the tasks have neither a verifier nor preference pairs; set tasks.verifier, or say "
             "evaluation=null"
         )
         return []
-    distinct = list({_key(entry): entry for entry in found}.values())
+    distinct = list({entry.key: entry for entry in found}.values())
     if evaluation.jsonl is None and tasks.reasoning_gym is None and evaluation.tasks >= len(distinct):
         raise RecipeError(
             f"evaluation.tasks={evaluation.tasks} would leave no task to train on: there are {len(distinct)} "
@@ -90,7 +87,7 @@ def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) 
 def _candidates(tasks: TasksSection, evaluation: EvaluationSection) -> list[Entry]:
     """What the held-out tasks are chosen from, in their order."""
     if evaluation.jsonl is not None:
-        return jsonl_entries(evaluation.jsonl)
+        return jsonl_entries(evaluation.jsonl, tasks.columns)
     if tasks.reasoning_gym is not None:
         # Twice as many as needed, because prompts may repeat.
         return load_entries(tasks, 2 * evaluation.tasks, HELD_OUT_SEED)
@@ -101,13 +98,13 @@ def _candidates(tasks: TasksSection, evaluation: EvaluationSection) -> list[Entr
 
 def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) -> list[Entry]:
     """Tasks to train on, without those of the evaluation; with demonstrations if the recipe asks for them."""
-    excluded = {_key(entry) for entry in held_out}
-    entries = [entry for entry in load_entries(tasks, tasks.size, seed) if _key(entry) not in excluded]
+    excluded = {entry.key for entry in held_out}
+    entries = [entry for entry in load_entries(tasks, tasks.size, seed) if entry.key not in excluded]
     if not entries:
         raise RecipeError("all training tasks are held-out tasks too; use more tasks or fewer for evaluation")
-    if tasks.demonstrations is None:
-        return entries
-    return demonstrate(entries, tasks.demonstrations.reliability, tasks.demonstrations.mistake, seed)
+    if tasks.demonstrations is not None:
+        entries = demonstrate(entries, tasks.demonstrations.reliability, tasks.demonstrations.mistake, seed)
+    return prepared(tasks, entries, seed)
 
 
 def close_world(world: TokenWorld) -> None:
