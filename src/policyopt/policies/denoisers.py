@@ -31,16 +31,23 @@ class Conditions:
     """What a network is conditioned on: ids below `classes`, vectors of `features` numbers, or nothing (both 0).
 
     unconditional: the id that says "no condition" (None: one more than the last, for which our own networks have a
-    row); vectors say it by zeros.
+    row); vectors say it by zeros. centre, spread: (features,) vectors are read as (x - centre) / spread; empty: as
+    they are.
     """
 
     classes: int = 0
     features: int = 0
     unconditional: int | None = None
+    centre: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes and self.features:
             raise ValueError("conditions are ids (classes) or vectors (features), not both")
+        if any(len(given) not in (0, self.features) for given in (self.centre, self.spread)):
+            raise ValueError(f"centre and spread have a number for each of the {self.features} features, or none")
+        if any(not spread > 0 for spread in self.spread):
+            raise ValueError(f"spreads are above 0, not {self.spread}")
 
     @property
     def nothing(self) -> int:
@@ -69,7 +76,12 @@ class Embedding(nn.Module):
         if self.table is not None:
             return self.table(condition)
         assert self.linear is not None
-        return self.linear(condition.flatten(1).to(self.linear.weight.dtype))
+        return self.linear(self._read(condition.flatten(1).to(self.linear.weight.dtype)))
+
+    def _read(self, x: Tensor) -> Tensor:
+        centre, spread = self.conditions.centre, self.conditions.spread
+        x = x - x.new_tensor(centre) if centre else x
+        return x / x.new_tensor(spread) if spread else x
 
 
 def waves(time: Tensor, width: int, scale: float) -> Tensor:

@@ -4,28 +4,25 @@ the weights. Opening them runs no code."""
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from policyopt.policies.chains import NoiseChain, cosine_betas, diffusion, flow
 from policyopt.policies.denoisers import Conditions, ImageDenoiser, PatchDenoiser, VectorDenoiser
 from policyopt.policies.denoising import CONDITION, Denoiser, Guidance
+from policyopt.policies.folders import BROKEN, Folder
 from policyopt.policies.prior import only_prior
 from policyopt.policies.transitions import Averaged, Summed
 
-SPEC, WEIGHTS = "denoiser.json", "denoiser.safetensors"
-_FORMAT, _VERSION = "policyopt denoising policy", 1
 DENSITIES = {"averaged": Averaged(), "summed": Summed()}
 
 
 class DenoiserFolderError(ValueError):
     """A folder that can not be opened as a denoising policy; says what is wrong with it and the remedy."""
+
+
+FOLDER = Folder("denoiser", "denoising policy", 1, DenoiserFolderError)
 
 
 @dataclass(frozen=True)
@@ -89,40 +86,23 @@ class DenoiserSpec:
 
 def save_denoiser(policy: Denoiser, spec: DenoiserSpec, folder: str | Path) -> None:
     """Write the policy that `spec` made; the folder is made. Both files are whole or as they were."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-    content = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(spec)}
-    temporary = folder / (WEIGHTS + ".tmp")
-    save_file(weights, temporary)
-    os.replace(temporary, folder / WEIGHTS)
-    temporary = folder / (SPEC + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / SPEC)
+    FOLDER.write(folder, dataclasses.asdict(spec), policy)
 
 
 def load_denoiser(folder: str | Path, *, learned_prior: bool = False, **chain: Any) -> tuple[Denoiser, DenoiserSpec]:
     """The policy of a folder, sampled with other settings of its chain where they are given. learned_prior: its network
     is frozen behind an initial noise that is learned (from the usual one, if the folder has none)."""
-    folder = Path(folder)
-    for name in (SPEC, WEIGHTS):
-        if not (folder / name).is_file():
-            raise DenoiserFolderError(
-                f"{str(folder)!r} has no {name}; a denoising policy is a folder of {SPEC} and {WEIGHTS}, as training "
-                "writes it"
-            )
     try:
-        content = json.loads((folder / SPEC).read_text(encoding="utf-8"))
-        if content.pop("format") != _FORMAT or content.pop("version") != _VERSION:
-            raise ValueError(f"it is no {_FORMAT} of version {_VERSION}")
+        content, weights = FOLDER.read(folder)
         drawn = ChainSpec(**{**content.pop("chain"), **chain})
         spec = DenoiserSpec(tuple(content.pop("shape")), chain=drawn, **content)
-        weights = load_file(folder / WEIGHTS)
         if learned_prior and not spec.learned_prior:
             spec = dataclasses.replace(spec, learned_prior=True)
             weights |= {f"prior.{name}": value for name, value in spec.make().prior.state_dict().items()}
         policy = spec.make()
         policy.load_state_dict(weights)
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DenoiserFolderError(f"{str(folder)!r} can not be opened as a denoising policy: {error}") from error
+    except DenoiserFolderError:
+        raise
+    except BROKEN as error:
+        raise FOLDER.refusal(folder, error) from error
     return policy, spec

@@ -81,10 +81,13 @@ class SamplesSection(Section):
 class Recipe(Section):
     """A whole run. Every kind of policy has its own sections `policy`, `tasks` and `evaluation`.
 
-    kind: its folder here, and its name in `About.policies`. marks: keys by section that only its recipes have.
+    kind: its folder here. runs: the kind's name in `About.policies`, if that is another. marks: keys by section that
+    its recipes have. opens: a file that the folder of a model holds if no other kind opens it.
     """
 
     kind: ClassVar[str]
+    runs: ClassVar[str] = ""
+    opens: ClassVar[str] = ""
     marks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     name: str = Field(pattern=NAME)

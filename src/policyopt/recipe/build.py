@@ -44,7 +44,7 @@ class Built:
 def build(recipe: Recipe) -> Built:
     """Everything a run needs; all that can be wrong with a recipe is found here, before any training."""
     sections = [_stage_tasks(recipe.tasks, index, stage) for index, stage in enumerate(recipe.stages)]
-    methods = [_method(stage, recipe.kind) for stage in recipe.stages]
+    methods = [_method(stage, recipe.runs or recipe.kind) for stage in recipe.stages]
     _check_models(recipe, methods)
     different = {repr(section): section for section in sections}
     names = {key: "world" if index == 0 else f"tasks {index}" for index, key in enumerate(different)}

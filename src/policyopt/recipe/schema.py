@@ -14,11 +14,12 @@ from policyopt.options import ROOTS
 from policyopt.recipe.base import Recipe, RecipeError, problems
 from policyopt.recipe.control.sections import ControlRecipe
 from policyopt.recipe.denoising.sections import DenoisingRecipe
+from policyopt.recipe.diffusion.sections import DiffusionRecipe
 from policyopt.recipe.language.sections import LanguageRecipe
 
 # Without a mark of another kind a recipe is the last one's.
-RECIPES: tuple[type[Recipe], ...] = (ControlRecipe, DenoisingRecipe, LanguageRecipe)
-SOURCES = ("model", "new", "control", "denoising")  # where a policy comes from: one of them
+RECIPES: tuple[type[Recipe], ...] = (ControlRecipe, DiffusionRecipe, DenoisingRecipe, LanguageRecipe)
+SOURCES = ("model", "new", "control", "diffusion", "denoising")  # where a policy comes from: one of them
 
 __all__ = ["Recipe", "RecipeError", "apply_change", "load_recipe", "make_recipe"]
 
@@ -53,14 +54,22 @@ def make_recipe(data: Mapping[str, Any], changes: Sequence[str] = ()) -> Recipe:
 
 
 def _recipe_of(data: Mapping[str, Any]) -> type[Recipe]:
-    """The kind of recipe that has a key which the data gives, looked for in the tasks first."""
-    for section in ("tasks", "policy"):
+    """The kind of recipe whose marks the data has. What the tasks say counts more than the policy; of several kinds for
+    the same tasks, the folder of a model says which it is."""
+    policy = data.get("policy")
+    model = policy.get("model") if isinstance(policy, dict) else None
+
+    def marked(recipe: type[Recipe], section: str) -> bool:
         given = data.get(section)
         found = {name for name, value in given.items() if value is not None} if isinstance(given, dict) else set()
-        for recipe in RECIPES:
-            if found & set(recipe.marks.get(section, ())):
-                return recipe
-    return RECIPES[-1]
+        return bool(found & set(recipe.marks.get(section, ())))
+
+    def likely(recipe: type[Recipe]) -> tuple[bool, bool]:
+        opened = isinstance(model, str) and bool(recipe.opens) and (Path(model) / recipe.opens).is_file()
+        return marked(recipe, "tasks"), marked(recipe, "policy") or opened
+
+    best = max(RECIPES, key=likely)  # the first of equals
+    return best if any(likely(best)) else RECIPES[-1]
 
 
 def apply_change(data: dict[str, Any], change: str) -> None:

@@ -41,8 +41,9 @@ class DenoisingWorld:
     """`size` tasks (prompts). A row is one chain: step 0 draws the initial noise, steps 1..K are the transitions.
 
     std: (K,) of the policy's chain (`policy.chain.std`): says how many steps there are and which have a density. dims:
-    D. reward: see `Reward`; heads add up in `grade` and come apart in `grade_heads`. conditions: (size,) ids or
-    (size, C) vectors given to the policy. samples: (size, D) a recorded sample per task, for `recorded`.
+    D. reward: see `Reward`; heads add up in `grade` and come apart in `grade_heads`. conditions: (size,) ids or (size,
+    C) vectors given to the policy, in the row column `condition`. samples: (size, D) a recorded sample per task, for
+    `recorded`.
     State: `_latent` and `_clock`, the number of the next step; step column `_next`: the latent that was drawn;
     `clock_denoise`: the number of the step, 0..K.
     """
@@ -54,6 +55,7 @@ class DenoisingWorld:
     conditions: Tensor | None = None
     samples: Tensor | None = None
     trainable: Trainable = EVERY_STOCHASTIC
+    condition: str = "_condition"
 
     def __post_init__(self) -> None:
         for name, column in (("conditions", self.conditions), ("samples", self.samples)):
@@ -66,7 +68,7 @@ class DenoisingWorld:
         return len(self.std) + 1
 
     def tasks(self, ids: Tensor) -> Tasks:
-        return Tasks(ids, {} if self.conditions is None else {"_condition": self.conditions.to(ids.device)[ids]})
+        return Tasks(ids, {} if self.conditions is None else {self.condition: self.conditions.to(ids.device)[ids]})
 
     def start(self, tasks: Tasks) -> Batch:
         count = len(tasks)

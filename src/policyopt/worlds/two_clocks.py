@@ -20,7 +20,7 @@ from policyopt.worlds.denoising import EVERY_STOCHASTIC, Trainable
 OWN_STEP_COLUMNS = ("_latent", "_next", "_clock", "clock_denoise", "clock_environment")
 
 
-def within(low: float, high: float) -> Callable[[Tensor], Tensor]:
+def within(low: float | Tensor, high: float | Tensor) -> Callable[[Tensor], Tensor]:
     """Samples -1..1, clipped, as actions low..high: the `emit` of an environment that a denoising policy acts in."""
 
     def emit(sample: Tensor) -> Tensor:

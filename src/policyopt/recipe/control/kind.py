@@ -17,7 +17,7 @@ from policyopt.evaluation.returns import returns
 from policyopt.ops.random import derive, generator, new_keys
 from policyopt.policies.bodies import CNN, MLP, NATURE, SMALL, Body, Recurrent
 from policyopt.policies.control import Actor, new_actor
-from policyopt.policies.control_checkpoint import SPEC, load_control, save_control
+from policyopt.policies.control_checkpoint import FOLDER, load_control, save_control
 from policyopt.policies.heads import Head, head_for
 from policyopt.policies.spaces import actions_of, observations_of
 from policyopt.recipe.base import RecipeError
@@ -123,8 +123,8 @@ class ControlKind:
         for world in (*worlds, held_out):
             check_spaces(policy, world).acted_by(policy)
         models = {name: frozen(load_control(path)).to(device) for name, path in recipe.models.items()}
-        _check_data(tasks, methods)
-        data = [recording(section, policy) for section in tasks]
+        check_data(tasks, methods)
+        data = [found and found.acted_by(policy) for found in map(recording, tasks)]
         engine = engine_for(policy, worlds[0])
         return ControlSubject({"policy": policy, **models}, worlds, data, engine, held_out, recipe.evaluation)
 
@@ -140,7 +140,7 @@ class ControlKind:
         return measured(policy, world, episodes)
 
     def owns(self, model: str) -> bool:
-        return (Path(model) / SPEC).is_file()
+        return FOLDER.holds(model)
 
 
 KIND = ControlKind()
@@ -160,10 +160,10 @@ def make_world(section: TasksSection, seed: int) -> EnvironmentWorld:
     )
 
 
-def recording(section: TasksSection, policy: Actor) -> Recording | None:
-    """The recorded data of some tasks, as the policy's steps."""
+def recording(section: TasksSection) -> Recording | None:
+    """The recorded data of some tasks."""
     if section.minari is not None:
-        return read_minari(section.minari, section.unit).acted_by(policy)
+        return read_minari(section.minari, section.unit)
     if section.recorded is None:
         return None
     world, given = make_world(section, RECORDING_SEED), section.recorded
@@ -172,7 +172,7 @@ def recording(section: TasksSection, policy: Actor) -> Recording | None:
     if reliable < given.episodes:
         untrained = new_actor(world.observation_space, world.action_space)
         episodes += _recorded(untrained, world, range(reliable, given.episodes), given)
-    return Recording(episodes, section.unit, f"episodes of {world.name}").acted_by(policy)
+    return Recording(episodes, section.unit, f"episodes of {world.name}")
 
 
 def _recorded(actor: Actor, world: EnvironmentWorld, ids: range, given: RecordedSection) -> list[Episode]:
@@ -187,7 +187,7 @@ def _recorded(actor: Actor, world: EnvironmentWorld, ids: range, given: Recorded
         return episodes_of(engine_for(actor, world)(actor, world, rows, keys, heat, 0), actor.emit)
 
 
-def _check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:
+def check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:
     """What no stage uses is a mistake."""
     given = [name for name in ("minari", "recorded") if any(getattr(section, name) is not None for section in tasks)]
     if given and not any(method.sampling.data for method in methods):

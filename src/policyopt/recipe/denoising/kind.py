@@ -16,7 +16,7 @@ from policyopt.engines.plain import generate
 from policyopt.evaluation.samples import colours, fresh, grid
 from policyopt.ops.random import derive
 from policyopt.policies.denoising import Denoiser
-from policyopt.policies.denoising_checkpoint import SPEC
+from policyopt.policies.denoising_checkpoint import FOLDER
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.denoising.policies import Made, is_pipeline, new_policy, open_policy
 from policyopt.recipe.denoising.sections import DenoisingRecipe, EvaluationSection, PolicySection, TasksSection
@@ -144,7 +144,7 @@ class DenoisingKind:
         return measured(made.policy, world, generate, count, source(recipe.tasks))
 
     def owns(self, model: str) -> bool:
-        return (Path(model) / SPEC).is_file() or is_pipeline(model)
+        return FOLDER.holds(model) or is_pipeline(model)
 
 
 KIND = DenoisingKind()

@@ -1,0 +1,1 @@
+"""Recipes for diffusion policies: agents whose actions are denoised."""
