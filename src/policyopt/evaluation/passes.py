@@ -69,14 +69,15 @@ def _scores(
     scores, texts = [], []
     for start in range(0, len(ids), CHUNK):
         part = slice(start, start + CHUNK)
-        batch = _generate(policy, world, engine, ids[part], keys[part], temperature)
+        batch = sampled(policy, world, engine, ids[part], keys[part], temperature)
         scores.append(world.grade(batch).double().cpu().numpy())
         prompts = [world.decode(world.prompts[task]) for task in batch.row["task"].tolist()]
         texts += list(zip(prompts, world.texts(batch), strict=True))
     return np.concatenate(scores).reshape(world.size, samples), texts
 
 
-def _generate(policy: Any, world: Any, engine: Any, ids: Tensor, keys: Tensor, temperature: float) -> Batch:
+def sampled(policy: Any, world: Any, engine: Any, ids: Tensor, keys: Tensor, temperature: float) -> Batch:
+    """Finished rows of tasks by id, at one temperature (0: greedy)."""
     device = next(policy.parameters()).device
     batch = world.start(world.tasks(ids.to(device)))
     heat = torch.full((len(batch),), float(temperature), device=device)

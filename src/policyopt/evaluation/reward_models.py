@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
+
+from policyopt.evaluation.statistics import proportion_interval
 
 
 def ranks(scores: Float[Tensor, "N choices"]) -> Int[Tensor, " N"]:
@@ -113,3 +116,17 @@ def calibration_error(share: Float[Tensor, " M"], right: Float[Tensor, " M"], bi
     total = torch.zeros(bins, dtype=torch.float64)
     error = total.index_add(0, place, share.double() - right.double()).abs()
     return float(error.sum() / len(share))
+
+
+def pair_quality(chosen: Float[Tensor, " M"], rejected: Float[Tensor, " M"]) -> dict[str, Any]:
+    """JSON data on the rewards of pairs: the share that is ordered as labelled (a tie is not), its interval, and the
+    calibration error of sigma(r - r') as the probability of being preferred, each pair read in both orders."""
+    gap = (chosen - rejected).double()
+    found = proportion_interval(int((gap > 0).sum()), len(gap))
+    both, right = torch.cat([gap, -gap]).sigmoid(), torch.cat([torch.ones_like(gap), torch.zeros_like(gap)])
+    return {
+        "pairs": len(gap),
+        "accuracy": found.estimate,
+        "accuracy_interval": [found.low, found.high],
+        "calibration_error": calibration_error(both, right),
+    }

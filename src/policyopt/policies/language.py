@@ -211,6 +211,10 @@ class LanguageReward(_AlwaysEval):
         self.model.get_input_embeddings().padding_idx = None
         self.eval()
 
+    @property
+    def vocabulary(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[0]
+
     def worth(self, batch: Batch, context: str | None = None) -> Float[Tensor, " B"]:
         """What every row is worth under one of its contexts, at least in float32; never scaled by a temperature."""
         packed = pack(batch, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ def save_reward(reward: LanguageReward, folder: str | Path, tokenizer: Any = Non
         reward.model.config.pad_token_id = None if pad == tokenizer.eos_token_id else pad
         tokenizer.save_pretrained(folder)
     reward.model.save_pretrained(folder)
+
+
+def holds_reward(path: str | Path) -> bool:
+    """Whether a model folder (not one of the Hub) says of itself that it is a sequence classifier."""
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        return False
+    try:
+        said = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{config} is no JSON object: {error}") from error
+    return any("ForSequenceClassification" in str(name) for name in said)
 
 
 def load_reward(path: str | Path, dtype: torch.dtype = torch.float32) -> LanguageReward:

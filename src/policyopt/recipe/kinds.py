@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from policyopt.compose import Method
@@ -65,6 +66,19 @@ class Subject(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """A folder that `policy.model` opens."""
+
+    def judged(self, policy: Any, rewards: Mapping[str, Any], start: Any) -> tuple[Mapping[str, NDArray], str]:
+        """By what policies of one run are compared: numbers per held-out task by name (see `evaluation.rewarded`), and
+        on how much they were measured; "" if this kind has nothing to compare them by."""
+        return {}, ""
+
+    def judged_rewards(self, rewards: Mapping[str, Any]) -> dict[str, Any]:
+        """How good reward models are on held-out preferences, by name, as JSON data."""
+        return {}
+
+    def save_reward(self, model: Any, folder: Path) -> None:
+        """A folder that a recipe's `models` opens."""
+        raise RecipeError(f"reward models of {type(self.policy).__name__} policies have no folders of their own")
 
     @abstractmethod
     def shown(self, rows: Batch, steps: int, world: Any) -> Sequence[Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from policyopt.recipe.kinds import Evaluation
+from policyopt.report.branches import sentences, table
 from policyopt.runtime.atomic import disk_full_named
 from policyopt.runtime.folder import RunFolder, write_json
 
@@ -57,7 +58,7 @@ def _order(name: str) -> tuple[int, int]:
 @dataclass(frozen=True)
 class Outcome:
     """before, after: None where there was no evaluation. seconds: training alone. draw: adds to the plot what only
-    this kind of policy can show."""
+    this kind of policy can show. branches: see `report.branches`; empty in a run of one policy."""
 
     folder: RunFolder
     before: Evaluation | None
@@ -65,6 +66,7 @@ class Outcome:
     seconds: float
     seed: int
     draw: Callable[[Any], None] | None = None
+    branches: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: RunFolder) -> Outcome:
@@ -73,7 +75,9 @@ class Outcome:
         after = json.loads((folder.results / "after.json").read_text(encoding="utf-8"))
         found = Evaluation(**after) if after else None
         before = Evaluation(found.over, kept["before"]) if found and kept["before"] else None
-        return cls(folder, before, found, kept["seconds"], kept["seed"])
+        branches = folder.results / "branches.json"
+        report = json.loads(branches.read_text(encoding="utf-8")) if branches.is_file() else {}
+        return cls(folder, before, found, kept["seconds"], kept["seed"], branches=report)
 
     def write(self) -> None:
         """plot.png, then summary.json, which marks the run as finished."""
@@ -93,11 +97,16 @@ class Outcome:
             for prompt, answer, score in self.after.answers:
                 mark = "unscored" if score is None else "right" if score >= 1 else "wrong"
                 console.print(f"  {mark}  {prompt} {answer}", markup=False, highlight=False)
+        if self.branches:
+            console.print(table(self.branches))
+            for line in sentences(self.branches):
+                console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"Trained in {self.seconds:.1f} s (seed {self.seed})")
         for label, path in (
             ("run folder", self.folder.path),
             ("plot", self.folder.plot),
             ("saved model", self.folder.model),
+            *([("report", self.folder.report)] if self.branches else []),
         ):
             console.print(f"{label:12s} {path}", markup=False, highlight=False, soft_wrap=True)
 

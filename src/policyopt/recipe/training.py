@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
+from policyopt.recipe.branches import Branches, wearing
 from policyopt.recipe.budget import Budget, Ledger
 from policyopt.recipe.build import Built, build
 from policyopt.recipe.kinds import Evaluation
@@ -43,6 +44,7 @@ class Training:
         if (allowed := built.recipe.stages[-1].budget) is not None:
             self.budget = Budget(allowed, built.program, self.ledger)
             built.program = self.budget.program
+        self.branches = Branches(built, folder)
         self.rollouts = Rollouts(built.recipe.samples.rows, built.recipe.samples.steps)
         self.session = Session(
             built.run,
@@ -103,14 +105,17 @@ class Training:
         """After the last round: evaluate, save the model, write the summary."""
         before, after = self._before(), self._kept(self.folder.once("after", self._measure))
         self._save_model()
+        report = self.branches.report() if self.branches else {}
         seconds = training_seconds(self.folder)
-        outcome = Outcome(self.folder, before, after, seconds, self.built.recipe.seed, self.built.subject.draw)
+        draw = self.built.subject.draw
+        outcome = Outcome(self.folder, before, after, seconds, self.built.recipe.seed, draw, report)
         outcome.write()
         return outcome
 
     def _save_model(self) -> None:
         try:
             self.built.subject.save(self.folder.model)
+            self.branches.save()
         except (OSError, SafetensorError) as error:
             raise RunFolderError(
                 f"the model can not be saved in {self.folder.model}: {error}. It is safe in the last checkpoint: free "
@@ -131,7 +136,13 @@ class Training:
 
     def _stage_start(self, index: int, run: Run) -> Mapping[str, Any]:
         """`before` is the policy as it enters the last stage."""
-        return self._measure() if index == len(self.built.program.stages) - 1 else {}
+        stage = self.built.program.stages[index]
+        if index != len(self.built.program.stages) - 1:
+            return {}
+        if not stage.begins:
+            return self._measure()
+        with wearing(self.built.policy, run.models[stage.begins]):
+            return self._measure()
 
     def _measure(self) -> Mapping[str, Any]:
         found = self.built.subject.measure()

@@ -6,6 +6,7 @@ samples.jsonl   rows as text                        results/        what is comp
 cost.jsonl      what each round generated
 checkpoints/    the state, to go on from            tensorboard/    event files
 model/          the trained policy                  summary.json, plot.png
+models/         every named stage's policy and reward models; report.md compares them
 """
 
 from __future__ import annotations
@@ -97,6 +98,14 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
 
     @property
     def summary(self) -> Path:

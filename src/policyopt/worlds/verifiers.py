@@ -1,7 +1,8 @@
 r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an entry's task.
 
 ``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``relative_error``, ``math_verify``, ``regex``,
-``form``, ``answer_spans``, ``reasoning_gym``, or ``module:function`` for the user's own callable.
+``form``, ``answer_spans``, ``similarity``, ``verdict``, ``reasoning_gym``, or ``module:function`` for the user's own
+callable.
 
 Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
 process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
@@ -22,6 +23,7 @@ from typing import Any, ClassVar
 
 from policyopt.worlds.reasoning_scorers import ReasoningGym
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
+from policyopt.worlds.verdicts import Verdict
 
 UNREADABLE = 1e6
 """The relative error of a text without a number; as in `ops.metrics`, which grading workers can not import."""
@@ -117,6 +119,33 @@ class AnswerSpans(Verifier):
         answer = entry.answer.strip()
         runs = {answer[i : i + self.width] for i in range(max(len(answer) - self.width, 0) + 1)}
         return sum(run in text for run in runs) / len(runs)
+
+
+LONGEST = 2000
+"""Characters of which `Similarity` reads texts at most: its time grows with the product of two lengths."""
+
+
+@dataclass(frozen=True)
+class Similarity(Verifier):
+    """1 − edit distance / length of the longer one, of text and answer without surrounding white space: how many
+    characters need not be inserted, deleted or replaced (Levenshtein 1966). Both are cut at ``LONGEST`` characters."""
+
+    trusted: ClassVar[bool] = True
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        said, wanted = text.strip()[:LONGEST], entry.answer.strip()[:LONGEST]
+        longer = max(len(said), len(wanted))
+        return 1.0 if longer == 0 else 1 - edit_distance(said, wanted) / longer
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Fewest insertions, deletions and replacements of a character that make one text the other."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, start=1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(other, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
 
 
 @dataclass(frozen=True)
@@ -224,10 +253,12 @@ VERIFIERS: Mapping[str, type[Verifier]] = {
     "numeric": Numeric,
     "relative_error": RelativeError,
     "answer_spans": AnswerSpans,
+    "similarity": Similarity,
     "form": Form,
     "math_verify": MathVerify,
     "regex": Regex,
     "reasoning_gym": ReasoningGym,
+    "verdict": Verdict,
 }
 
 

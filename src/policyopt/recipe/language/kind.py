@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from policyopt.compose import Method, Nothing, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
+from policyopt.evaluation.rewarded import on_pairs, rewarded
 from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, save_language, with_lora
-from policyopt.policies.language import Language
+from policyopt.policies.language import Language, LanguageReward
+from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
@@ -40,7 +43,7 @@ TASKS, SAMPLES = 200, 16  # of an evaluation without training
 class LanguageSubject(Subject):
     """A language policy, its tokenizer and its worlds."""
 
-    models: Mapping[str, Language]
+    models: Mapping[str, Any]
     worlds: Sequence[TokenWorld]
     engine: Any
     tokenizer: Any
@@ -67,6 +70,21 @@ class LanguageSubject(Subject):
 
     def save(self, folder: Path) -> None:
         save_language(self.policy, folder, self.tokenizer)
+
+    def judged(self, policy: Any, rewards: Mapping[str, Any], start: Any) -> tuple[Mapping[str, NDArray], str]:
+        world, section = self.held_out, self.evaluation
+        if world is None or section is None:
+            return {}, ""
+        found = rewarded(policy, world, self.engine, EVALUATION_SEED, section.samples, rewards, start)
+        return found, f"{world.size} held-out prompts, {section.samples} samples each"
+
+    def judged_rewards(self, rewards: Mapping[str, Any]) -> dict[str, Any]:
+        if self.held_out is None or self.held_out.pairs is None:
+            return {}
+        return {name: on_pairs(model, self.held_out) for name, model in rewards.items()}
+
+    def save_reward(self, model: Any, folder: Path) -> None:
+        save_reward(model, folder, self.tokenizer)
 
     def shown(self, rows: Batch, steps: int, world: TokenWorld) -> Sequence[Mapping[str, Any]]:
         """Prompt, answer, and the text of every step."""
@@ -116,7 +134,8 @@ class LanguageKind:
         everything = [*held_out, *(entry for found in entries for entry in found)]
         policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed)
         models = {"policy": policy.to(device), **_models(recipe, policy, tokenizer)}
-        positions = min((m.positions for m in models.values() if m.positions is not None), default=None)
+        held = [model.positions for model in models.values() if isinstance(model, Language)]
+        positions = min((limit for limit in held if limit is not None), default=None)
 
         def world_of(section: TasksSection, found: Sequence[Entry]) -> TokenWorld:
             world = make_world(section, found, tokenizer, positions)
@@ -203,21 +222,26 @@ def _excluded(recipe: LanguageRecipe, section: TasksSection, held_out: Sequence[
 
 def _check_demonstrations(recipe: LanguageRecipe, methods: Sequence[Method]) -> None:
     """What no stage uses is a mistake."""
-    used = any(method.sampling.data == "rows" for method in methods)
-    if recipe.tasks.demonstrations is not None and not used:
+    used = {method.sampling.data for method in methods}
+    if recipe.tasks.preferences is not None and "pairs" not in used:
+        raise RecipeError(
+            "tasks.preferences has no effect: no stage learns from recorded pairs; remove it or add a stage with "
+            "method dpo or reward_model"
+        )
+    if recipe.tasks.demonstrations is not None and recipe.tasks.preferences is None and "rows" not in used:
         raise RecipeError(
             "tasks.demonstrations has no effect: no stage imitates recorded answers; remove it or add a stage with "
             "method sft"
         )
 
 
-def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language]:
-    """The models the user supplies. All must share the policy's vocabulary."""
+def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language | LanguageReward]:
+    """The models the user supplies, reward models by what their folder says. All must share the policy's vocabulary."""
     found = {}
-    device = next(policy.parameters()).device
+    device, dtype = next(policy.parameters()).device, getattr(torch, recipe.policy.dtype)
     for name, path in recipe.models.items():
-        model = frozen(load_language(path, getattr(torch, recipe.policy.dtype)).to(device))
-        assert isinstance(model, Language)
+        model = frozen((load_reward if holds_reward(path) else load_language)(path, dtype).to(device))
+        assert isinstance(model, (Language, LanguageReward))
         words = load_tokenizer(path)
         if model.vocabulary != policy.vocabulary or words.get_vocab() != tokenizer.get_vocab():
             raise RecipeError(

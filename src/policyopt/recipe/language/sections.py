@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+from policyopt.recipe.language.ask_sections import AskSection
 
 GENERATED = 10_000  # tasks of a generator, if the recipe does not say
 
@@ -61,10 +62,19 @@ class PolicySection(Section):
 
 
 class Demonstrations(Section):
-    """Recorded answers for supervised stages: right with probability `reliability`, else spoilt by `mistake`."""
+    """Recorded answers for supervised stages: right with probability `reliability`, else spoilt by `mistake` (one of
+    several alike), and with probability `again` by another one, and so on."""
 
     reliability: float = Field(default=1.0, ge=0, le=1)
-    mistake: str = "swap_first_two"
+    mistake: str | tuple[str, ...] = "swap_first_two"
+    again: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Preferences(Section):
+    """Preference pairs: two answers of the demonstrators to every task, of which the verifier prefers the better one
+    with probability sigma(difference of scores / temperature); at temperature 0 always."""
+
+    temperature: float = Field(default=0.0, ge=0)
 
 
 class NoiseSection(Section):
@@ -114,9 +124,11 @@ class TasksSection(Section):
     checks: dict[str, VerifierSection] = Field(default={})  # what an answer is checked for: constraints, key steps
     deadline: float = Field(default=5.0, gt=0)  # seconds a verifier may take for one answer
     demonstrations: Demonstrations | None = None
+    preferences: Preferences | None = None  # of the demonstrations, by the verifier
     columns: dict[str, str] = Field(default={})  # fields of preference data that hold numbers of answers, by name
     pairing: Pairing | None = None  # how ranked lists become pairs; None: they stay lists
     noise: NoiseSection | None = None  # in the labels of preference data, for training
+    ask: AskSection | None = None  # what tasks can be asked about answers
     instructions: dict[str, InstructionSection] = Field(default={})  # by the name that a method uses: budget, hint ...
 
     @model_validator(mode="after")
@@ -134,6 +146,8 @@ class TasksSection(Section):
             "verifier_options": self.verifier_options and self.verifier is None and not generated,
         }
         without_effect("tasks", idle, f"tasks.{given}")
+        if self.preferences is not None and self.demonstrations is None:
+            raise ValueError("tasks.preferences compares demonstrations; give tasks.demonstrations as well")
         return self
 
 

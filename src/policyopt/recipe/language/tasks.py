@@ -6,18 +6,21 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from policyopt.recipe.base import RecipeError
+from policyopt.recipe.language.ask import asking_of, solutions_to_judge
 from policyopt.recipe.language.preferences import prepared
-from policyopt.recipe.language.sections import EvaluationSection, TasksSection
-from policyopt.worlds.demonstrations import demonstrate
+from policyopt.recipe.language.sections import Demonstrations, EvaluationSection, TasksSection
+from policyopt.worlds.demonstrations import Demonstrator, compare, demonstrate
 from policyopt.worlds.grading import Grader, Limits
 from policyopt.worlds.prompts import Instruction, token_world
 from policyopt.worlds.sources import folder_entries, jsonl_entries, reasoning_gym_entries
 from policyopt.worlds.tasks import Entry, Verifier
 from policyopt.worlds.tokens import TokenWorld
+from policyopt.worlds.verdicts import Verdict
 from policyopt.worlds.verifiers import verifier
 
 log = logging.getLogger("policyopt")
@@ -81,7 +84,7 @@ def held_out_entries(tasks: TasksSection, evaluation: EvaluationSection | None) 
             f"evaluation.tasks={evaluation.tasks} would leave no task to train on: there are {len(distinct)} "
             "different ones. Lower it, give evaluation.jsonl, or turn evaluation off with evaluation=null"
         )
-    return distinct[: evaluation.tasks]
+    return _with_pairs(tasks, distinct[: evaluation.tasks], HELD_OUT_SEED)
 
 
 def _candidates(tasks: TasksSection, evaluation: EvaluationSection) -> list[Entry]:
@@ -103,15 +106,32 @@ def training_entries(tasks: TasksSection, held_out: Sequence[Entry], seed: int) 
     if not entries:
         raise RecipeError("all training tasks are held-out tasks too; use more tasks or fewer for evaluation")
     if tasks.demonstrations is not None:
-        entries = demonstrate(entries, tasks.demonstrations.reliability, tasks.demonstrations.mistake, seed)
+        entries = _with_pairs(tasks, demonstrate(entries, _demonstrator(tasks.demonstrations), seed), seed)
     return prepared(tasks, entries, seed)
+
+
+def _demonstrator(said: Demonstrations) -> Demonstrator:
+    mistakes = (said.mistake,) if isinstance(said.mistake, str) else said.mistake
+    return Demonstrator(said.reliability, mistakes, said.again)
+
+
+def _with_pairs(tasks: TasksSection, entries: list[Entry], seed: int) -> list[Entry]:
+    """With preference pairs, if the recipe asks for them."""
+    if tasks.preferences is None or tasks.demonstrations is None:
+        return entries
+    name = verifier_name(tasks)
+    assert name is not None  # demonstrations are of generated tasks, which have one
+    judge = Judging(Grader(verifier(name, tasks.verifier_options), entries, Limits(deadline=tasks.deadline)))
+    try:
+        return compare(entries, _demonstrator(tasks.demonstrations), judge, tasks.preferences.temperature, seed)
+    finally:
+        judge.close()
 
 
 def close_world(world: TokenWorld) -> None:
     """End the processes of its judges."""
-    for judge in (world.judge, *world.heads.values(), *world.checkers.values()):
-        if isinstance(judge, Judging):
-            judge.close()
+    if world.close is not None:
+        world.close()
 
 
 def verifier_name(tasks: TasksSection) -> str | None:
@@ -120,7 +140,7 @@ def verifier_name(tasks: TasksSection) -> str | None:
 
 
 def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> TokenWorld:
-    """The world of some entries, with a judge if the recipe names a verifier."""
+    """The world of some entries, with a judge if the recipe names a verifier. To be closed: see `close_world`."""
     name = verifier_name(tasks)
     rule = None if name is None else verifier(name, tasks.verifier_options)
     by_name = [
@@ -130,11 +150,21 @@ def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, po
     instructions = {
         name: Instruction(said.template, said.value, said.texts) for name, said in tasks.instructions.items()
     }
-    world = token_world(entries, tokenizer, tasks.limit, None, positions, instructions)
+    with ExitStack() as opened:
 
-    def judging(rule: Verifier) -> Judging:
-        return Judging(Grader(rule, list(entries), Limits(deadline=tasks.deadline)))
+        def judging(rule: Verifier, over: Sequence[Entry]) -> Judging:
+            made = Judging(Grader(rule, list(over), Limits(deadline=tasks.deadline)))
+            opened.callback(made.close)
+            return made
 
-    # Last, because graders must be closed.
-    heads, checkers = ({name: judging(rule) for name, rule in rules.items()} for rules in by_name)
-    return replace(world, judge=None if rule is None else judging(rule), heads=heads, checkers=checkers)
+        critiques = None
+        if tasks.ask is not None and tasks.ask.critique is not None:
+            of_solutions = None if rule is None else judging(rule, entries)
+            entries, critiques = solutions_to_judge(tasks.ask.critique, entries, of_solutions)
+            rule = Verdict(tasks.ask.critique.words)
+        world = token_world(entries, tokenizer, tasks.limit, None, positions, instructions)
+        heads, checkers = ({name: judging(rule, entries) for name, rule in rules.items()} for rules in by_name)
+        judge = None if rule is None else judging(rule, entries)
+        asking = None if tasks.ask is None else asking_of(tasks.ask, entries, tokenizer, judge, judging, critiques)
+        world = replace(world, judge=judge, heads=heads, checkers=checkers, asking=asking)
+        return replace(world, close=opened.pop_all().close)
