@@ -3,21 +3,19 @@
 L = -mean r_t A_t + (1 / t_k) mean_s KL( pi(. | s) || pi_old(. | s) ),   t_k = 1 - k / K,   m steps on every batch
 """
 
+from dataclasses import replace
+
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Critic, Method, Role, Term
+from policyopt.compose import About, Term
 from policyopt.constraint.divergence import ExactKL
 from policyopt.constraint.mirror import InverseAnnealed
-from policyopt.credit.returns import GeneralisedAdvantage
-from policyopt.objective.decoupled import RatioSurrogate
-from policyopt.objective.value import SquaredValueError
-from policyopt.reward.parts import Verified
-from policyopt.sampling.samplers import Group
-from policyopt.selection.tasks import Selection
+from policyopt.methods.trpo import trpo
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import AdamW
 
-mdpo = Method(
+mdpo = replace(
+    trpo,
     about=About(
         key="mdpo",
         title="Mirror Descent Policy Optimization",
@@ -33,20 +31,10 @@ mdpo = Method(
         family="A1",
         nearest="trpo",
     ),
-    selection=Selection(count=128),
-    sampling=Group(size=1),
-    reward=Verified(),
-    credit=GeneralisedAdvantage(gamma=0.99, lam=0.95),
-    objective=(
-        Term("policy", RatioSurrogate(), TokenMean()),
-        Term("value", SquaredValueError(), TokenMean(), trains="critic"),
-    ),
     constraint=(Term("proximity", ExactKL("policy", "old"), TokenMean(), weight=InverseAnnealed()),),
     update=GradientSteps(
         {"policy": AdamW(learning_rate=3e-4), "critic": AdamW(learning_rate=3e-4)}, epochs=10, clip_norm=0.5
     ),
-    roles={"policy": Role(grad=True, full=True), "old": Role(when="collected", full=True)},
-    models={"critic": Critic()},
 )
 
 _WORLD = {
