@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from policyopt.cli.comparing import compare
+from policyopt.cli.data import app as data
 
 app = typer.Typer(
     name="policyopt",
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 methods = typer.Typer(help="List, show and compare the published methods.", no_args_is_help=True)
 app.add_typer(methods, name="methods")
+app.add_typer(data, name="data")
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
