@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,22 @@ from policyopt.seen import asked
 from policyopt.types import Batch, Tasks
 
 Annotate = Callable[[Batch, Batch, Batch | None, torch.Generator], Tensor]
+
+
+def by_model(ctx: Context, model: str) -> Annotate:
+    """The probability that a model of the run gives to the verdict for the first row, of the two verdicts."""
+    verdicts = asked(ctx.world, "verdicts", "to put two rows before an annotator")
+
+    def annotate(first: Batch, second: Batch, own: Batch | None, rng: torch.Generator) -> Tensor:
+        judge: Any = ctx.models[model]
+        with torch.no_grad():
+            one, other = (
+                torch.where(rows.own, judge.score(rows, None, full=False).logp, 0.0).sum(1)
+                for rows in verdicts(first, second, own)
+            )
+        return torch.sigmoid(one - other)
+
+    return annotate
 
 
 def strength_of(share: Float[Tensor, " pairs"], scale: float) -> Float[Tensor, " pairs"]:
@@ -30,7 +47,8 @@ class AnnotatedPairs(Part):
 
     reference: it first answers the task itself, as the model `annotator`, and reads its answer beside the two. The
     world compares: `annotate(first, second, own or None, rng) -> (P,)` its probability that the row it reads first is
-    better; one verdict is drawn from it.
+    better; one verdict is drawn from it. A world that only puts the question, `verdicts(first, second, own or None)` ->
+    rows that say the one and rows that say the other, leaves the answer to the model.
     """
 
     votes: int = 4
@@ -52,7 +70,7 @@ class AnnotatedPairs(Part):
             )
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        annotate = asked(ctx.world, "annotate", "which of two rows an annotator prefers")
+        annotate = getattr(ctx.world, "annotate", None) or by_model(ctx, self.annotator)
         group, scored = batch.row["group"], batch.row["scored"]
         found = [((group == one) & scored).nonzero()[:2, 0] for one in group.unique()]
         pairs = [rows for rows in found if len(rows) == 2]

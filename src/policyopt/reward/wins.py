@@ -34,6 +34,10 @@ class WinRate(Part):
     formula = "R_b = mean_{j in g, j != b} P(o_b > o_j) - level"
 
     @property
+    def critics(self) -> tuple[str, ...]:
+        return () if self.judge is None else (self.judge,)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         return ("opponent",) if self.opponents else ()
 

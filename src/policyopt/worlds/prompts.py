@@ -9,9 +9,11 @@ from functools import partial
 from string import Formatter
 from typing import Any, Literal
 
+import torch
+
 from policyopt.worlds.compared import Ranked
 from policyopt.worlds.tasks import Candidate, Entry
-from policyopt.worlds.tokens import Judge, TokenWorld, WorldError
+from policyopt.worlds.tokens import Judge, Judgments, TokenWorld, WorldError
 
 
 def render_prompts(entries: Sequence[Entry], tokenizer: Any) -> list[list[int]]:
@@ -142,14 +144,7 @@ def recorded_answers(
 
 def _turn(entry: Entry, prompt: list[int], text: str, tokenizer: Any) -> list[int]:
     conversation = [*(dict(message) for message in entry.messages or ()), {"role": "assistant", "content": text}]
-    whole = list(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=False))
-    if whole[: len(prompt)] != prompt:
-        raise WorldError(
-            "the chat template writes a prompt otherwise once an answer stands behind it, so the answer's tokens can "
-            f"not be told apart: {tokenizer.decode(prompt)!r} is not how {tokenizer.decode(whole)!r} begins; mend the "
-            "template"
-        )
-    written, end = whole[len(prompt) :], tokenizer.eos_token_id
+    written, end = _behind(prompt, conversation, tokenizer), tokenizer.eos_token_id
     if end not in written:
         raise WorldError(
             f"the chat template ends an answer with {tokenizer.decode(written)[-20:]!r}, not with the EOS token "
@@ -157,6 +152,26 @@ def _turn(entry: Entry, prompt: list[int], text: str, tokenizer: Any) -> list[in
             "turn"
         )
     return written[: len(written) - written[::-1].index(end)]
+
+
+def _behind(begun: list[int], conversation: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
+    """What the chat template writes behind tokens with which the conversation begins."""
+    whole = list(tokenizer.apply_chat_template([*conversation], tokenize=True, return_dict=False))
+    if whole[: len(begun)] != begun:
+        raise WorldError(
+            "the chat template writes a prompt otherwise once an answer stands behind it, so the answer's tokens can "
+            f"not be told apart: {tokenizer.decode(begun)!r} is not how {tokenizer.decode(whole)!r} begins; mend the "
+            "template"
+        )
+    return whole[len(begun) :]
+
+
+def conversation_tokens(
+    messages: Sequence[Mapping[str, Any]], reply: Mapping[str, Any], tokenizer: Any
+) -> tuple[list[int], list[int]]:
+    """Tokens of a conversation, and those of one more message behind it."""
+    begun = list(tokenizer.apply_chat_template([*messages], tokenize=True, return_dict=False))
+    return begun, _behind(begun, [*messages, reply], tokenizer)
 
 
 def encode_answers(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
@@ -195,6 +210,15 @@ def ranked_answers(entries: Sequence[Entry], prompts: Sequence[list[int]], token
         found.append(Ranked(answers[here], [c.rank for c in candidates], numbers, starts[here] if apart else None))
         place = here.stop
     return found
+
+
+def judgments(entries: Sequence[Entry]) -> Judgments | None:
+    """If every entry says which comparison it judges, and in which order."""
+    if not all({"comparison", "swapped"} <= entry.metadata.keys() for entry in entries):
+        return None
+    numbers: dict[str, int] = {}
+    ids = [numbers.setdefault(repr(entry.metadata["comparison"]), len(numbers)) for entry in entries]
+    return Judgments(torch.tensor(ids), torch.tensor([bool(entry.metadata["swapped"]) for entry in entries]))
 
 
 def _counts(entries: Sequence[Entry]) -> list[int]:
@@ -240,6 +264,7 @@ def token_world(
         decode_raw=partial(tokenizer.decode, skip_special_tokens=False),
         recorded_answers=demonstrations or None,
         pairs=ranked or None,
+        judgments=judgments(entries),
         positions=positions,
         prompter=EntryPrompter(entries, tokenizer, instructions) if instructions else None,
     )

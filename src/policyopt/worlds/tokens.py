@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,23 @@ class WorldError(ValueError):
 
 
 @dataclass(frozen=True)
+class Judgments:
+    """Tasks that judge comparisons: the comparison (N,) of each, and whether its sides are swapped (N,)."""
+
+    comparison: Int[Tensor, " N"]
+    swapped: Bool[Tensor, " N"]
+
+    def orders(self) -> Int[Tensor, "M 2"]:
+        """A task of each order for every comparison that has both, the plain one first."""
+        found = []
+        for one in self.comparison.unique():
+            here = self.comparison == one
+            plain, turned = (here & ~self.swapped).nonzero()[:, 0], (here & self.swapped).nonzero()[:, 0]
+            found += [torch.stack([plain[0], turned[0]])] if len(plain) and len(turned) else []
+        return torch.stack(found) if found else self.comparison.new_zeros(0, 2)
+
+
+@dataclass(frozen=True)
 class TokenWorld:
     """Implements `compose.World` for prompts of tokens.
 
@@ -59,6 +76,9 @@ class TokenWorld:
     positions: int | None = None
     prompter: Prompter | None = None
     closing: Sequence[int] = ()  # tokens that end a thought, after which an answer is asked for
+    asking: Any = None  # what answers can be asked about (`asking.Asking`)
+    close: Callable[[], None] | None = None  # ends the processes of its judges
+    judgments: Judgments | None = None  # if tasks are comparisons to be judged, in both orders
 
     def __post_init__(self) -> None:
         if self.limit < 1:
@@ -214,6 +234,64 @@ class TokenWorld:
             raise WorldError(f"a judge returns one score per answer: {len(scores)} for {len(batch)} answers")
         values = [math.nan if score is None else float(score) for score in scores]
         return torch.tensor(values, dtype=torch.get_default_dtype(), device=batch.device)
+
+    # -- what others say of answers (see `asking.Asking`) -----------------------------------------------------
+    def _asked(self) -> Any:
+        if self.asking is None:
+            raise WorldError("these tasks have no words to ask about answers; in a recipe: tasks.ask")
+        return self.asking
+
+    def prefer(self, first: Batch, second: Batch) -> Float[Tensor, " B"]:
+        """The probability that each first row is preferred to the second one."""
+        return self._asked().preferred(self, first, second)
+
+    def verdicts(self, first: Batch, second: Batch, own: Batch | None = None) -> tuple[Batch, Batch]:
+        """Rows of a judge that say that the first is better, and rows that say that the second is."""
+        return self._asked().verdicts(self, first, second, own)
+
+    def contest(self, first: Batch, second: Batch) -> Batch:
+        return self.verdicts(first, second)[0]
+
+    def follow_ups(self, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+        """What users may say next, the row each is about, and whether it is of a pleased user."""
+        return self._asked().followed(self, batch)
+
+    def corrupted(self, rows: Batch, rng: torch.Generator) -> Batch:
+        """Copies of right rows whose answer is wrong."""
+        return self._asked().corrupted(self, rows, rng)
+
+    def judged_wrong(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Which critiques call their solution wrong."""
+        return self._asked().judged_wrong(self, batch)
+
+    def refine(self, batch: Batch) -> Batch:
+        """Rows that are about to solve again what each row criticised."""
+        return self._asked().refine(self, batch)
+
+    def refined(self, rows: Batch) -> Float[Tensor, " B"]:
+        """Whether new solutions are right."""
+        return self._asked().refined(self, rows)
+
+    def comparisons(self, batch: Batch) -> Int[Tensor, " B"]:
+        """Which comparison every row judges."""
+        return self._judgments().comparison.to(batch.device)[batch.row["task"]]
+
+    def swapped(self, batch: Batch) -> Bool[Tensor, " B"]:
+        """Whether a row judges it with its sides swapped."""
+        return self._judgments().swapped.to(batch.device)[batch.row["task"]]
+
+    def task_pairs(self) -> tuple[Int[Tensor, "M 2"], Float[Tensor, " M"]]:
+        """Both orders of every comparison, and how similar they are: 1."""
+        pairs = self._judgments().orders()
+        return pairs, torch.ones(len(pairs), dtype=torch.get_default_dtype())
+
+    def _judgments(self) -> Judgments:
+        if self.judgments is None:
+            raise WorldError(
+                "these tasks are no comparisons in both orders; use data with 'comparison' (a name or number) and "
+                "'swapped' (true or false) in every record"
+            )
+        return self.judgments
 
     # -- what an answer says -------------------------------------------------------------------------------
     def answers(self, batch: Batch) -> list[list[int]]:

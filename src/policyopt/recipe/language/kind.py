@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from policyopt.compose import Method, Nothing, frozen
+from policyopt.compose import Method, Part, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
@@ -32,6 +32,7 @@ from policyopt.recipe.language.sections import (
     TasksSection,
 )
 from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, training_entries, verifier_name
+from policyopt.reward.parts import Verified
 from policyopt.types import Batch
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import TokenWorld
@@ -51,7 +52,7 @@ class LanguageSubject(Subject):
     evaluation: EvaluationSection | None
 
     def check(self, method: Method, world: TokenWorld) -> None:
-        if not isinstance(method.reward, Nothing) and world.judge is None:
+        if world.judge is None and _graded(method.reward):
             raise RecipeError(
                 f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
                 "numeric, math_verify, regex or module:function"
@@ -103,6 +104,14 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[st
         both = decode(list(tokens[max(0, index - 1) : index + 1]))
         found.append(both[len(before) :] if both.startswith(before) else decode([token]))
     return found
+
+
+def _graded(reward: Any) -> bool:
+    """Whether a reward is, or is made of, what a verifier says."""
+    if isinstance(reward, tuple):
+        return any(map(_graded, reward))
+    held = fields(reward) if isinstance(reward, Part) and is_dataclass(reward) else ()
+    return isinstance(reward, Verified) or any(_graded(getattr(reward, one.name)) for one in held)
 
 
 def measured(policy: Language, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:
