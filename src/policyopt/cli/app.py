@@ -58,7 +58,12 @@ def train(
 
 
 @app.command()
-def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None:
+def resume(
+    run: Annotated[str, typer.Argument(help="Folder of a run.")],
+    accept: Annotated[
+        bool, typer.Option("--accept-objective", help="Go on although what is minimised has changed since.")
+    ] = False,
+) -> None:
     """Go on with a run that was stopped, from its newest good checkpoint, as if it had not stopped."""
     from policyopt.recipe.outcome import Outcome
     from policyopt.recipe.training import Training
@@ -72,7 +77,7 @@ def resume(run: Annotated[str, typer.Argument(help="Folder of a run.")]) -> None
         return
     log_to(console)
     _quiet()
-    with Training.resume(run, progress(console)) as training:
+    with Training.resume(run, progress(console), accept=accept) as training:
         _finish(training)
 
 

@@ -21,9 +21,11 @@ class Part:
     reads, writes: row or step columns beyond the universal ones. roles: named log-probabilities it reads. A part for
     which they depend on its options makes them properties.
     formula: the equation, for the printed objective.
+    version: of what it computes; raised when its numbers change for equal options, so that runs can tell.
     """
 
     formula: ClassVar[str] = ""
+    version: ClassVar[int] = 1
     penalises: ClassVar[str] = ""  # the model whose distance it charges for; charged once in a method
 
     reads: ClassVar[tuple[str, ...]] = ()

@@ -20,7 +20,8 @@ from policyopt.recipe.build import Built, build
 from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
-from policyopt.report.objective import describe
+from policyopt.recipe.stamps import Stamps
+from policyopt.report.objective_stamp import executed
 from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
 from policyopt.runtime.folder import RunFolder, RunFolderError
@@ -40,6 +41,8 @@ class Training:
 
     def __init__(self, built: Built, folder: RunFolder, display: Display | None = None):
         self.built, self.folder = built, folder
+        self.stamps = Stamps(built.program.stages, folder)
+        kept = self.stamps.hooks
         self.ledger, self.budget = Ledger(folder, built.run), None
         if (allowed := built.recipe.stages[-1].budget) is not None:
             self.budget = Budget(allowed, built.program, self.ledger)
@@ -51,7 +54,7 @@ class Training:
             built.program,
             folder,
             built.recipe.checkpoint_every,
-            hooks=Hooks(self._stage_start, self._samples, self._counted),
+            hooks=Hooks(self._stage_start, self._samples, self._counted, **kept),
             display=display,
             snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS,
         )
@@ -61,17 +64,20 @@ class Training:
         """A new run in a folder of its own (an existing one is never touched)."""
         with ExitStack() as opened:
             built = opened.enter_context(build(recipe))
-            printed = "\n\n".join(describe(stage.method) for stage in built.program.stages)
+            printed = "\n\n".join(executed(stage.method) for stage in built.program.stages)
             folder = RunFolder.create(recipe.folder or f"runs/{recipe.name}", recipe.yaml(), printed)
             training = cls(built, folder, display)
+            training.stamps.write()
             opened.pop_all()  # the training closes what was built
             return training
 
     @classmethod
-    def resume(cls, path: str | Path, display: Display | None = None) -> Training:
-        """Go on with a run from its newest good checkpoint."""
+    def resume(cls, path: str | Path, display: Display | None = None, *, accept: bool = False) -> Training:
+        """Go on with a run from its newest good checkpoint. accept: also if what it minimises has changed since."""
         folder = RunFolder.open(path)
-        return cls(build(load_recipe(folder.recipe)), folder, display)
+        training = cls(build(load_recipe(folder.recipe)), folder, display)
+        training.stamps.accept = accept
+        return training
 
     def __enter__(self) -> Training:
         return self

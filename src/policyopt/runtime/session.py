@@ -29,11 +29,15 @@ class Hooks:
     samples(round): records to add to samples.jsonl, a function of the round alone.
     counted(step, round): after every round and before any checkpoint of what follows it: what it writes down of round
     `step` is there whenever a resumed run does not train that round again.
+    stamp: JSON data kept with every checkpoint. restored(step, stamp): before a run goes on from a checkpoint, with
+    what that was stamped with; may refuse by raising.
     """
 
     stage_start: Callable[[int, Run], Mapping[str, Any]] | None = None
     samples: Callable[[Round], Iterable[Mapping[str, Any]]] | None = None
     counted: Callable[[int, Round], None] | None = None
+    stamp: Mapping[str, Any] | None = None
+    restored: Callable[[int, Mapping[str, Any]], None] | None = None
 
 
 class Session:
@@ -76,6 +80,9 @@ class Session:
         if self._saved < 0:
             found = self.store.latest()
             if found is not None:
+                stamp = found[1].pop("stamp", None)
+                if stamp is not None and self.hooks.restored is not None:
+                    self.hooks.restored(found[0], stamp)
                 self.run.load_state(found[1], self.program)
                 logger.info("resumed at round %d of %d", self.run.step, self.program.steps)
             # A new run needs no checkpoint of its beginning: the recipe makes it again.
@@ -132,7 +139,7 @@ class Session:
             return next(loop)
         except Exception as error:
             if before is not None:
-                self.store.write(step, before)
+                self._write(step, before)
             if before is not None or safe:
                 error.add_note(f"Nothing before round {step} is lost; to go on from there: {self.folder.resume}")
             raise
@@ -153,5 +160,8 @@ class Session:
     def _checkpoint(self, record: Record) -> None:
         if self._saved != self.run.step:
             record.sync()
-            self.store.write(self.run.step, self.run.state())
+            self._write(self.run.step, self.run.state())
             self._saved = self.run.step
+
+    def _write(self, step: int, state: Mapping[str, Any]) -> None:
+        self.store.write(step, state if self.hooks.stamp is None else {**state, "stamp": dict(self.hooks.stamp)})

@@ -1,0 +1,158 @@
+"""How often a comparison of a method with itself declares a difference. It should be at most 5 % of the time.
+
+    python benchmarks/aa_test.py [--method grpo] [--repetitions 200] [--simulated 10000] [--json FILE]
+
+Trained: a method on a bandit, by the real loop. The arms of a repetition are that method on the same tasks and
+beginnings, seed by seed, that sample independently; they are judged as `policyopt compare` judges.
+Simulated: scores of equal arms from known distributions, judged by several procedures, to see what each one is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from policyopt.evaluation.comparison import Finding, compare, holm, paired_p
+from policyopt.evaluation.experiments._common import fit, numbers, probabilities, random_table
+from policyopt.evaluation.statistics import proportion_interval
+from policyopt.methods import load
+from policyopt.options import override
+from policyopt.worlds.sequences import bandit
+
+LEVEL = 0.95
+ARMS, MANY = 4, 10
+SEEDS = (5, 10)
+ROUNDS = 3
+
+
+# -- trained ---------------------------------------------------------------------------------------------------------
+def score(method: Any, seed: int, sampling: int) -> float:
+    """Expected reward after a few rounds on 8 prompts of 6 choices. seed: tasks and beginning; sampling: the rest."""
+    rewards = torch.rand(8, 6, generator=numbers(seed, "aa rewards"))
+    policy = random_table(8, 6, 0.5, seed, "aa policy")
+    done = fit(method, bandit(rewards), {"policy": policy}, ROUNDS, sampling, lambda run, _: 0.0)
+    return float((probabilities(done.run) * rewards).sum(1).mean())
+
+
+def trained(key: str, repetitions: int) -> Iterator[tuple[str, int, list[bool]]]:
+    """(arms, seeds, whether a difference was declared among them)."""
+    options = {"selection.count": 8, "sampling.size": 4, "update.policy.learning_rate": 1.0}
+    options |= {"constraint.kl.weight": 0} if key == "grpo" else {}
+    method = override(load(key), options)
+    shape = (repetitions, ARMS, max(SEEDS))
+    values = np.empty(shape)
+    for repetition, arm, seed in itertools.product(*map(range, shape)):
+        world = repetition * max(SEEDS) + seed
+        values[repetition, arm, seed] = score(method, world, 10**6 * (arm + 1) + world)
+    for arms, seeds in itertools.product((2, ARMS), SEEDS):
+        yield f"{arms} arms", seeds, [declared(one[:arms, :seeds]) for one in values]
+
+
+def declared(values: np.ndarray) -> bool:
+    """Whether `compare` tells any of the arms (M, K) apart."""
+    named = {f"arm {arm}": found.tolist() for arm, found in enumerate(values)}
+    return any(pair.finding != Finding.OPEN for pair in compare(named, level=LEVEL).pairs)
+
+
+# -- simulated -------------------------------------------------------------------------------------------------------
+WORLDS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "skewed (log-normal)": lambda rng, size: rng.lognormal(0.0, 1.0, size),
+    "solved or not (30 %)": lambda rng, size: (rng.random(size) < 0.3) + rng.normal(0.0, 0.02, size),
+    "200 tasks (90 %)": lambda rng, size: rng.binomial(200, 0.9, size) / 200,
+}
+
+
+def by_t(difference: np.ndarray) -> np.ndarray:
+    """(R, K) -> (R,) p of the paired t test."""
+    return stats.ttest_1samp(difference, 0.0, axis=1).pvalue
+
+
+def by_flips(difference: np.ndarray) -> np.ndarray:
+    """p of the exact sign-flip test on the mean."""
+    signs = np.array(list(itertools.product((1, -1), repeat=difference.shape[1])))
+    flipped = np.abs(difference @ signs.T)
+    return (flipped >= flipped[:, :1] * (1 - 1e-12)).mean(1)
+
+
+def by_percentiles(difference: np.ndarray, resamples: int = 2000) -> np.ndarray:
+    """0 where the percentile bootstrap interval leaves 0 out, else 1."""
+    index = np.random.default_rng(1).integers(difference.shape[1], size=(resamples, difference.shape[1]))
+    means = np.concatenate([part[:, index].mean(2) for part in np.array_split(difference, len(difference) // 100 + 1)])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
+    return ((low <= 0) & (high >= 0)).astype(float)
+
+
+PROCEDURES = {"paired t": by_t, "sign flips": by_flips, "percentile bootstrap": by_percentiles}
+
+
+def simulated(repetitions: int, seeds: int) -> Iterator[tuple[str, str, list[bool]]]:
+    """(world, procedure, whether it saw a difference between two equal arms)."""
+    for world, draw in WORLDS.items():
+        values = draw(np.random.default_rng(0), (2, repetitions, seeds))
+        for procedure, test in PROCEDURES.items():
+            yield world, procedure, list(test(values[0] - values[1]) <= 1 - LEVEL)
+
+
+def family(repetitions: int, seeds: int, arms: int) -> Iterator[tuple[str, list[bool]]]:
+    """(world, whether any of the pairs of equal arms was told apart), by what `compare` does."""
+    for world, draw in WORLDS.items():
+        values = draw(np.random.default_rng(0), (repetitions, arms, seeds))
+        found = []
+        for one in values:
+            p = [paired_p(one[i], one[j]) for i, j in itertools.combinations(range(arms), 2)]
+            found.append(min(holm(p)) <= 1 - LEVEL)
+        yield world, found
+
+
+# -- printed -----------------------------------------------------------------------------------------------------------
+def tell(said: list[dict[str, Any]], source: str, what: str, seeds: int, found: list[bool]) -> None:
+    """One line of the table."""
+    rate = proportion_interval(int(np.sum(found)), len(found))
+    said.append(
+        {
+            "scores": source,
+            "judged": what,
+            "seeds": seeds,
+            "repetitions": len(found),
+            "declared": int(np.sum(found)),
+            "rate": rate.estimate,
+            "interval": [rate.low, rate.high],
+        }
+    )
+    shown = f"{100 * rate.estimate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    print(f"| {source} | {what} | {seeds} | {np.sum(found)} of {len(found)} | {shown} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="grpo", help="which is trained")
+    parser.add_argument("--repetitions", type=int, default=200, help="trained ones")
+    parser.add_argument("--simulated", type=int, default=10_000)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    said: list[dict[str, Any]] = []
+    print("| scores | judged by | seeds | differences declared | rate, 95 % interval |\n|---|---|---:|---:|---:|")
+    for seeds in SEEDS:
+        for world, procedure, found in simulated(given.simulated, seeds):
+            tell(said, world, procedure, seeds, found)
+        for arms in (ARMS, MANY):
+            for world, found in family(given.simulated // MANY, seeds, arms):
+                tell(said, world, f"paired t with Holm, any of {arms} arms", seeds, found)
+    for what, seeds, found in trained(given.method, given.repetitions):
+        tell(said, f"{given.method}, trained", f"paired t with Holm, {what}", seeds, found)
+    if given.json is not None:
+        given.json.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

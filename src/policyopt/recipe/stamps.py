@@ -1,0 +1,90 @@
+"""The executed objective of a run, kept beside its numbers and in its checkpoints; noticing when it has changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from policyopt.compose import Stage
+from policyopt.recipe.base import RecipeError
+from policyopt.report.objective_stamp import Change, changes, compare_runs, stamp
+from policyopt.runtime.folder import RunFolder, RunFolderError, write_json
+
+log = logging.getLogger("policyopt")
+
+
+class ChangedObjectiveError(RecipeError):
+    """A checkpoint was made under another objective than the one it would go on with."""
+
+
+class Stamps:
+    """Of all stages of a run: `objective.json` in its folder, and in every checkpoint.
+
+    A checkpoint goes on only with the objective it was made with, unless `accept` says so; changes of how rows are
+    drawn and steps are taken, which users make on purpose (a learning rate, a number of epochs), are told and noted.
+    """
+
+    def __init__(self, stages: Sequence[Stage], folder: RunFolder):
+        self.accept = False
+        self._folder, self._stages = folder, stages
+        self._now = [stamp(stage.method) for stage in stages]
+
+    @property
+    def hooks(self) -> dict[str, Any]:
+        """What a checkpoint is stamped with, and who is told when a run goes on from one; see `Hooks`."""
+        return {"stamp": {"stages": self._now}, "restored": self._restored}
+
+    def write(self, changed: Sequence[Mapping[str, Any]] = ()) -> None:
+        write_json(self._folder.path / "objective.json", {"stages": self._now, "changed": list(changed)})
+
+    def _restored(self, step: int, kept: Mapping[str, Any]) -> None:
+        """Stages that are over are of no account any more."""
+        found = [
+            (stage.method.key, change)
+            for stage, old, new in zip(self._stages, kept["stages"], self._now, strict=False)
+            if step < stage.start + stage.steps
+            for change in changes(old, new)
+        ]
+        if not found:
+            return
+        told = "; ".join(f"{method}: {change}" for method, change in found)
+        if any(change.vital for _, change in found) and not self.accept:
+            raise ChangedObjectiveError(
+                f"the checkpoint of round {step} in {self._folder.path} was trained on another objective than the one "
+                f"it would go on with ({told}). Use the recipe and the version of policyopt that it was made with, or "
+                f"go on with the new objective: {self._folder.resume} --accept-objective"
+            )
+        log.warning("round %d goes on with what has changed since its checkpoint: %s", step, told)
+        said = [{"round": step, "stage": method, **_plain(change)} for method, change in found]
+        self.write([*_changed(self._folder.path), *said])
+
+
+def _plain(change: Change) -> dict[str, str]:
+    return {"slot": change.slot, "before": change.before, "after": change.after}
+
+
+def _changed(folder: Path) -> list[dict[str, Any]]:
+    """Changes that a run has gone through, oldest first."""
+    path = folder / "objective.json"
+    return json.loads(path.read_text(encoding="utf-8"))["changed"] if path.is_file() else []
+
+
+def stamps_of(folder: Path | str) -> list[dict[str, Any]]:
+    """What a run executes, stage by stage. RunFolderError: a run of before it was stored."""
+    path = Path(folder) / "objective.json"
+    if not path.is_file():
+        raise RunFolderError(f"{folder} has no objective.json; it is no run, or one of an earlier version")
+    return json.loads(path.read_text(encoding="utf-8"))["stages"]
+
+
+def difference_of_runs(first: Path | str, second: Path | str) -> list[tuple[str, list[Change]]]:
+    """How the executed objectives of two runs differ: (methods of a stage, changes), their last stages side by side."""
+    one, two = stamps_of(first), stamps_of(second)
+    found = compare_runs(one, two)
+    count = len(found)
+    names = [[""] * (count - len(side)) + [each["method"] for each in side] for side in (one, two)]
+    titles = [f"{a or '-'} | {b or '-'}" for a, b in zip(*names, strict=True)]
+    return list(zip(titles, found, strict=True))
