@@ -36,14 +36,15 @@ def record(branches: Sequence[Branch], over: str, reward_models: Mapping[str, An
         "over": over,
         "seed": seed,
         "measures": measures,
-        "branches": {
-            branch.name: {
+        "branches": [
+            {
+                "name": branch.name,
                 "method": branch.method,
                 "begins": branch.begins,
                 **{name: _interval(branch.scores[name]) for name in measures if name in branch.scores},
             }
             for branch in branches
-        },
+        ],
         "differences": [
             _difference(named[first], named[second], measures[0], 1 - 0.05 / len(pairs)) for first, second in pairs
         ],
@@ -80,8 +81,8 @@ def _difference(first: Branch, second: Branch, measure: str, level: float) -> di
 def cells(found: Mapping[str, Any]) -> list[list[str]]:
     """Header and one row per policy."""
     rows = [["policy", "method", *found["measures"]]]
-    for name, said in found["branches"].items():
-        rows.append([name, said["method"], *(_cell(said.get(measure)) for measure in found["measures"])])
+    for said in found["branches"]:
+        rows.append([said["name"], said["method"], *(_cell(said.get(measure)) for measure in found["measures"])])
     return rows
 
 
