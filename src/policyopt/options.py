@@ -183,9 +183,10 @@ def override(method: Method, changes: Mapping[str, Any]) -> Method:
 
 
 def _asked(method: Method, root: str, changed: Any) -> dict[str, Given]:
-    """Models that another reward reads: an earlier stage makes them, or the user gives them."""
-    names = changed.critics if root == "reward" else ()
-    return {name: Given("a reward model") for name in names if name not in method.models}
+    """Models that another reward or feedback reads: an earlier stage makes them, or the user gives them."""
+    what = {"reward": "a reward model", "feedback": "a judge"}
+    names = changed.critics if root in what else ()
+    return {name: Given(what[root]) for name in names if name not in method.models}
 
 
 def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:

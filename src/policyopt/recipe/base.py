@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -78,6 +78,15 @@ class SamplesSection(Section):
     every: int | None = Field(default=None, ge=1)  # rounds; None: so that about 50 rounds of the run are recorded
 
 
+class InvariantsSection(Section):
+    """What is watched while the run trains; see `policyopt.runtime.invariants.Rules`."""
+
+    policy: Literal["stop", "warn"] = "stop"
+    every: int = Field(default=10, ge=1)
+    staleness: int | None = Field(default=None, ge=0)
+    alarms: bool = True
+
+
 class Recipe(Section):
     """A whole run. Every kind of policy has its own sections `policy`, `tasks` and `evaluation`.
 
@@ -99,6 +108,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=50, ge=1)
     samples: SamplesSection = SamplesSection()
+    invariants: InvariantsSection = InvariantsSection()
     folder: str | None = None  # None: runs/NAME
 
     @model_validator(mode="after")
@@ -121,6 +131,11 @@ class Recipe(Section):
         if early:
             raise ValueError(f"stages.{early[0]}.budget: only the last stage can have one; give its rounds as steps")
         return self
+
+    @property
+    def supplied(self) -> set[str]:
+        """Names of the models that the user supplies."""
+        return set(self.models)
 
     def yaml(self) -> str:
         """The resolved recipe: every default written out."""

@@ -58,7 +58,7 @@ class Branches:
             self.built.subject.save_reward(model, self.folder.models / name)
 
     def _reward_models(self) -> Mapping[str, Any]:
-        run, given = self.built.run, self.built.recipe.models
+        run, given = self.built.run, self.built.recipe.supplied
         return {name: model for name, model in run.models.items() if hasattr(model, "worth") and name not in given}
 
     def report(self) -> dict[str, Any]:

@@ -101,12 +101,12 @@ def _method(stage: StageSection, kind: str) -> Method:
 def _check_models(recipe: Recipe, methods: Sequence[Method]) -> None:
     """Every model the user supplies is used, and every one a method asks for is there or made by an earlier stage."""
     wanted = {name for method in methods for name in method.models}
-    idle = sorted(set(recipe.models) - wanted)
+    idle = sorted(recipe.supplied - wanted)
     if idle:
         raise RecipeError(f"models {idle} have no effect: the methods of this recipe use {sorted(wanted)}; remove them")
     made: set[str] = set()
     for method, stage in zip(methods, recipe.stages, strict=True):
         for name, spec in method.models.items():
-            if isinstance(spec, Given) and name not in {*recipe.models, *made}:
+            if isinstance(spec, Given) and name not in recipe.supplied | made:
                 spec.build(None, name)  # raises the error that says what to give
         made |= set(method.models) if stage.steps else set()

@@ -23,6 +23,7 @@ from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.language.judges import judges_of
 from policyopt.recipe.language.preferences import check_preferences
 from policyopt.recipe.language.sections import (
     EvaluationSection,
@@ -142,7 +143,8 @@ class LanguageKind:
         entries = [training_entries(section, _excluded(recipe, section, held_out), recipe.seed) for section in tasks]
         everything = [*held_out, *(entry for found in entries for entry in found)]
         policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed)
-        models = {"policy": policy.to(device), **_models(recipe, policy, tokenizer)}
+        given = {**_models(recipe, policy, tokenizer), **judges_of(recipe.judges, tokenizer)}
+        models = {"policy": policy.to(device), **given}
         held = [model.positions for model in models.values() if isinstance(model, Language)]
         positions = min((limit for limit in held if limit is not None), default=None)
 

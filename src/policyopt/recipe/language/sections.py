@@ -107,6 +107,36 @@ class VerifierSection(Section):
     options: dict[str, Any] = Field(default={})
 
 
+class JudgeSection(Section):
+    """A chat model behind an OpenAI-compatible HTTP API, as a model of the run: `ask: score` makes it a reward model,
+    `ask: pair` a judge of pairs that is asked in both orders. See `policies.endpoint.Endpoint` for the rest."""
+
+    url: str
+    model: str
+    ask: Literal["score", "pair"] = "score"
+    template: str | None = None  # over {prompt} and {answer}, {lowest}, {highest}; or {first} and {second}
+    lowest: float = 1.0
+    highest: float = 10.0
+    key: str | None = None
+    temperature: float = Field(default=0.0, ge=0)
+    tokens: int = Field(default=16, ge=1)
+    timeout: float = Field(default=30.0, gt=0)
+    retries: int = Field(default=3, ge=0)
+    pause: float = Field(default=0.5, ge=0)
+    concurrency: int = Field(default=8, ge=1)
+    deadline: float = Field(default=600.0, gt=0)
+    most_failed: float = Field(default=0.5, ge=0, le=1)
+    cache: str | None = None
+
+    @model_validator(mode="after")
+    def _scale_of_scores(self) -> JudgeSection:
+        # A resolved recipe has the default written out.
+        changed = {"lowest": self.lowest != 1.0, "highest": self.highest != 10.0}
+        idle = {name: self.ask == "pair" and other for name, other in changed.items()}
+        without_effect("judges.NAME", idle, "ask=pair")
+        return self
+
+
 class TasksSection(Section):
     """Where tasks come from: one of reasoning_gym, jsonl and folder."""
 
@@ -174,4 +204,16 @@ class LanguageRecipe(Recipe):
 
     policy: PolicySection
     tasks: TasksSection
+    judges: dict[str, JudgeSection] = Field(default={})  # models of the run that are asked over HTTP
     evaluation: EvaluationSection | None = EvaluationSection()
+
+    @property
+    def supplied(self) -> set[str]:
+        return super().supplied | set(self.judges)
+
+    @model_validator(mode="after")
+    def _names_once(self) -> LanguageRecipe:
+        twice = sorted(set(self.models) & set(self.judges))
+        if twice:
+            raise ValueError(f"{twice} are both in models and in judges; give them different names")
+        return self
