@@ -12,6 +12,7 @@ from rich.console import Console
 
 from policyopt.cli.comparing import compare
 from policyopt.cli.data import app as data
+from policyopt.cli.rewarding import reward
 
 app = typer.Typer(
     name="policyopt",
@@ -24,6 +25,7 @@ app = typer.Typer(
 methods = typer.Typer(help="List, show and compare the published methods.", no_args_is_help=True)
 app.add_typer(methods, name="methods")
 app.add_typer(data, name="data")
+app.command()(reward)
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -83,9 +83,9 @@ def best_of_n(
     return found
 
 
-def best_of_n_exact(
+def best_of_n_by_prompt(
     proxy: Float[Tensor, "prompts candidates"], gold: Float[Tensor, "prompts candidates"], n: int
-) -> tuple[float, float]:
+) -> tuple[Float[Tensor, " prompts"], Float[Tensor, " prompts"]]:
     """Expected proxy and gold of the best of n candidates drawn without replacement from those at hand: the mean over
     all subsets, so without the noise of one order. Ties by place."""
     size = proxy.shape[1]
@@ -97,8 +97,16 @@ def best_of_n_exact(
     # Chosen at place k: all n - 1 others stand behind it.
     weight = torch.exp(_log_choose(left, n - 1) - _log_choose(torch.tensor(float(size)), n))
     weight = torch.where(left >= n - 1, weight, 0.0)
-    by_proxy, by_gold = (float((x.double().gather(1, order) * weight).sum(1).mean()) for x in (proxy, gold))
+    by_proxy, by_gold = ((x.double().gather(1, order) * weight).sum(1) for x in (proxy, gold))
     return by_proxy, by_gold
+
+
+def best_of_n_exact(
+    proxy: Float[Tensor, "prompts candidates"], gold: Float[Tensor, "prompts candidates"], n: int
+) -> tuple[float, float]:
+    """Means over prompts of `best_of_n_by_prompt`."""
+    by_proxy, by_gold = best_of_n_by_prompt(proxy, gold, n)
+    return float(by_proxy.mean()), float(by_gold.mean())
 
 
 def _log_choose(total: Tensor, chosen: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,29 @@ GOLD, KL, LENGTH = "gold reward", "KL to the start", "length"
 def proxy(name: str) -> str:
     """The column of a reward model."""
     return f"proxy reward ({name})"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Prompts with answers, side by side by task, and the world's grade of each (nan: none)."""
+
+    texts: list[tuple[str, str]]
+    gold: list[float]
+
+
+def samples_of(policy: Any, world: Any, engine: Any, seed: int, samples: int) -> Samples:
+    """`samples` answers to every task."""
+    ids = torch.arange(world.size).repeat_interleave(samples)
+    keys = new_keys(len(ids), generator(seed, "candidates"))
+    texts: list[tuple[str, str]] = []
+    gold: list[float] = []
+    for begin in range(0, len(ids), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        batch = sampled(policy, world, engine, ids[part], keys[part], 1.0)
+        prompts = [world.decode(world.prompts[task]) for task in batch.row["task"].tolist()]
+        texts += list(zip(prompts, world.texts(batch), strict=True))
+        gold += world.grade(batch).double().tolist()
+    return Samples(texts, gold)
 
 
 def rewarded(
@@ -69,7 +93,7 @@ def _measured(batch: Batch, policy: Any, world: Any, rewards: Mapping[str, Any],
 
 def on_pairs(model: Any, world: Any) -> dict[str, Any]:
     """How a reward model orders the recorded pairs of a world (see `pair_quality`)."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.zeros(0)).device  # a judge behind an API has no parameters
     sides: list[Tensor] = []
     for ids in torch.arange(world.size, device=device).split(CHUNK):
         rows = world.recorded_pairs(world.tasks(ids).with_rows({"group": ids}))

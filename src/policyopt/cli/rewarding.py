@@ -1,0 +1,65 @@
+"""`policyopt reward`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+console = Console(highlight=False)
+
+
+def reward(  # noqa: PLR0913 - every argument is an option of the command line
+    model: Annotated[
+        str, typer.Argument(help="Folder of a reward model or of a policy (see --reference), or a judge's YAML file.")
+    ],
+    pairs: Annotated[str | None, typer.Option(help="Benchmark: a JSONL file of the form of RewardBench.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Folder of the policy that MODEL was trained from: its implicit reward is used.")
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Scale of an implicit reward.")] = 0.1,
+    task: Annotated[
+        str | None, typer.Option(help="Recipe, whose verifier is the gold reward of best-of-n on held-out prompts.")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="With --task: folder of the policy that is sampled.")] = None,
+    candidates: Annotated[int, typer.Option(help="With --task: samples of every prompt.", min=2)] = 16,
+    optimised: Annotated[
+        list[str] | None, typer.Option(help="With --task: folder of a policy that was optimised; again for more.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Write the report (Markdown) there, and JSON beside it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How good a reward model is: accuracy and calibration on a benchmark, and the gold reward of what is optimised
+    against it."""
+    from pathlib import Path
+
+    from policyopt.recipe.base import RecipeError
+    from policyopt.recipe.language.rewards import against_gold, on_benchmark, open_scorer
+    from policyopt.recipe.language.sections import LanguageRecipe
+    from policyopt.recipe.schema import load_recipe
+    from policyopt.report.reward_models import markdown
+    from policyopt.worlds.reward_bench import read_items
+
+    if pairs is None and task is None:
+        raise typer.BadParameter("give --pairs FILE, --task RECIPE --policy FOLDER, or both")
+    if (task is None) != (policy is None):
+        raise typer.BadParameter("--task and --policy belong together")
+    scorer = open_scorer(model, reference, beta)
+    found: dict[str, Any] = {"model": model}
+    if pairs is not None:
+        found["benchmark"] = on_benchmark(scorer, read_items(pairs))
+    if task is not None and policy is not None:
+        recipe = load_recipe(task)
+        if not isinstance(recipe, LanguageRecipe):
+            raise RecipeError(f"{task} trains no language policy; reward models are evaluated on answers to prompts")
+        found["gold"] = against_gold(scorer, recipe, policy, candidates, optimised or [])
+    page = markdown(model, found)
+    if out is not None:
+        Path(out).write_text(page, encoding="utf-8")
+        Path(out).with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        console.print(page, markup=False, soft_wrap=True)
