@@ -242,7 +242,7 @@ def _part(option: Option, value: Any) -> Part:
             f"{option.key} takes a part of {option.path[0]} by name, got {value!r}; {hint}{sorted(classes)}"
         )
     chosen = classes[name]
-    if inspect.isclass(option.type) and not issubclass(chosen, option.type):
+    if option.type is not Any and inspect.isclass(option.type) and not issubclass(chosen, option.type):
         raise OptionError(f"{option.key} takes a {option.type.__name__}; {name} is not one")
     hints = typing.get_type_hints(chosen)
     known = [f.name for f in dataclasses.fields(chosen)]  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -149,15 +149,18 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 def jsonl_entries(path: str | Path, columns: Columns | None = None) -> list[Entry]:
     """The entries of a JSONL file, one object per line (see ``records`` for the fields); blank lines are
     skipped."""
+    return _collect(json_lines(path), Path(path), columns)
+
+
+def json_lines(path: str | Path) -> Iterator[tuple[str, object]]:
+    """The place and the value of every line that is not blank. SourceError: no file, or a line is no JSON."""
     source = Path(path)
     if not source.is_file():
         raise SourceError(f"task file {str(source)!r} does not exist or is not a file; check the path")
-    rows = (
-        (f"{source}, line {number}", line)
-        for number, line in enumerate(source.read_bytes().split(b"\n"), start=1)
-        if line.strip()
-    )
-    return _collect(((place, _decoded(place, line)) for place, line in rows), source, columns)
+    for number, line in enumerate(source.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            place = f"{source}, line {number}"
+            yield place, _decoded(place, line)
 
 
 def _decoded(place: str, line: bytes) -> object:

@@ -36,6 +36,7 @@ from policyopt.update.normalise import UpdateNormaliser
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
 from policyopt.worlds.recordings import Episode, Recording, episodes_of
+from policyopt.worlds.segments import ComparedSegments, read_segments
 
 
 @dataclass
@@ -44,7 +45,7 @@ class ControlSubject(Subject):
 
     models: Mapping[str, nn.Module]
     worlds: Sequence[EnvironmentWorld]
-    data: Sequence[Recording | None]  # of each world
+    data: Sequence[Recording | ComparedSegments | None]  # of each world
     engine: Any
     held_out: EnvironmentWorld
     evaluation: EvaluationSection | None
@@ -53,16 +54,19 @@ class ControlSubject(Subject):
         if method.sampling.data and self._data_of(world) is None:
             raise RecipeError(
                 f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; give "
-                "tasks.minari or tasks.recorded, or use a method that acts, such as ppo"
+                "tasks.minari, tasks.recorded or tasks.segments, or use a method that acts, such as ppo"
             )
-        if method.sampling.data == "pairs":
-            raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
+        if method.sampling.data == "pairs" and not isinstance(self._data_of(world), ComparedSegments):
+            raise RecipeError(
+                f"method {method.key!r} learns from recorded pairs, which these tasks do not have; give "
+                'tasks.segments, a JSONL file of {"chosen": {"observations", "actions"}, "rejected": ...}'
+            )
 
     def view(self, method: Method, world: EnvironmentWorld) -> tuple[str, Any]:
         """Methods that act are given the environment; those that do not, the recorded data."""
         return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
 
-    def _data_of(self, world: EnvironmentWorld) -> Recording | None:
+    def _data_of(self, world: EnvironmentWorld) -> Recording | ComparedSegments | None:
         return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
 
     def adapt(self, method: Method) -> Method:
@@ -160,8 +164,10 @@ def make_world(section: TasksSection, seed: int) -> EnvironmentWorld:
     )
 
 
-def recording(section: TasksSection) -> Recording | None:
+def recording(section: TasksSection) -> Recording | ComparedSegments | None:
     """The recorded data of some tasks."""
+    if section.segments is not None:
+        return read_segments(section.segments)
     if section.minari is not None:
         return read_minari(section.minari, section.unit)
     if section.recorded is None:
@@ -189,7 +195,8 @@ def _recorded(actor: Actor, world: EnvironmentWorld, ids: range, given: Recorded
 
 def check_data(tasks: Sequence[TasksSection], methods: Sequence[Method]) -> None:
     """What no stage uses is a mistake."""
-    given = [name for name in ("minari", "recorded") if any(getattr(section, name) is not None for section in tasks)]
+    names = ("minari", "recorded", "segments")
+    given = [name for name in names if any(getattr(section, name) is not None for section in tasks)]
     if given and not any(method.sampling.data for method in methods):
         raise RecipeError(
             f"tasks.{given[0]} has no effect: no stage learns from recorded data; remove it or add a stage with a "

@@ -80,14 +80,16 @@ class TasksSection(Section):
     processes: bool = False  # streams step in a process each
     minari: str | None = None  # a Minari data set: its folder, or the id of an installed one
     recorded: RecordedSection | None = None
+    segments: str | None = None  # a JSONL file of compared segments, for methods of preferences
     unit: Literal["transition", "episode"] = "transition"  # of recorded data: what a task is
 
     @model_validator(mode="after")
     def _one_source(self) -> TasksSection:
-        if self.minari is not None and self.recorded is not None:
-            raise ValueError("give one of tasks.minari and tasks.recorded")
+        if sum(data is not None for data in (self.minari, self.recorded, self.segments)) > 1:
+            raise ValueError("give one of tasks.minari, tasks.recorded and tasks.segments")
         if self.minari is None and self.recorded is None:
-            without_effect("tasks", {"unit": self.unit != "transition"}, "an environment alone")
+            alone = "an environment alone" if self.segments is None else "tasks.segments"
+            without_effect("tasks", {"unit": self.unit != "transition"}, alone)
         return self
 
 
@@ -101,7 +103,7 @@ class ControlRecipe(Recipe):
     """A whole run of an agent."""
 
     kind: ClassVar[str] = "control"
-    marks: ClassVar = {"tasks": ("gymnasium", "minari", "recorded"), "policy": ("control",)}
+    marks: ClassVar = {"tasks": ("gymnasium", "minari", "recorded", "segments"), "policy": ("control",)}
 
     policy: PolicySection
     tasks: TasksSection
