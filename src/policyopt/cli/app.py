@@ -13,6 +13,7 @@ from rich.console import Console
 from policyopt.cli.comparing import compare
 from policyopt.cli.data import app as data
 from policyopt.cli.rewarding import reward
+from policyopt.cli.viewing import view
 
 app = typer.Typer(
     name="policyopt",
@@ -158,6 +159,7 @@ def evaluate(
 
 
 app.command()(compare)
+app.command()(view)
 
 
 @app.command()

@@ -42,6 +42,7 @@ class Subject(ABC):
     worlds: Sequence[Any]  # one per distinct section of tasks, in their order
     engine: Any
     draw: Callable[[Any], None] | None = None  # adds to the plot of a run what only this kind can show
+    film: Callable[[], Mapping[str, Any]] | None = None  # held-out episodes step by step, for `policyopt view`
 
     @property
     def policy(self) -> Any:

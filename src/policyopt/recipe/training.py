@@ -110,6 +110,8 @@ class Training:
     def finish(self) -> Outcome:
         """After the last round: evaluate, save the model, write the summary."""
         before, after = self._before(), self._kept(self.folder.once("after", self._measure))
+        if self.built.subject.film is not None:
+            self.folder.once("episodes", self.built.subject.film)
         self._save_model()
         report = self.branches.report() if self.branches else {}
         seconds = training_seconds(self.folder)
@@ -159,7 +161,7 @@ class Training:
         run, program, asked = self.built.run, self.built.program, self.built.recipe.samples
         step = run.step - 1
         stage = program.at(step)
-        every = asked.every or max(1, program.steps // SHOWN_ROUNDS)
+        every = asked.every or max(1, sum(each.steps for each in self.built.recipe.stages) // SHOWN_ROUNDS)
         if not asked.rows or (step % every and step + 1 != stage.start + stage.steps):
             return []
         world = run.worlds[stage.method.world]

@@ -246,7 +246,7 @@ def _surprise(one: Batch, policy: Tensor | None) -> float | None:
 
 
 def rounded(values: Tensor) -> list[Any]:
-    """Numbers of `DIGITS` significant digits (nan: None), of any nesting."""
+    """Numbers of `DIGITS` significant digits (nan: None, infinities: text), of any nesting."""
     if not values.is_floating_point():
         return values.int().tolist() if values.dtype == torch.bool else values.tolist()
     return _short(values.double().tolist())
@@ -255,4 +255,6 @@ def rounded(values: Tensor) -> list[Any]:
 def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(item) for item in value]
+    if math.isinf(value):
+        return str(value)  # as journals write it
     return None if math.isnan(value) else float(f"{value:.{DIGITS}g}")

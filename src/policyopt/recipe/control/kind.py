@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from policyopt.compose import Critic, Method, QCritic, frozen
 from policyopt.engines.choose import engine_for
+from policyopt.engines.control import episodes
 from policyopt.evaluation.returns import returns
 from policyopt.ops.random import derive, generator, new_keys
 from policyopt.policies.bodies import CNN, MLP, NATURE, SMALL, Body, Recurrent
@@ -30,9 +34,11 @@ from policyopt.recipe.control.sections import (
     TasksSection,
 )
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.report.pictures import picture
 from policyopt.report.rollouts import rounded
 from policyopt.types import Batch
 from policyopt.update.normalise import UpdateNormaliser
+from policyopt.worlds.filming import Filmed
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
 from policyopt.worlds.recordings import Episode, Recording, episodes_of
@@ -49,6 +55,7 @@ class ControlSubject(Subject):
     engine: Any
     held_out: EnvironmentWorld
     evaluation: EvaluationSection | None
+    film: Callable[[], Mapping[str, Any]] | None = None
 
     def check(self, method: Method, world: EnvironmentWorld) -> None:
         if method.sampling.data and self._data_of(world) is None:
@@ -100,6 +107,8 @@ class ControlSubject(Subject):
         return found
 
 
+log = logging.getLogger("policyopt")
+
 RECORDING_SEED = 20_000_003  # of recorded episodes: they are a data set, the same in every run
 SHOWN_NUMBERS = 8  # of an observation
 CRITICS = (Critic, QCritic)
@@ -110,6 +119,51 @@ def measured(policy: Actor, world: EnvironmentWorld, episodes: int) -> Evaluatio
     ones; training episodes have seeds from streams of their own."""
     found = returns(policy, world, EVALUATION_SEED, episodes)
     return Evaluation(f"{world.name}: {episodes} held-out episodes", found.summary())
+
+
+def filmed(policy: Actor, section: TasksSection, count: int) -> Mapping[str, Any]:
+    """The first held-out episodes under the most likely actions, step by step."""
+    plain = make_world(section, EVALUATION_SEED)
+    modes = plain.build().metadata.get("render_modes", ())
+    if "rgb_array" in modes:
+        try:
+            drawn = section.model_copy(update={"options": {**section.options, "render_mode": "rgb_array"}})
+            return _film(policy, make_world(drawn, EVALUATION_SEED), count)
+        except Exception as error:  # noqa: BLE001 - drawing needs packages and drivers of every sort; results do not
+            log.warning(
+                "%s can not be drawn here (%s: %s); its episodes are kept without frames",
+                section.gymnasium,
+                type(error).__name__,
+                error,
+            )
+    return _film(policy, plain, count)
+
+
+def _film(policy: Actor, plain: EnvironmentWorld, count: int) -> Mapping[str, Any]:
+    made: list[Filmed] = []
+
+    def build() -> Filmed:
+        made.append(Filmed(plain.build()))
+        return made[-1]
+
+    world = EnvironmentWorld(build, name=plain.name).acted_by(policy)
+    episodes(policy, world, count, EVALUATION_SEED, greedy=True, parallel=count)
+    return {"task": plain.name, "episodes": [_told(film) for film in made]}
+
+
+def _told(film: Filmed) -> dict[str, Any]:
+    def numbers(values: Sequence[Any]) -> list[Any]:
+        return rounded(torch.as_tensor(np.stack(values)).reshape(len(values), -1)[:, :SHOWN_NUMBERS])
+
+    return {
+        "return": sum(film.rewards),
+        "length": len(film.rewards),
+        "finish": film.ending,
+        "observations": numbers(film.observations),
+        "actions": numbers(film.actions),
+        "rewards": rounded(torch.tensor(film.rewards, dtype=torch.float64)),
+        "frames": [[step, picture(frame)] for step, frame in film.frames],
+    }
 
 
 class ControlKind:
@@ -130,7 +184,10 @@ class ControlKind:
         check_data(tasks, methods)
         data = [found and found.acted_by(policy) for found in map(recording, tasks)]
         engine = engine_for(policy, worlds[0])
-        return ControlSubject({"policy": policy, **models}, worlds, data, engine, held_out, recipe.evaluation)
+        subject = ControlSubject({"policy": policy, **models}, worlds, data, engine, held_out, recipe.evaluation)
+        if recipe.evaluation is not None and recipe.evaluation.film:
+            subject.film = partial(filmed, policy, recipe.tasks, recipe.evaluation.film)
+        return subject
 
     def evaluate(self, model: str, recipe: ControlRecipe | None, asked: Asked) -> Evaluation:
         if asked.samples is not None or "prompt" in asked.changes:

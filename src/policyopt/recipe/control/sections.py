@@ -97,6 +97,7 @@ class EvaluationSection(Section):
     """Held-out episodes: return of the most likely actions and of sampled ones, before the last stage and after it."""
 
     episodes: int = Field(default=20, ge=2)
+    film: int = Field(default=0, ge=0)  # of them, kept step by step after training, with frames if the task renders
 
 
 class ControlRecipe(Recipe):
