@@ -101,8 +101,9 @@ def solutions_to_judge(
     verifier of solutions, a record without one, or a solution that the verifier can not judge."""
     if judge is None:
         raise RecipeError("tasks.ask.critique needs a verifier of solutions; set tasks.verifier")
-    solutions = [entry.metadata.get("solution") for entry in problems]
-    missing = sum(not isinstance(solution, str) for solution in solutions)
+    recorded = [entry.metadata.get("solution") for entry in problems]
+    solutions = [solution for solution in recorded if isinstance(solution, str)]
+    missing = len(problems) - len(solutions)
     if missing:
         raise RecipeError(
             f"tasks.ask.critique needs a text 'solution' in every record; {missing} of {len(problems)} have none"

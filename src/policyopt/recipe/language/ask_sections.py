@@ -16,7 +16,7 @@ class PreferSection(Section):
     temperature: float = Field(default=0.0, ge=0)
 
 
-class JudgeSection(Section):
+class JudgePromptSection(Section):
     """How a judge is asked which of two answers is better (`worlds.asking.JudgePrompt`)."""
 
     template: str  # over {prompt}, {first} and {second}
@@ -44,7 +44,7 @@ class AskSection(Section):
     """What tasks can be asked about answers, for methods that need it."""
 
     prefer: PreferSection | None = None
-    judge: JudgeSection | None = None
+    judge: JudgePromptSection | None = None
     follow_ups: FollowUpsSection | None = None
     corrupt: str | None = None  # a mistake by name, where the answer stands in the text
     critique: CritiqueSection | None = None
