@@ -13,6 +13,7 @@ from rich.console import Console
 from policyopt.cli.comparing import compare
 from policyopt.cli.data import app as data
 from policyopt.cli.rewarding import reward
+from policyopt.cli.studying import study
 from policyopt.cli.viewing import view
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ methods = typer.Typer(help="List, show and compare the published methods.", no_a
 app.add_typer(methods, name="methods")
 app.add_typer(data, name="data")
 app.command()(reward)
+app.command()(study)
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -106,7 +108,7 @@ def check(
     target: Annotated[str, typer.Argument(help="Path of a recipe, or the folder of a run: checked where it stands.")],
     changes: Changes = None,
     batches: Annotated[int, typer.Option(help="Batches of every stage.", min=1)] = 2,
-    rows: Annotated[int, typer.Option(help="Rows by which sampler and trainer are compared.", min=8)] = 64,
+    rows: Annotated[int, typer.Option(help="Rows by which sampler and trainer are compared.", min=8)] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Flight check: sample a few batches without training and say what is wrong; exit code 1 on a fault."""

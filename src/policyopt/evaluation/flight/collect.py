@@ -38,7 +38,7 @@ class Sizes:
     patience: seconds that one batch's rewards, or a timed update, may take."""
 
     batches: int = 2
-    rows: int = 64
+    rows: int = 256
     steps: int = 64
     patience: float = 20.0
 

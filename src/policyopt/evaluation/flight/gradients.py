@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from policyopt.evaluation.flight.record import Flight, Gradient, Leg, Said, fine, graded, skipped, stage_check
+from policyopt.evaluation.flight.record import Flight, Gradient, Leg, Said, graded, skipped, stage_check
 
+NOTHING = 1e-6  # rounding alone gives as much
 STEEP = 100.0  # times the clip norm
-NOISY = 1000.0  # times the rows of an update
+NOISY = 30.0  # times the rows of an update: as much as a few batches can tell from no signal at all
 
 
 @stage_check("gradient")
@@ -27,9 +28,9 @@ def gradient(leg: Leg, flight: Flight) -> Said:
             fault=True,
             measured=measured,
         )
-    if all(norm == 0 for norm in norms.get("policy", [1.0])):
+    if all(norm < NOTHING for norm in norms.get("policy", [1.0])):
         if leg.later:
-            return skipped("norm: 0; an earlier stage trains the policy first")
+            return skipped("nothing moves the policy yet; an earlier stage trains it first")
         remedy = "nothing moves the policy: rewards, advantages or masks are all zero"
         return graded(f"norm: {value}", remedy, fault=True, measured=measured)
     steep = [g.model for g in leg.gradients if g.clip_norm is not None and g.norm > STEEP * g.clip_norm]
@@ -56,15 +57,14 @@ def noise(leg: Leg, flight: Flight) -> Said:
     """The rows at which the policy's gradient is as large as its noise (McCandlish et al. 2018, arXiv 1812.06162,
     appendix A.1), against the rows of an update."""
     found = [g for g in leg.gradients if g.model == "policy" and len(g.pieces) > 1 and math.isfinite(g.norm)]
-    if not found or all(g.norm == 0 for g in found):
+    if not found or all(g.norm < NOTHING for g in found):
         return skipped(leg.obstacle or "no gradient of several rows")
     signal, spread = map(sum, zip(*(estimate(g) for g in found), strict=True))
     rows = sum(g.rows for g in found) / len(found)
-    if signal <= 0:
-        return fine(f"above what {rows:.0f} rows can show: the signal is below the noise", rows=rows)
-    scale = spread / signal
+    scale = spread / signal if signal > 0 else math.inf
+    value = f"about {scale:.3g} rows" if signal > 0 else "beyond measure: no signal is seen in the noise"
     return graded(
-        f"about {scale:.3g} rows; an update has {rows:.0f}",
+        f"{value}; an update has {rows:.0f}",
         "an update's direction is nearly all noise: more rows (selection.count, sampling.size), a better baseline, or "
         "a lower learning rate",
         fault=False,

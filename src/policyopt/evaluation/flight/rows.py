@@ -147,7 +147,7 @@ def within(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> float:
 
 
 # -- the reward itself -------------------------------------------------------------------------------------------------
-SLOW_WARN, SLOW_FAULT = 0.1, 1.0  # seconds a row of wall time, all workers together
+SLOW = 0.1  # seconds a row of wall time, all workers together
 FAULTS_FAULT = 0.05
 
 
@@ -209,11 +209,13 @@ def quick(leg: Leg, flight: Flight) -> Said:
     each, slowest = grading.wall / max(1, len(grading.first)), max(grading.seconds, default=0.0)
     near = grading.deadline is not None and slowest > 0.5 * grading.deadline
     value = f"{1000 * each:.2g} ms a row, the slowest {1000 * slowest:.2g} ms"
+    if grading.deadline is not None:
+        value += f" of a deadline of {grading.deadline:g} s"
     return graded(
-        value + (f" of a deadline of {grading.deadline:g} s" if grading.deadline is not None else ""),
+        f"{value}; {leg.obstacle}" if leg.obstacle else value,
         "a faster verifier, or more cores for it; raise tasks.deadline if right answers take so long",
-        fault=each >= SLOW_FAULT or (grading.deadline is not None and slowest >= grading.deadline),
-        warn=near or each >= SLOW_WARN,
+        fault=bool(leg.obstacle) or (grading.deadline is not None and slowest >= grading.deadline),
+        warn=near or each >= SLOW,
         seconds=each,
         slowest=slowest,
     )

@@ -12,8 +12,8 @@ from policyopt.evaluation.flight.record import Flight, Leg, Probe, Said, fine, g
 
 TAILS = (0.01, 0.02, 0.05, 0.1, 0.2)
 STEPS_LEAST = 100
-UNLIKELY = 1e-9  # of a healthy sampler; the check is asked thousands of times
-DEVIATIONS = 6.5  # standard errors, of about the same probability
+UNLIKELY = 1e-7  # of a healthy sampler
+DEVIATIONS = 5.0  # standard errors, of about the same probability
 
 
 @stage_check("sampler agrees with trainer")

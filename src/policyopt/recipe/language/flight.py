@@ -68,15 +68,20 @@ def ends_of(subject: LanguageSubject) -> Ends:
 def _conversations(subject: LanguageSubject) -> bool:
     """Whether the tasks are conversations, which only a chat template writes: special tokens beside the first."""
     tokenizer = subject.tokenizer
-    special = set(tokenizer.all_special_ids) - {tokenizer.bos_token_id, tokenizer.unk_token_id}
+    special = _special(tokenizer) - {tokenizer.bos_token_id, tokenizer.unk_token_id}
     return tokenizer.chat_template is not None and bool(special & set(subject.worlds[0].prompts[0]))
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """All special tokens, also those without a role."""
+    return {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _turn_end(tokenizer: Any, eos: int) -> int | None:
     """The last special token that the template writes behind an answer; EOS if that is among them."""
     asked = _ids(tokenizer, [("user", QUESTION)], answer=True)
     behind = _ids(tokenizer, [("user", QUESTION), ("assistant", REPLIES["plain"])])[len(asked) :]
-    special = [token for token in behind if token in tokenizer.all_special_ids]
+    special = [token for token in behind if token in _special(tokenizer)]
     return eos if eos in special else special[-1] if special else None
 
 

@@ -1,0 +1,245 @@
+"""The flight check: every check fires on its fault and none on healthy recipes; numbers by hand; the command."""
+
+import copy
+import json
+import math
+import random
+
+import pytest
+import tiny
+import torch
+import yaml
+
+import planted_faults
+from planted_faults import CHAT, TEXT
+from policyopt.evaluation.flight import CHECKS, Flight, Leg, Verdict, findings
+from policyopt.evaluation.flight.collect import Sizes
+from policyopt.evaluation.flight.gradients import estimate, noise
+from policyopt.evaluation.flight.record import Cost, Forecast, Gradient, Probe
+from policyopt.evaluation.flight.rows import within
+from policyopt.evaluation.flight.scores import surprise, tails
+from policyopt.evaluation.flight.tasks import forecast, plain
+from policyopt.options import OptionError
+from policyopt.recipe.build import build
+from policyopt.recipe.flight import flown
+from policyopt.recipe.schema import make_recipe
+from policyopt.train import rounds
+
+SMALL = Sizes(batches=1, rows=512)
+LETTERS = "abcde"
+WEIGHTS: dict[str, torch.Tensor] = {}  # of the taught policy
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A healthy recipe, without the first stage that taught its policy: tasks that it solves sometimes, answers that
+    end."""
+    rng, path = random.Random(0), tmp_path_factory.mktemp("texts") / "tasks.jsonl"
+
+    def shown(letter: str) -> str:
+        return rng.choice([letter, letter, rng.choice(LETTERS)]) + "".join(rng.choices(LETTERS, k=rng.randrange(4)))
+
+    letters = [LETTERS[n % 5] for n in range(200)]
+    records = [{"prompt": f"{n}{a}=", "answer": a, "demonstration": shown(a)} for n, a in enumerate(letters)]
+    tiny.jsonl(path, records)
+    recipe = {
+        "name": "healthy",
+        "policy": {"new": {"hidden_size": 16, "layers": 1, "heads": 2, "positions": 128, "model_type": "llama"}},
+        "tasks": {"jsonl": str(path), "limit": 12, "verifier": "planted_rewards:opening"},
+        "stages": [{"method": "grpo", "steps": 5, "options": {"selection.count": 12, "sampling.size": 16}}],
+        "evaluation": {"tasks": 8, "samples": 8},
+    }
+    lessons = {"selection.count": 32, "update.learning_rate": 0.02}
+    taught = {**recipe, "stages": [{"method": "sft", "steps": 120, "options": lessons}], "evaluation": None}
+    with build(make_recipe(taught)) as built:
+        for _ in rounds(built.run, built.program):
+            pass
+        WEIGHTS.update(copy.deepcopy(built.policy.state_dict()))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    """A healthy recipe of conversations."""
+    folder = tmp_path_factory.mktemp("chats")
+    tiny.folder(folder / "model", positions=192)
+    return {
+        "name": "chats",
+        "policy": {"model": str(folder / "model")},
+        "tasks": {"jsonl": str(tiny.jsonl(folder / "t.jsonl", tiny.chats())), "limit": 8, "verifier": "exact"},
+        "stages": [{"method": "grpo", "steps": 2, "options": {"selection.count": 2, "sampling.size": 2}}],
+        "evaluation": {"tasks": 4, "samples": 8},
+    }
+
+
+def fly(recipe, changes=(), plant=None, sizes=SMALL) -> Flight:
+    with build(make_recipe(recipe, changes)) as built:
+        if not built.recipe.policy.model:
+            built.policy.load_state_dict(WEIGHTS)
+        if plant is not None:
+            plant(built)
+        return flown(built, sizes)
+
+
+def verdicts(flight: Flight) -> dict[str, Verdict]:
+    return {one.check: one.said.verdict for one in findings(flight)}
+
+
+FIRES = {"warn": (Verdict.WARN, Verdict.FAULT), "fault": (Verdict.FAULT,)}
+
+
+# -- planted faults ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_fires_on_a_healthy_recipe(texts, seed):
+    found = findings(fly(texts, [f"seed={seed}"]))
+    assert not [one for one in found if one.said.verdict in FIRES["warn"]]
+    # And it is not silent because it did not look.
+    asked = {one.check for one in found if one.said.verdict is Verdict.OK}
+    assert len(asked) >= 16
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_every_fault_is_seen(texts, name):
+    fault = TEXT[name]
+    found = verdicts(fly(texts, fault.changes, fault.plant))
+    assert {check: found[check] for check in fault.sees if found[check] not in FIRES[fault.least]} == {}
+
+
+@pytest.mark.parametrize("name", CHAT)
+def test_faults_of_conversations_are_seen(chats, name):
+    fault = CHAT[name]
+    sizes = Sizes(batches=1, rows=8)
+    healthy = verdicts(fly(chats, sizes=sizes))
+    assert [healthy[check] for check in fault.sees] == [Verdict.OK] * len(fault.sees)
+    found = verdicts(fly(chats, fault.changes, fault.plant, sizes))
+    assert {check: found[check] for check in fault.sees if found[check] not in FIRES[fault.least]} == {}
+
+
+def test_every_check_has_a_fault_that_it_sees():
+    seen = {check for fault in (*TEXT.values(), *CHAT.values()) for check in fault.sees}
+    assert {check.name for check in CHECKS} - seen == {"time, memory and tokens"}  # see the next test
+
+
+def test_memory_beyond_the_machine_is_a_fault():
+    leg = Leg(0, "grpo", "language", cost=Cost(100, 2.0, 1.0, 500.0, 8.0))
+    small = Flight("x", "language", (leg,), forecast=Forecast(20.0, 3 * 2**30, 2 * 2**30))
+    said = forecast(small)
+    assert said.verdict is Verdict.FAULT
+    assert said.measured["seconds"] == 100 * 3 + 20
+    assert said.measured["steps"] == 100 * 500
+    assert forecast(Flight("x", "language", (leg,), forecast=Forecast(20.0, 2**30, 2 * 2**30))).verdict is Verdict.OK
+
+
+def test_top_p_is_refused_by_recipes(texts):
+    with (
+        pytest.raises(OptionError, match=r"sampling.top_p.*has no effect"),
+        build(make_recipe(texts, ["sampling.top_p=0.9"])),
+    ):
+        pass
+
+
+# -- numbers by hand ---------------------------------------------------------------------------------------------------
+def test_noise_scale_of_known_gradients():
+    """Two pieces of 4 rows with gradients (1, 2) and (1, -2): the whole of 8 rows is (1, 0)."""
+    one = Gradient("policy", 8, 1.0, (math.sqrt(5), math.sqrt(5)), None)
+    signal, spread = estimate(one)
+    assert signal == pytest.approx((8 * 1 - 4 * 5) / 4)
+    assert spread == pytest.approx((5 - 1) / (1 / 4 - 1 / 8))
+
+
+def test_noise_scale_is_that_of_a_model_of_gradients():
+    """g_row = G + noise of variance s: the estimates are unbiased."""
+    rng = torch.Generator().manual_seed(0)
+    mean, dims, rows = torch.ones(20) * 0.5, 20, 64
+    found = []
+    for _ in range(400):
+        g = mean + torch.randn(rows, dims, generator=rng)
+        pieces = g.view(8, 8, dims).mean(1)
+        norms = tuple(float(p.norm()) for p in pieces)
+        found.append(estimate(Gradient("policy", rows, float(g.mean(0).norm()), norms, None)))
+    signal, spread = torch.tensor(found).mean(0).tolist()
+    assert signal == pytest.approx(float(mean @ mean), rel=0.03)
+    assert spread == pytest.approx(dims, rel=0.03)
+    leg = Leg(0, "grpo", "language", gradients=(Gradient("policy", 64, 2.0, (2.0,) * 8, None),))
+    assert noise(leg, Flight("x", "language", (leg,))).measured["scale"] == pytest.approx(0.0)
+
+
+def test_rank_correlation_within_groups():
+    import numpy as np
+
+    group = np.array([0, 0, 0, 1, 1, 1])
+    x = np.array([1.0, 2, 3, 30, 20, 10])
+    assert within(x, x, group) == pytest.approx(1.0)
+    assert within(x, -x, group) == pytest.approx(-1.0)
+    # Between groups both differ much; within them, not together.
+    assert within(x, np.array([0.0, 0, 0, 9, 9, 9]), group) == 0.0
+    assert within(np.array([1.0, 2, 3, 1, 2, 3]), np.array([1.0, 2, 3, 3, 2, 1]), group) == pytest.approx(0.0)
+
+
+def test_surprise_is_in_standard_errors():
+    """-log p is 0 or 2 in equal parts, the entropy 1: no surprise. With 3 in place of 2 it is 0.5 per step."""
+    plain_ = -torch.tensor([[0.0, 2.0] * 50], dtype=torch.float64)
+    own, flat = torch.ones(1, 100, dtype=torch.bool), torch.ones(1, 100, dtype=torch.float64)
+    probe = Probe(own, plain_, plain_, plain_, flat, None, 1.0, repeated=True, tolerance=1e-7)
+    assert surprise(probe) == pytest.approx(0.0)
+    shifted = Probe(own, plain_, 1.5 * plain_, plain_, flat, None, 1.0, repeated=True, tolerance=1e-7)
+    error = math.sqrt(1.5**2 * 100 / 99) / 10
+    assert surprise(shifted) == pytest.approx(0.5 / error)
+
+
+def test_tails_that_are_never_drawn_are_improbable():
+    q, seen, chance = tails(torch.linspace(0.21, 1, 1000, dtype=torch.float64))
+    assert (q, seen) == (0.2, 0.0)
+    assert chance < 1e-80
+    assert tails(torch.linspace(0, 1, 1000, dtype=torch.float64))[2] > 0.4
+    assert tails(torch.rand(50)) is None
+
+
+def test_tasks_are_compared_without_what_does_not_tell_them_apart():
+    assert plain("What  is 2 + 2?\n") == plain(" What is\n2 + 2") == plain("What is 2 + 2")
+    assert plain("What is 2 + 2") != plain("What is 2 - 2")
+    assert plain("Polish it") != plain("polish it")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+def test_the_command_prints_a_line_a_check_and_exits_1_on_a_fault(texts, tmp_path, command):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(texts))
+    called = command("check", path, "--batches", "1")
+    assert called.code == 0
+    for check in CHECKS:
+        assert check.name in called.out
+    assert "0 faults" in called.out
+    called = command("check", path, "tasks.limit=2", "--batches", "1", "--json")
+    assert called.code == 1
+    shown = json.loads(called.out)
+    (cut,) = [one for one in shown["findings"] if one["check"] == "truncated answers"]
+    assert (cut["verdict"], shown["faults"]) == ("fault", 1)
+    assert cut["measured"]["share"] > 0.5
+    assert "tasks.limit" in cut["remedy"]
+    assert not list(tmp_path.glob("runs*"))
+
+
+def test_later_stages_are_judged_once_they_are_reached(texts, tmp_path, command):
+    """A stage whose policy an earlier one trains says nothing of behaviour; in a run that stands there it does."""
+    stages = [{**texts["stages"][0], "steps": 1}, {**texts["stages"][0], "steps": 2}]
+    recipe = {**texts, "stages": stages, "evaluation": None, "checkpoint_every": 1}
+    found = {(one.stage, one.check): one.said.verdict for one in findings(fly(recipe))}
+    assert found[0, "truncated answers"] is Verdict.OK
+    assert found[1, "truncated answers"] is Verdict.SKIPPED
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "stages": [stages[0], {**stages[1], "steps": 1}]}))
+    assert command("train", path, "--folder", tmp_path / "run").code == 0
+    (tmp_path / "run" / "checkpoints" / "round-00000002.ckpt").unlink()
+    called = command("check", tmp_path / "run", "--json")
+    shown = json.loads(called.out)
+    assert [leg["stage"] for leg in shown["stages"]] == [1]
+    (cut,) = [one for one in shown["findings"] if one["check"] == "truncated answers"]
+    assert cut["verdict"] in ("ok", "fault")  # nobody taught this policy to end
+
+
+def test_planted_parts_are_themselves_sound(texts):
+    """A cut that keeps everything and a heat of 1 are no faults: the faults are in the values."""
+    for wrap in (lambda e: planted_faults.Cut(reports=True), lambda e: planted_faults.Heated(e, 1.0, reports=False)):
+        found = verdicts(fly(texts, plant=planted_faults.engine(wrap), sizes=SMALL))
+        assert found[planted_faults.AGREES] is found[planted_faults.FROM] is Verdict.OK
