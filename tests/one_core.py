@@ -218,6 +218,28 @@ class Recorded:
         """A judge reads the first row for the two of them."""
         return first
 
+    def corrupted(self, rows: Batch, rng: torch.Generator) -> Batch:
+        """Rows that somebody else wrote."""
+        return rows.with_rows({"source": torch.full_like(rows.row["source"], int(Source.INJECTED))})
+
+    def follow_ups(self, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+        """Users go on from every row's first step, pleased; or they do not, and say all of it themselves."""
+        of = torch.arange(len(batch)).repeat_interleave(2)
+        pleased = torch.arange(len(of)) % 2 == 0
+        said = batch[of]
+        later = (torch.arange(said.steps) > 0) | ~pleased[:, None]
+        return Batch(said.row, said.step).with_steps({"train": said.own & later}), of, pleased
+
+    def judged_wrong(self, batch: Batch) -> Tensor:
+        return mark(batch) % 2 == 0
+
+    def refine(self, batch: Batch) -> Batch:
+        """Begun again."""
+        return self.rewind(batch, torch.zeros_like(batch.lengths))
+
+    def refined(self, rows: Batch) -> Tensor:
+        return (mark(rows) % 2).double()
+
     def forms(self, tasks: Tensor) -> Tensor:
         """A task and the next one."""
         return torch.stack([tasks, (tasks + 1) % self.size], 1)
@@ -252,7 +274,8 @@ class Recorded:
         rank = torch.tensor([0, 1]).repeat(len(tasks))
         label, safety = 1.0 - 0.7 * rank, 0.2 + 0.5 * rank
         columns = {"pair": both.row["group"], "rank": rank, "label": label.double(), "safety": safety.double()}
-        return self._rows(both.id % 4 + 4 * rank, both).with_rows(columns)
+        rows = self._rows(both.id % 4 + 4 * rank, both).with_rows(columns)
+        return rows.with_steps({"severity": torch.where(rows.own, 1.0 + 0.5 * rank[:, None], 0.0)})
 
 
 def recorded(of: Kind) -> Recorded:

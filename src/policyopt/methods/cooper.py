@@ -36,7 +36,7 @@ cooper = replace(
         seed=30,
         family="B1",
         nearest="grpo",
-        policies=(),
+        policies=("language",),
     ),
     sampling=GroupAndCorrupted(size=8),
     reward=ModelReward(probability=True),

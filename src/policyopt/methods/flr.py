@@ -29,7 +29,7 @@ flr = replace(
         seed=253,
         family="B1",
         nearest="dpo",
-        policies=(),
+        policies=("language",),
     ),
     sampling=Group(size=8),
     reward=FollowUpLikelihood(),

@@ -29,7 +29,7 @@ refcritic = replace(
         seed=247,
         family="B1",
         nearest="grpo",
-        policies=(),
+        policies=("language",),
     ),
     reward=Chain((Verified(), RefinementReward())),
     models={**grpo.models, "solver": Given("the policy that refines its solutions by what the critic writes")},

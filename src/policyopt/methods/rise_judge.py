@@ -46,7 +46,9 @@ rise_judge = replace(
 
 rise_judge_warm_up = replace(
     sft,
-    about=replace(rise_judge.about, key="rise_judge_warm_up", equation="stage 1", nearest="sft", policies=()),
+    about=replace(
+        rise_judge.about, key="rise_judge_warm_up", equation="stage 1", nearest="sft", policies=("language",)
+    ),
     selection=Selection(count=64, rows=RightBothWays()),
     reward=Verified(),
     objective=(Term("likelihood", NegativeLogLikelihood(), SequenceMean()),),

@@ -35,7 +35,7 @@ self_ref_feedback = Method(
         seed=245,
         family="B1",
         nearest="dpo",
-        policies=(),
+        policies=("language",),
     ),
     selection=Selection(count=32, rows=PairedRows()),
     sampling=Group(size=2),
