@@ -126,6 +126,44 @@ class Claim:
         }
 
 
+@dataclass(frozen=True)
+class Study:
+    """A comparison of several arms as data (`policyopt study KEY`): what a paper measured, at laptop scale.
+
+    question: what the arms answer. arms: those whose labels begin alike up to a colon ("far peak: ...") are compared
+    with each other. experiment, observable, smallest_effect, rounds, seeds: as in a `Claim`; smaller differences than
+    that one are told, but as too small to count.
+    """
+
+    question: str
+    experiment: str | Callable[..., Any]
+    observable: str
+    higher_is_better: bool
+    smallest_effect: float
+    arms: tuple[Arm, ...]
+    rounds: int
+    seeds: int = MINIMUM_SEEDS
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise ClaimError(f"a study needs two arms or more with different names, got {names}")
+        if self.seeds < 2 or self.rounds < 1 or not 0 < self.smallest_effect < math.inf:
+            raise ClaimError(
+                f"a study needs 2 seeds, 1 round and an effect above 0, got {self.seeds}, {self.rounds} and "
+                f"{self.smallest_effect}"
+            )
+
+    def groups(self) -> dict[str, tuple[Arm, ...]]:
+        """Arms that are compared, by what their labels begin with ("" without a colon)."""
+        found: dict[str, tuple[Arm, ...]] = {}
+        for arm in self.arms:
+            begin, colon, _ = arm.name.partition(":")
+            name = begin if colon else ""
+            found[name] = (*found.get(name, ()), arm)
+        return found
+
+
 def _plain(value: Any) -> Any:
     """JSON data; a part is its name with the options that differ from their defaults, so that an option which a part
     gains later changes no criterion. Without the addresses of functions, which no two processes share."""

@@ -12,6 +12,9 @@ from policyopt.compose import Method, Part, Term
 from policyopt.types import Batch, concatenate
 from policyopt.update.gradient import Gradients, GradientSteps
 
+RECORDED = "recorded"
+"""An author: the rows of the data."""
+
 
 @dataclass(frozen=True)
 class TrainedFirst(Part):
@@ -19,7 +22,7 @@ class TrainedFirst(Part):
     parts of the round then read models that know the present policy (a discriminator whose log-odds are charged).
 
     Rows carry the column `author`, the place of their model in `authors`. They are drawn for the tasks that the round
-    draws next, in groups of their own.
+    draws next, in groups of their own. An author can be the world's recordings (`RECORDED`).
     """
 
     terms: tuple[Term, ...] = ()
@@ -49,5 +52,6 @@ class TrainedFirst(Part):
         tasks = ctx.stage.selection.draw(ctx, self.count).to(device)
         # The upper half of the round's group ids: the round itself counts from the lower end.
         group = (ctx.step << 20) + (1 << 19) + place * self.count + torch.arange(self.count)
-        rows = ctx.extend(ctx.world.start(tasks.with_rows({"group": group.to(device)})), self.authors[place])
+        tasks, author = tasks.with_rows({"group": group.to(device)}), self.authors[place]
+        rows = ctx.world.recorded(tasks) if author == RECORDED else ctx.extend(ctx.world.start(tasks), author)
         return rows.with_rows({"author": torch.full_like(rows.row["task"], place)})
