@@ -8,6 +8,7 @@ import torch
 from test_dead_knobs import Knob
 from torch import Tensor
 
+from policyopt.feedback.judged import JudgedPairs
 from policyopt.objective.reward_models import PairHinge, PairRanking, RowCrossEntropy
 from policyopt.reward.reward_models import ModelReward
 from policyopt.seen import SeenBatch
@@ -33,9 +34,30 @@ def paid(part: Any) -> Tensor:
     return part(_ctx(), _rows()).step["reward"]
 
 
+def disagreeing(part: Any) -> Tensor:
+    """Two reward models."""
+    models = {**grids(), "reward": said(0.7, -0.4, -1.1, 0.3), "other": said(0.1, 0.4, -1.0, -0.7)}
+    return part(context(training(ragged()), models), _rows()).step["reward"]
+
+
+class _Leaning(torch.nn.Module):
+    """A judge that leans to the first row, but not by much."""
+
+    def prefers(self, first: Any, second: Any) -> Tensor:
+        return torch.full((len(first),), 0.6)
+
+
+def judged(part: Any) -> Tensor:
+    models = {**grids(), "judge": _Leaning()}
+    rows = _rows()
+    return part(context(training(ragged()), models), rows).row["rank"].double()
+
+
 KNOBS = (
     Knob(PairRanking(), value, {"margin": "gap", "label_smoothing": 0.1, "centred": 0.5}),
     Knob(PairHinge(), value, {"margin": 2.0}),
     Knob(RowCrossEntropy(), value, {"label": None}),
     Knob(ModelReward(), paid, {"weight": 0.5}),
+    Knob(ModelReward(("reward", "other"), combine="lower"), disagreeing, {"pessimism": 2.0}),
+    Knob(JudgedPairs(), judged, {"margin": 0.05}),
 )

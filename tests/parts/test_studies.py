@@ -134,9 +134,10 @@ def test_failing_on_a_narrow_path_is_what_can_be_counted_by_hand():
 
 def test_a_demonstration_that_is_drawn_twice_is_one_demonstration():
     mdp = narrow_path(6, 0.5)
-    world = FewEpisodes(mdp, torch.full((mdp.states, 3), 1 / 3), 3)
-    rows = world.recorded(Tasks(torch.tensor([2, 0, 2, 1, 2, 0])))
+    world = FewEpisodes(mdp, torch.full((mdp.states, 3), 1 / 3), 8)
+    rows = world.recorded(Tasks(torch.tensor([2, 0, 2, 1, 2, 0, 3, 4, 5, 6, 7])))
     states = rows.step["_state"].tolist()
     assert states[0] == states[2] == states[4]
     assert states[1] == states[5]
-    assert len({str(row) for row in states}) == 3
+    assert len({str(row) for row in states}) > 1
+    assert rows.row["task"].tolist() == [2, 0, 2, 1, 2, 0, 3, 4, 5, 6, 7]
