@@ -38,10 +38,13 @@ def spread(mask, said, outer, scale):
 def pair_case(name, mask, pairs, options):
     inputs, said = begun("pair_preference", name, mask, options)
     given = {k: v for k, v in options.items() if k in ("beta", "link", "wrong", "unbiased", "rejected", "target")}
-    values, outer = [None] * len(mask), {}
+    values, outer, doubt = [None] * len(mask), {}, options.get("doubt")
+    if doubt:
+        inputs[doubt] = [0.1, 0.0, 0.3, 0.5]
     for w, l in pairs:  # noqa: E741
         if any(mask[w]) and any(mask[l]):
-            values[w], outer[w], outer[l] = by_hand.pair(said[w][0], said[l][0], **given)
+            more = given | ({"wrong": inputs[doubt][w]} if doubt else {})
+            values[w], outer[w], outer[l] = by_hand.pair(said[w][0], said[l][0], **more)
     told = [v for v in values if v is not None]
     expect = {"loss": sum(told) / len(told), "per_step": values}
     expect["grad_logprobs"] = spread(mask, said, outer, 1 / len(told))
@@ -98,6 +101,7 @@ def cases():
         pair_case("segments with a bias", UNEVEN, two, {"anchor": "old", "rejected": 0.5, "discount": 0.9}),
         pair_case("a forward divergence", UNEVEN, two, {"divergence": "forward_kl"}),
         pair_case("weights of steps", UNEVEN, two, {"by": "severity", "beta": 0.4}),
+        pair_case("a doubt of each pair", UNEVEN, two, {"doubt": "doubt", "beta": 0.4}),
         pair_case("nca, an untrained side", HOLED, [[0, 1], [3, 2]], {"link": "nca", "beta": 0.4}),
         pair_case("apo_down", HOLED, [[3, 0]], {"link": "apo_down", "beta": 0.4}),
         row_case("labels", UNEVEN, [1.0, 0.0, 0.0, 1.0], {"beta": 0.5, "point": 0.2, "good": 0.7, "bad": 1.4}),

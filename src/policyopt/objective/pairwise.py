@@ -79,8 +79,9 @@ class PairPreference(Stated):
 
     link: "logistic" (DPO), "hinge" (SLiC, RSO), "squared" (IPO, (Delta - 1 / (2 beta))^2, arXiv 2310.12036 eq. 17),
     "exponential", "exo", "discovered" (DiscoPOP), or one that sees both sides: "nca", "apo_zero", "apo_down", "sppo".
-    wrong, unbiased: see `ops.links.preferred` (conservative and robust DPO). rejected: how much the rejected side
-    counts (CPL's bias, arXiv 2310.13639). target: the margin asked for (SimPO's gamma, arXiv 2405.14734 eq. 6).
+    wrong, unbiased: see `ops.links.preferred` (conservative and robust DPO). doubt: row column of each pair's own
+    chance of a wrong label, in 0..1/2, in place of `wrong`; read on the chosen row. rejected: how much the rejected
+    side counts (CPL's bias, arXiv 2310.13639). target: the margin asked for (SimPO's gamma, arXiv 2405.14734 eq. 6).
     """
 
     link: Link | SideLink = "logistic"
@@ -88,6 +89,7 @@ class PairPreference(Stated):
     unbiased: bool = False
     rejected: float = 1.0
     target: float = 0.0
+    doubt: str = ""
 
     formula = "link(s_w - rejected s_l - target), s = beta sum_t (log pi - log pi_anchor)"
 
@@ -99,12 +101,14 @@ class PairPreference(Stated):
             raise CompositionError(f"link is one of {(*get_args(Link), *SIDE_LINKS)}, not {self.link!r}")
         if self.link == "exo" and not self.wrong:
             raise CompositionError("exo measures a divergence to the labels, which needs wrong > 0, such as 0.001")
+        if self.doubt and (self.wrong or self.link in (*SIDE_LINKS, "exo")):
+            raise CompositionError(f"doubt={self.doubt!r} mixes losses of a margin in place of `wrong`; leave one out")
         if self.link in SIDE_LINKS and (self.wrong, self.rejected, self.target) != (0, 1, 0):
             raise CompositionError(f"{self.link} has no margin, so neither wrong, rejected nor target: leave them out")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("pair", "rank", *self.columns)
+        return ("pair", "rank", *self.columns, *((self.doubt,) if self.doubt else ()))
 
     def sides(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """s of the chosen and of the rejected row of every pair, and the chosen rows."""
@@ -117,7 +121,11 @@ class PairPreference(Stated):
             loss = SIDE_LINKS[self.link](of_chosen, of_rejected)
         else:
             margin = of_chosen - self.rejected * of_rejected - self.target
-            loss = preferred(margin, self.link, self.wrong, unbiased=self.unbiased)  # pyright: ignore[reportArgumentType]
+            link: Link = self.link  # pyright: ignore[reportAssignmentType]
+            loss = preferred(margin, link, self.wrong, unbiased=self.unbiased)
+            if self.doubt:
+                chance = batch.row[self.doubt][rows].to(loss.dtype)
+                loss = (1 - chance) * loss + chance * preferred(-margin, link)
         # IPO and SPPO are written for log-ratios, not for rewards.
         if self.link in ("squared", "sppo"):
             loss = loss / self.beta**2

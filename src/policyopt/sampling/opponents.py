@@ -81,3 +81,20 @@ class GroupAgainst(Part):
     def after(self, ctx: Context, done: Round) -> None:
         if self.by == EARLIER:
             store(ctx, fresh(done.judged), self.kept)
+
+
+@dataclass(frozen=True)
+class OneOfEach(Part):
+    """An attempt of every task by each of some models, side by side in one group, in the order of their names."""
+
+    models: tuple[str, ...] = ("policy", "previous")
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        Group(len(self.models), self.temperature)
+
+    def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
+        # Begun together: the rows of a group meet chances of their own.
+        begun, count = ctx.world.start(draw().repeat(len(self.models))), len(self.models)
+        rows = [ctx.extend(begun[n::count], model, self.temperature) for n, model in enumerate(self.models)]
+        return judge(concatenate(rows))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.diversity import distinct_share, edit_diversity
-from policyopt.ops.random import generator
 from policyopt.ops.sequences import own_choices, total_reward
 from policyopt.remembered import TASKS, by_task, note, noted, recall
+from policyopt.selection.tasks import in_epochs
 from policyopt.types import Batch, Round, Source, Tasks
 
 RIGHT, WRONG = "evidence of right rows", "evidence of wrong rows"
@@ -158,12 +158,7 @@ class ReachableTasks(Part):
     def __call__(self, ctx: Context, count: int) -> Tasks:
         kept = (noted(ctx, REACHABLE, ctx.world.size) >= self.least).nonzero()[:, 0]
         kept = kept if len(kept) else torch.arange(ctx.world.size)
-        found: list[int] = []
-        while len(found) < count:
-            epoch, offset = divmod(ctx.drawn + len(found), len(kept))
-            order = kept[torch.randperm(len(kept), generator=generator(ctx.seed, "reachable", epoch))]
-            found.extend(order[offset : offset + count - len(found)].tolist())
-        return ctx.world.tasks(torch.tensor(found))
+        return in_epochs(ctx, kept, count, "reachable")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from policyopt.compose import Cell, CompositionError, Context, Part
 from policyopt.ops.groups import group_mean, group_std
-from policyopt.ops.random import generator
 from policyopt.ops.sequences import total_reward
+from policyopt.selection.tasks import in_epochs
 from policyopt.types import Batch, Round, Tasks
 
 RETIRED = Cell("retired tasks", list)
@@ -60,12 +60,7 @@ class UnretiredTasks(Part):
         every = torch.arange(ctx.world.size)
         left = every[~torch.isin(every, torch.tensor(ctx[RETIRED], dtype=torch.int64))]
         left = left if len(left) else every
-        found, position = [], ctx.drawn
-        while len(found) < count:
-            epoch, offset = divmod(position + len(found), len(left))
-            order = left[torch.randperm(len(left), generator=generator(ctx.seed, "unretired", epoch))]
-            found.extend(order[offset : offset + count - len(found)].tolist())
-        return ctx.world.tasks(torch.tensor(found))
+        return in_epochs(ctx, left, count, "unretired")
 
     def after(self, ctx: Context, done: Round) -> None:
         spread, mean = statistics(done.judged)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.groups import informative
@@ -14,19 +15,24 @@ from policyopt.ops.sequences import total_reward
 from policyopt.types import Batch, Finish, Tasks
 
 
+def in_epochs(ctx: Context, ids: Tensor, count: int, purpose: str = "epoch") -> Tasks:
+    """The next `count` of some tasks (N,): each once per epoch, every epoch in its own order. A function of the data
+    position alone."""
+    found: list[int] = []
+    while len(found) < count:
+        epoch, offset = divmod(ctx.drawn + len(found), len(ids))
+        order = ids[torch.randperm(len(ids), generator=generator(ctx.seed, purpose, epoch))]
+        found.extend(order[offset : offset + count - len(found)].tolist())
+    return ctx.world.tasks(torch.tensor(found))
+
+
 @dataclass(frozen=True)
 class Epochs(Part):
     """Every task once per epoch, each epoch in its own order. The next tasks are a function of the data
     position alone, so a restart continues in the middle of an epoch."""
 
     def __call__(self, ctx: Context, count: int) -> Tasks:
-        size, ids = ctx.world.size, []
-        position = ctx.drawn
-        while len(ids) < count:
-            epoch, offset = divmod(position + len(ids), size)
-            order = torch.randperm(size, generator=generator(ctx.seed, "epoch", epoch))
-            ids.extend(order[offset : offset + count - len(ids)].tolist())
-        return ctx.world.tasks(torch.tensor(ids))
+        return in_epochs(ctx, torch.arange(ctx.world.size), count)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,17 @@ COUNTED = Cell("counted transitions", dict)
 of the last fit: fitted (S, A) the visits, values (S, A)."""
 
 
+def logits_of(model: Any, use: str) -> torch.nn.Parameter:
+    """The table (S, V) of logits that a policy is; others are refused."""
+    logits = getattr(model, "logits", None)
+    if not isinstance(logits, torch.nn.Parameter) or logits.dim() != 2:
+        raise CompositionError(
+            f"{use} a table of logits, which {type(model).__name__} has not; use a tabular policy, or a method whose "
+            "steps are gradients, such as mdpo"
+        )
+    return logits
+
+
 def nothing_counted(states: int, choices: int) -> dict[str, Tensor]:
     grid = torch.zeros(states, choices, dtype=torch.float64)
     return {
@@ -90,12 +101,7 @@ class OptimisticWeights(Part):
         return {"policy": self}
 
     def __call__(self, ctx: Any, batch: Batch) -> None:
-        logits = getattr(ctx.models["policy"], "logits", None)
-        if not isinstance(logits, torch.nn.Parameter) or logits.dim() != 2:
-            raise CompositionError(
-                f"exponential weights move a table of logits, which {type(ctx.models['policy']).__name__} has not; use "
-                "a tabular policy, or mdpo, whose step is the same one by gradients"
-            )
+        logits = logits_of(ctx.models["policy"], "exponential weights move")
         counts = counted(ctx[COUNTED] or nothing_counted(*logits.shape), batch)
         with torch.no_grad():
             if bool((counts["visits"] >= 2 * counts["fitted"].clamp(min=0.5)).any()):
