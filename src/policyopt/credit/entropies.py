@@ -72,8 +72,8 @@ def followed(turns: Pieces) -> Bool[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class EntropyModulated(Part):
-    """Advantages weighed by how sure the policy was in each turn (EMPG, arXiv 2509.09265, eq. 6 to 10): sure turns
-    count more, and a turn that leads to a sure one is paid a bonus; then centred.
+    """Advantages weighed by how sure the policy was in each turn (EMPG, arXiv 2509.09265, eq. 8 and 10 to 12): sure
+    turns count more, and a turn that leads to a sure one is paid a bonus; then centred.
 
     A turn's entropy is the mean over its steps, scaled to 0..1 over the turns of the batch; every turn counts once in
     all statistics, however long. sharpness k, foresight k', bonus zeta.

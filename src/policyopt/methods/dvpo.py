@@ -1,4 +1,4 @@
-"""DVPO: decoupled value policy optimization (Lean and Mean, arXiv 2502.16944, eq. 5 and 8).
+"""DVPO: decoupled value policy optimization (Lean and Mean, arXiv 2502.16944).
 
     before, on recorded rows:  L = mean (r_t + gamma sg(Q_t+1) - Q_t)^2, r the row's reward on its last token
     then, with Q frozen:       A_t = whiten(sg(Q_t)) ;   L = mean max(-A r, -A clip(r, 1 - e, 1 + e)) + beta KL
@@ -26,7 +26,7 @@ dvpo = replace(
         key="dvpo",
         title="Lean and Mean: Decoupled Value Policy Optimization with Global Value Guidance",
         paper="arXiv 2502.16944",
-        equation="eq. 5 (global value model), eq. 8 (policy objective)",
+        equation="temporal differences of the global value model; policy objective with its frozen values",
         mechanism="A value of single tokens is fitted once, offline, to scored answers, and frozen. It replaces reward "
         "model and critic: its whitened value of a token is the token's advantage in PPO's loss, and nothing but the "
         "policy is trained.",
@@ -49,7 +49,7 @@ dvpo = replace(
 
 dvpo_values = replace(
     dvpo,
-    about=replace(dvpo.about, key="dvpo_values", equation="eq. 5 (global value model)"),
+    about=replace(dvpo.about, key="dvpo_values", equation="temporal differences of the global value model"),
     sampling=Recorded(),
     credit=Nothing(),
     objective=(Term("guide", SarsaError(), TokenMean(), trains="guide"),),

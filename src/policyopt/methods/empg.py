@@ -1,4 +1,4 @@
-"""EMPG: entropy-modulated policy gradients (arXiv 2509.09265, eq. 6 to 10).
+"""EMPG: entropy-modulated policy gradients (arXiv 2509.09265, eq. 8 and 10 to 12).
 
 h_s = entropy of turn s, scaled to 0..1 over the batch;  g_s = exp(-k h_s) / mean exp(-k h);  f_s = exp(-k' h_{s+1})
 A_s = A_row g_s + zeta f_s - mean of that over turns ;   then GRPO's loss
@@ -19,7 +19,7 @@ empg = replace(
         key="empg",
         title="Harnessing Uncertainty: Entropy-Modulated Policy Gradients for Long-Horizon LLM Agents",
         paper="arXiv 2509.09265",
-        equation="eq. 6 to 10 (self-calibrating scaling, future clarity, final advantage)",
+        equation="eq. 8 (advantage), 10 (self-calibrating scaling), 11 (future clarity), 12 (entropies of the batch)",
         mechanism="The score of a softmax choice is large where the policy is unsure, whether or not the choice "
         "mattered. Turns that were sure are weighed up and unsure ones down, mean one, and a turn is paid a little for "
         "leading to a sure one.",

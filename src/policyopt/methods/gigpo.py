@@ -24,7 +24,7 @@ gigpo = replace(
         key="gigpo",
         title="Group-in-Group Policy Optimization for LLM Agent Training",
         paper="arXiv 2505.10978",
-        equation="section 4 (episode and step relative advantages, anchor state grouping); mean_norm of the release",
+        equation="eq. 3 (episodes), 6 and 7 (anchor states, steps), 8 (sum); mean_norm of the release",
         mechanism="Episodes of a task are each other's baseline, as in GRPO; besides, all turns of the group that "
         "began in the same state, of any episode and time, are each other's baseline for what came after. Credit per "
         "turn without a critic and without more rollouts.",

@@ -20,7 +20,7 @@ nft = replace(
         key="nft",
         title="Bridging Supervised Learning and Reinforcement Learning in Math Reasoning",
         paper="arXiv 2505.18116",
-        equation="eq. 9 and 10 (implicit negative policy, objective); released code: floors, weights of prompts",
+        equation="eq. 8 (implicit negative policy), eq. 10 (loss per token); released code: floors, weights of prompts",
         mechanism="Right rows are imitated. Wrong rows are explained by the policy that is left when the right rows' "
         "share is taken out of the one that wrote them, which lowers their likelihood: supervised learning on both, "
         "without a clip range. Groups of one kind are dropped.",

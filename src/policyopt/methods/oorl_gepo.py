@@ -24,13 +24,13 @@ oorl_gepo = replace(
         key="oorl_gepo",
         title="On-Policy Optimization with Group Equivalent Preference for Multi-Programming Language Understanding",
         paper="arXiv 2505.12723",
-        equation="section 3 (GEPO loss, joint objective)",
+        equation="section 3.2 (GEPO loss), section 3.3 (joint objective)",
         mechanism="On-policy learning on a task with a verifier runs beside a preference loss on recorded groups of "
         "equivalent and other answers. Equivalent ones win as a group, by their mean implicit reward, and a penalty "
         "on their spread keeps them equally likely relative to the reference.",
         departures="The method is the joint loss. The data (compiler representations of one source) are not here: "
-        "recorded rows of a task are told apart by the world's grade. The variance carries no beta^2, which the text "
-        "leaves open.",
+        "recorded rows of a task are told apart by the world's grade. The variance is that of log-ratios, without "
+        "beta, and divides by n.",
         when_to_use="Data in which several answers to a task are known to be equivalent.",
         seed=66,
         family="A1",

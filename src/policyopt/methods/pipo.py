@@ -18,7 +18,7 @@ pipo = replace(
         key="pipo",
         title="Policy Improvement Reinforcement Learning",
         paper="arXiv 2604.00860",
-        equation="improvement signal, group attribution, algorithm 1",
+        equation="eq. 7-9 (improvement signal), eq. 10 and 11 (group attribution, step on the last batch), algorithm 1",
         mechanism="Every batch of fresh rows says whether the update before it helped. If the mean reward rose against "
         "that of the last rounds, the last batch is used once more in the same direction, if it fell, in the opposite "
         "one with a small weight; then the usual update follows.",

@@ -1,4 +1,4 @@
-"""SPO: segment policy optimization (arXiv 2505.23564, sections 3 and 4).
+"""SPO: segment policy optimization (arXiv 2505.23564, sections 3 to 5).
 
 A_edge = V(child) - V(parent) ;   V(node) = mean of its children's V, V(leaf) = R            (SPO-tree)
 A_t = V(c_(j+1)) - V(c_j), V(c) the mean reward of N rollouts from the cut c, V(end) = R     (`spo_segment_chain`)
@@ -22,7 +22,7 @@ spo_segment = replace(
         key="spo_segment",
         title="Segment Policy Optimization: Effective Segment-Level Credit Assignment in RL for Large Language Models",
         paper="arXiv 2505.23564",
-        equation="section 3 (segment advantage), section 4.2 (tree), section 3.3 (probability mask)",
+        equation="eq. 2 (segment advantage), section 4 (probability mask), section 5 (tree)",
         mechanism="A row is cut into segments whose advantage is the difference of Monte Carlo values at their ends, "
         "without a critic. In the tree form rows share their first segments, and siblings are the baseline; in the "
         "chain form each cut is probed by fresh rollouts. Only steps that were sampled with doubt are trained.",
@@ -46,7 +46,12 @@ spo_segment = replace(
 
 spo_segment_chain = replace(
     spo_segment,
-    about=replace(spo_segment.about, key="spo_segment_chain", equation="section 4.1 (chain)", policies=("language",)),
+    about=replace(
+        spo_segment.about,
+        key="spo_segment_chain",
+        equation="section 4 (chain, probability mask)",
+        policies=("language",),
+    ),
     sampling=ProbedGroup(size=1, probes=9, every=5, most=0.9),
     credit=Chain((AddedAdvantages({"value_after": 1.0, "value_before": -1.0}), UncertainSteps(0.9), Whitened(ddof=0))),
     update=replace(grpo.update, epochs=2),
