@@ -152,7 +152,7 @@ CASES = {
         unit="row",
     ),
     "balanced_clip": Case(
-        BalancedClip(0.9, high_end=1.5, low_by=0.07, dual_clip=None),
+        BalancedClip(0.9, high_end=1.5, low_by=0.07),
         balanced(None, share=0.9, high_end=1.5, low_by=0.07),
     ),
     "balanced_gradients": Case(

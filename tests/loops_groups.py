@@ -284,6 +284,7 @@ def balanced_bounds(
     high_by=0.05,
     counted="value",
     quotient=False,
+    first="high",
 ) -> tuple[float, float]:
     """By hand: bounds as whole numbers of steps, so that sums of small numbers do not matter."""
 
@@ -300,8 +301,10 @@ def balanced_bounds(
             return True
         return good / bad >= share if quotient else good / (good + bad) >= share
 
-    first, second = math.ceil((low_end - low) / low_by - 1e-9), math.ceil((high_end - high) / high_by - 1e-9)
-    n = next((n for n in range(first) if balanced(low + n * low_by, high)), first)
-    lo = min(low + n * low_by, low_end)
-    m = next((m for m in range(second) if balanced(lo, high + m * high_by)), second)
-    return lo, min(high + m * high_by, high_end)
+    lows, highs = math.ceil((low_end - low) / low_by - 1e-9), math.ceil((high_end - high) / high_by - 1e-9)
+    if first == "high":
+        path = [(0, m) for m in range(highs)] + [(n, highs) for n in range(lows)]
+    else:
+        path = [(n, 0) for n in range(lows)] + [(lows, m) for m in range(highs)]
+    bounds = [(min(low + n * low_by, low_end), min(high + m * high_by, high_end)) for n, m in [*path, (lows, highs)]]
+    return next((pair for pair in bounds if balanced(*pair)), bounds[-1])

@@ -1,5 +1,7 @@
 """Planted bugs of losses over whole groups, of rows beside own rows and of advantages of groups."""
 
+import dataclasses
+
 import torch
 from mutants import Patch, mutant
 
@@ -156,19 +158,13 @@ def bounds_of_every_micro_batch(patch: Patch) -> None:
     patch.method(balanced_clip.BalancedClip, "__call__", call)
 
 
-@mutant("test_bapo::test_the_search_by_hand")
-def upper_bound_first(patch: Patch) -> None:
+@mutant("test_bapo::test_the_upper_bound_is_searched_first")
+def lower_bound_first(patch: Patch) -> None:
+    search = balanced_clip.BalancedClip.search
+
     def wrong(self, ratio, advantage, total):
-        low, high = self.low, self.high
-        while high < self.high_end and not self._ok(ratio, advantage, low, high):
-            high += self.high_by
-        return low, high
+        return search(dataclasses.replace(self, first="low"), ratio, advantage, total)
 
-    def ok(self, ratio, advantage, low, high):
-        good, bad = self.balance(ratio, advantage, low, high)
-        return float(good) >= self.share * float(good + bad)
-
-    patch.monkeypatch.setattr(balanced_clip.BalancedClip, "_ok", ok, raising=False)
     patch.method(balanced_clip.BalancedClip, "search", wrong)
 
 

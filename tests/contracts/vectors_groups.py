@@ -153,7 +153,7 @@ def balanced_case(name, mask, options=None, scored=None, lean=0.0):
     ratios = [ref.exp(inputs["logprobs"][b][t] - inputs["old_logprobs"][b][t]) for b, t in places]
     searched = {k: v for k, v in (options or {}).items() if k != "dual_clip"}
     low, high = by_hand.balanced_bounds(ratios, [inputs["advantages"][b][t] for b, t in places], **searched)
-    dual = (options or {}).get("dual_clip", 3.0)
+    dual = (options or {}).get("dual_clip")
 
     def formula(x, old, advantage):
         return ref.clipped_surrogate(x, old, advantage, 1 - low, high - 1, dual)
@@ -168,7 +168,8 @@ def balances():
         balanced_case("both bounds are searched", UNEVEN, lean=-0.7),
         balanced_case("other bounds", SIX, {**every, "share": 0.6}, lean=-0.4),
         balanced_case("counting steps that are not clipped", SIX, {"counted": "gradient", "share": 0.5}, lean=-0.3),
-        balanced_case("the quotient", SIX, {"quotient": True, "share": 0.8, "dual_clip": None}, lean=-0.3),
+        balanced_case("the quotient", SIX, {"quotient": True, "share": 0.8}, lean=-0.3),
+        balanced_case("as released", SIX, {"quotient": True, "first": "low", "dual_clip": 3.0}, lean=-0.6),
         balanced_case("an unscored row", UNEVEN, None, [1, 0, 1, 1], lean=-0.5),
         balanced_case("nothing to train on", NOTHING),
     ]

@@ -32,10 +32,11 @@ def stepped(loss, batch=None, micro=None):
         (BalancedClip(0.0), 0.4, 0.2),  # nothing is searched
         (BalancedClip(1.0, low=0.9, high=3.0), 0.1, 2.0),  # it starts at the ends
         (BalancedClip(1.0), 0.1, 2.0),  # it goes to the ends
+        (BalancedClip(1.0, first="low"), 0.1, 2.0),
     ],
 )
 def test_with_nothing_to_search_it_is_the_clipped_surrogate(loss: BalancedClip, low: float, high: float) -> None:
-    found, expected = stepped(loss), stepped(ClippedSurrogate(low, high, dual_clip=3.0))
+    found, expected = stepped(loss), stepped(ClippedSurrogate(low, high))
     close(found[0], expected[0])
     close(found[1], expected[1])
 
@@ -63,23 +64,36 @@ def test_the_share_falls_with_the_lower_bound_and_rises_with_the_upper(seed: int
     assert lows == sorted(lows, reverse=True)
     assert highs == sorted(highs)
     start = share(0.6, 1.2)
-    low, _ = BalancedClip(start + 1e-6).search(ratio, advantage, alone)
+    low, _ = BalancedClip(start + 1e-6, first="low").search(ratio, advantage, alone)
     assert low == pytest.approx(0.9)
 
 
-def test_the_search_by_hand() -> None:
-    """Ratios 2 (A = 1) and 0.65, 0.95 (A = -1). Counting gradients: at 0.6 N = 1.6 and P = 0 (2 is above 1.2). Above
-    0.65 N = 0.95; P = 2 from an upper bound of 2 on: 2 / 2.95."""
+def test_the_upper_bound_is_searched_first() -> None:
+    """Algorithm 1. Ratios 2 (A = 1) and 0.65, 0.95 (A = -1). Values at (0.6, 1.2): P = 1.2, N = 1.6. P = 1.6 at an
+    upper bound of 1.6: the share is one half, the lower bound stays. The release raises the lower one to 0.9 before
+    (N = 1.85), so that P must be 2."""
     ratio, advantage = torch.tensor([2.0, 0.65, 0.95]), torch.tensor([1.0, -1.0, -1.0])
-    part = BalancedClip(0.6, low_by=0.1, high_by=0.4, counted="gradient")
-    assert part.search(ratio, advantage, alone) == (pytest.approx(0.9), pytest.approx(2.0))
-    # 0.5 of values: (1.2, 1.6) of 2.8 is below; at a lower bound of 0.9 N = 1.85 and P = 2 at an upper one of 2.
     part = BalancedClip(0.5, low_by=0.1, high_by=0.4)
-    assert part.search(ratio, advantage, alone) == (pytest.approx(0.9), pytest.approx(2.0))
+    assert part.search(ratio, advantage, alone) == (0.6, pytest.approx(1.6))
+    released = replace(part, first="low")
+    assert released.search(ratio, advantage, alone) == (pytest.approx(0.9), pytest.approx(2.0))
     # The quotient 0.5 is a share of a third: 1.2 / 1.6 is above it at once.
-    assert replace(part, quotient=True).search(ratio, advantage, alone) == (0.6, 1.2)
+    assert replace(released, quotient=True).search(ratio, advantage, alone) == (0.6, 1.2)
     # No negative step is in balance.
     assert part.search(ratio[:1], advantage[:1], alone) == (0.6, 1.2)
+    # 0.9 is out of reach (P is 2 at most): both bounds go to their ends.
+    assert replace(part, share=0.9).search(ratio, advantage, alone) == (pytest.approx(0.9), pytest.approx(3.0))
+
+
+def test_counting_gradients_by_hand() -> None:
+    """The same rows: at (0.6, 1.2) N = 1.6 and P = 0 (2 is above 1.2), from an upper bound of 2 on P = 2 and the share
+    is 2 / 3.6. Above 0.65 N = 0.95: 2 / 2.95."""
+    ratio, advantage = torch.tensor([2.0, 0.65, 0.95]), torch.tensor([1.0, -1.0, -1.0])
+    part = BalancedClip(0.6, low_by=0.1, high_by=0.4, counted="gradient")
+    assert part.search(ratio, advantage, alone) == (pytest.approx(0.7), pytest.approx(3.0))
+    assert replace(part, share=0.5).search(ratio, advantage, alone) == (0.6, pytest.approx(2.0))
+    found = replace(part, first="low").search(ratio, advantage, alone)
+    assert found == (pytest.approx(0.9), pytest.approx(2.0))
 
 
 def test_bounds_are_of_the_whole_step_not_of_a_micro_batch() -> None:
@@ -90,11 +104,11 @@ def test_bounds_are_of_the_whole_step_not_of_a_micro_batch() -> None:
     batch, ctx = cases.rich(), context(method(Term("one", loss, TokenMean())), grids())
     planned = loss.plan(SeenBatch(ctx, batch), batch)
     assert len(planned.row[LOW].unique()) == len(planned.row[HIGH].unique()) == 1
-    assert 0.1 < float(planned.row[LOW][0]) < 0.4
+    assert 0.2 < float(planned.row[HIGH][0]) < 2.0
 
 
 def test_options_out_of_range_are_refused() -> None:
-    for options in ({"low": 0.0}, {"low_end": 0.5}, {"high": 1.0}, {"high_end": 1.1}, {"share": -0.1}, {"low_by": 0.0}):
+    for options in ({"low": 0.0}, {"low_end": 0.5}, {"high": 1.0}, {"high_end": 1.1}, {"share": -0.1}, {"first": "up"}):
         with pytest.raises(CompositionError):
             BalancedClip(**options)
     with pytest.raises(CompositionError, match="dual_clip"):

@@ -1,6 +1,6 @@
-"""BAPO: balanced policy optimization with adaptive clipping (arXiv 2510.18927).
+"""BAPO: balanced policy optimization with adaptive clipping (arXiv 2510.18927, eq. 8 and algorithm 1).
 
-L = mean max(-A r, -A clip(r, c_low, c_high)); at every step c_low rises from 0.6 to 0.9, then c_high from 1.2 to 3.0,
+L = mean max(-A r, -A clip(r, c_low, c_high)); at every step c_high rises from 1.2 to 3.0, then c_low from 0.6 to 0.9,
 until sum [A r]+ / sum |A r|, ratios clamped at the bounds, is at least 0.4
 """
 
@@ -22,11 +22,12 @@ bapo = replace(
         title="BAPO: Stabilizing Off-Policy Reinforcement Learning for LLMs via Balanced Policy Optimization with "
         "Adaptive Clipping",
         paper="arXiv 2510.18927",
-        equation="section 4 (adaptive bounds, algorithm 1); released code: order of the search, dual clip",
+        equation="eq. 8 (balance), algorithm 1 (search of the bounds); section 5.1 (target, ranges, steps)",
         mechanism="On stale rows steps with negative advantage outweigh the others. At every optimiser step the clip "
         "range is searched: negative steps are cut earlier and positive ones later, until the positive share of the "
         "surrogate reaches a target or the bounds are at their ends.",
-        departures="The target 0.4 is a share, as in the paper; the released code compares the quotient (option). "
+        departures="The target 0.4 is a share of sums over sampled steps, as in the paper. The released code compares "
+        "the quotient, raises the lower bound first and adds a dual clip of 3 (options quotient, first, dual_clip). "
         "With clamped values in the sums, as published, raising the lower bound never raises the share, so the search "
         "goes on to its end; counted='gradient' counts steps that are not clipped, and is not the paper's.",
         when_to_use="Rows that are several updates old, with long wrong answers; see its card for what was seen.",

@@ -15,6 +15,7 @@ from policyopt.ops.masked import select
 from policyopt.types import Batch
 
 Counted = Literal["value", "gradient"]
+Bound = Literal["high", "low"]
 
 LOW, HIGH = "clip_low", "clip_high"
 SMALL = 1e-9
@@ -23,13 +24,14 @@ SMALL = 1e-9
 
 @dataclass(frozen=True)
 class BalancedClip(Loss):
-    """BAPO (arXiv 2510.18927). The share of steps with A >= 0 in the surrogate, P / (P + N), is raised to `share`:
-    first the lower bound of the ratio goes up from `low` to `low_end` by `low_by`, then the upper from `high` to
-    `high_end` by `high_by`; bounds are ratios. Then the clipped surrogate with these bounds.
+    """BAPO (arXiv 2510.18927, eq. 8 and algorithm 1). The share of steps with A >= 0 in the surrogate, P / (P + N), is
+    raised to `share`: the upper bound of the ratio goes up from `high` to `high_end` by `high_by`, and if that is not
+    enough the lower from `low` to `low_end` by `low_by`; bounds are ratios. Then the clipped surrogate with them.
 
     counted: what P and N sum over, "value" clamped surrogates (paper and code: raising the lower bound can then only
-    raise N, so once begun it always ends at low_end), "gradient" those of steps that are not clipped. quotient: `share`
-    is compared with P / N, as in the released code. dual_clip: as in ClippedSurrogate.
+    raise N, so once begun it always ends at low_end), "gradient" those of steps that are not clipped. first: which
+    bound is searched first ("low": the released code). quotient: `share` is compared with P / N, as in the released
+    code. dual_clip: as in ClippedSurrogate (3 in the released code, none in the paper).
     """
 
     share: float = 0.4
@@ -39,11 +41,12 @@ class BalancedClip(Loss):
     high: float = 1.2
     high_end: float = 3.0
     high_by: float = 0.05
-    dual_clip: float | None = 3.0
+    dual_clip: float | None = None
     counted: Counted = "value"
     quotient: bool = False
+    first: Bound = "high"
 
-    formula = "max(-A r, -A clip(r, c_low, c_high)), the least c_low and then c_high with P / (P + N) >= share"
+    formula = "max(-A r, -A clip(r, c_low, c_high)), the least c_high and then c_low with P / (P + N) >= share"
     reads = ("advantage",)
     roles = ("old",)
 
@@ -58,6 +61,8 @@ class BalancedClip(Loss):
                 "need share >= 0, steps above 0 and counted 'value' or 'gradient', got "
                 f"{self.share}, {self.low_by}, {self.high_by} and {self.counted!r}"
             )
+        if self.first not in get_args(Bound):
+            raise CompositionError(f"first is one of {', '.join(get_args(Bound))}, not {self.first!r}")
         self.inner()
 
     def inner(self) -> ClippedSurrogate:
@@ -82,10 +87,11 @@ class BalancedClip(Loss):
             return bad <= 0 or good >= self.share * whole
 
         low, high = self.low, self.high
-        while low < self.low_end - SMALL and not balanced(low, high):
-            low = min(low + self.low_by, self.low_end)
-        while high < self.high_end - SMALL and not balanced(low, high):
-            high = min(high + self.high_by, self.high_end)
+        for bound in ("high", "low") if self.first == "high" else ("low", "high"):
+            while bound == "high" and high < self.high_end - SMALL and not balanced(low, high):
+                high = min(high + self.high_by, self.high_end)
+            while bound == "low" and low < self.low_end - SMALL and not balanced(low, high):
+                low = min(low + self.low_by, self.low_end)
         return low, high
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
