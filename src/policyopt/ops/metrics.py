@@ -33,7 +33,6 @@ def jaccard(said: Set[object], wanted: Set[object]) -> float:
     return len(said & wanted) / len(union) if union else 0.0
 
 
-def f1(said: Set[object], wanted: Set[object]) -> float:
-    """2 |A & B| / (|A| + |B|), 1 if both are empty."""
-    together = len(said) + len(wanted)
-    return 2 * len(said & wanted) / together if together else 1.0
+def recall(said: Set[object], wanted: Set[object]) -> float:
+    """|A & B| / |B|, the share of what was wanted that was said; 1 if nothing was wanted."""
+    return len(said & wanted) / len(wanted) if wanted else 1.0

@@ -12,7 +12,7 @@ from policyopt.compose import Method
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import Wrapped, strings_with_target
-from policyopt.ops.metrics import error_rate, f1, jaccard
+from policyopt.ops.metrics import error_rate, jaccard, recall
 from policyopt.ops.random import generator
 from policyopt.run import Run
 from policyopt.types import Batch, Round, StepKind, Tasks
@@ -258,8 +258,8 @@ def salient_frames(method: Method, seed: int, rounds: int) -> Outcome:
 def two_channels(method: Method, seed: int, rounds: int) -> Outcome:
     """8 tasks: first the 4 words of a slide are read, then 6 words are written that were heard. 12 common words, 12
     rare ones; the slide shows 4 rare words of which 2 were spoken. The first policy hears common words well (logit 3)
-    and takes rare ones for another rare word. By names: "format" (what is read are rare words), "slide" (1 - CER),
-    "transcript" (1 - WER), "entities" (F1 of the slide's words that are written and that were spoken).
+    and takes rare ones for another rare word. By names: "format" (what is read are rare words), "slide" (1 - WER),
+    "transcript" (1 - WER), "entities" (share of the slide's spoken words that are both read and written).
 
     value: probability of the right word at places of rare words, mean over tasks, places and rounds, exact.
     """
@@ -271,8 +271,8 @@ def two_channels(method: Method, seed: int, rounds: int) -> Outcome:
     heard = spoken.scatter(1, places, 12 + (slide[:, :2] - 12 + 1 + torch.randint(11, (8, 2), generator=rng)) % 12)
 
     def entities(row: list[int], task: int) -> float:
-        shown = set(slide[task].tolist())
-        return f1(set(row[4:]) & shown, set(spoken[task].tolist()) & shown)
+        shared = set(slide[task].tolist()) & set(spoken[task].tolist())
+        return recall(set(row[:4]) & set(row[4:]), shared)
 
     heads = {
         "format": by_row(lambda row, task: float(min(row[:4]) >= 12)),
