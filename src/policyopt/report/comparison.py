@@ -55,8 +55,14 @@ def answer(record: ComparisonRecord, found: Comparison) -> str:
         said.append(f"Fewer than {MINIMUM_SEEDS} seeds tell nothing apart; add --seeds {MINIMUM_SEEDS}.")
     near = [(pair.enough, pair.second) for pair in found.pairs if pair.first == best and pair.enough is not None]
     if near:
-        said.append(f"About {min(near)[0]} seeds would probably tell it from {min(near)[1]}.")
+        said.append(f"About {_rounded(min(near)[0])} seeds would probably tell it from {min(near)[1]}.")
     return " ".join(said)
+
+
+def _rounded(seeds: int) -> int:
+    """Two digits, rounded up: more are not known."""
+    unit = 10 ** max(0, len(str(seeds)) - 2)
+    return -(-seeds // unit) * unit
 
 
 def _names(arms: Sequence[str]) -> str:
@@ -95,7 +101,7 @@ def _difference(pair: Pair) -> list[str]:
 
 def _would(pair: Pair) -> str:
     if pair.enough is not None:
-        return f"about {pair.enough}"
+        return f"about {_rounded(pair.enough)}"
     return f"over {MOST_SEEDS}" if pair.difference.estimate else "no difference seen"
 
 
@@ -134,9 +140,12 @@ def _tuning(record: ComparisonRecord) -> str:
     for arm in record.arms:
         tried = [f"{arm.tried[value]:.4g}" if value in arm.tried else "failed" for value in values]
         rows.append([arm.name, *tried, str(arm.tuned)])
+    edge = [arm.name for arm in record.arms if str(arm.tuned) in (values[0], values[-1])]
+    remark = f"\n\nChosen at an end of the search, so perhaps not the best there is: {_names(edge)}." if edge else ""
+    seeds = record.tuning["seeds"]
     return (
-        f"`{record.tuning['option']}`, for every arm by the mean of {record.tuning['seeds']} seeds that the comparison "
-        f"does not use, with the budget of a run.\n\n{_table(rows)}"
+        f"`{record.tuning['option']}`, for every arm by {seeds} {'seed' if seeds == 1 else 'seeds'} that the comparison "
+        f"does not use, with the budget of a run.\n\n{_table(rows)}{remark}"
     )
 
 

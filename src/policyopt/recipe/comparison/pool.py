@@ -19,6 +19,7 @@ from policyopt.runtime.interrupt import Interrupt
 
 Watch = Callable[[Job, Mapping[str, Any]], None]
 WAIT = 0.2  # seconds between looks at the keyboard
+WORKER = (sys.executable, "-m", "policyopt.recipe.comparison.worker")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -30,11 +31,11 @@ def cores() -> int:
 class Worker:
     """A process and what it is doing."""
 
-    def __init__(self, log: Path, answers: queue.Queue[tuple[Worker, str | None]]):
+    def __init__(self, command: Sequence[str], log: Path, answers: queue.Queue[tuple[Worker, str | None]]):
         self.job: Job | None = None
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "policyopt.recipe.comparison.worker"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -76,10 +77,10 @@ class Worker:
 
 
 class Pool:
-    """Use as a context manager. log: where the processes write what they have to say."""
+    """Use as a context manager. log: where the processes write what they have to say; command: what they are."""
 
-    def __init__(self, size: int, log: Path):
-        self._size, self._log = size, log
+    def __init__(self, size: int, log: Path, command: Sequence[str] = WORKER):
+        self._size, self._log, self._command = size, log, command
         self._answers: queue.Queue[tuple[Worker, str | None]] = queue.Queue()
         self._workers: list[Worker] = []
         self._stopping = False
@@ -117,7 +118,7 @@ class Pool:
             if worker.job is None:
                 return worker
         if len(self._workers) < self._size:
-            self._workers.append(Worker(self._log, self._answers))
+            self._workers.append(Worker(self._command, self._log, self._answers))
             return self._workers[-1]
         return None
 
