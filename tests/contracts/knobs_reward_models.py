@@ -30,10 +30,6 @@ def value(part: Any) -> Tensor:
     return part(SeenBatch(_ctx(), rows), rows).detach()
 
 
-def paid(part: Any) -> Tensor:
-    return part(_ctx(), _rows()).step["reward"]
-
-
 def disagreeing(part: Any) -> Tensor:
     """Two reward models."""
     models = {**grids(), "reward": said(0.7, -0.4, -1.1, 0.3), "other": said(0.1, 0.4, -1.0, -0.7)}
@@ -57,7 +53,6 @@ KNOBS = (
     Knob(PairRanking(), value, {"margin": "gap", "label_smoothing": 0.1, "centred": 0.5}),
     Knob(PairHinge(), value, {"margin": 2.0}),
     Knob(RowCrossEntropy(), value, {"label": None}),
-    Knob(ModelReward(), paid, {"weight": 0.5}),
-    Knob(ModelReward(("reward", "other"), combine="lower"), disagreeing, {"pessimism": 2.0}),
+    Knob(ModelReward(("reward", "other"), combine="lower"), disagreeing, {"weight": 0.5, "pessimism": 2.0}),
     Knob(JudgedPairs(), judged, {"margin": 0.05}),
 )

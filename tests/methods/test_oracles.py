@@ -258,6 +258,7 @@ GUIDE = 0.9 * RULE[0] + 0.05  # the best first step (always right), one in ten r
 
 COURSES = {
     "orpo_sequences": Course(changes={"reward.coefficient": 0.001}),  # the optimum that is known is that without charge
+    "suboptimal_onpolicy": Course(share=0.6, rounds=100),  # as DPO: the best of a group is also the luckiest
 }
 """Methods, by their own key, that need a course of their own."""
 
