@@ -175,7 +175,7 @@ KNOBS = (
     Knob(
         PolicyImprovement(past=2),
         improved,
-        {"past": 1, "negative": 1.0, "threshold": 5.0, "largest": 0.05, "bound": 0.05, "gate": 0.1},
+        {"past": 1, "negative": 1.0, "threshold": 5.0, "largest": 0.05, "bound": 0.05, "ddof": 0, "gate": 0.1},
     ),
     Knob(Windows(steps=3), windowed, {"steps": 1, "temperature": 0.3}),
     Knob(successors.SarsaError("critic"), learned, {"gamma": 0.5}),

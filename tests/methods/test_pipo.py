@@ -52,12 +52,14 @@ def test_before_there_is_a_past_or_without_a_signal_it_is_the_base() -> None:
 
 
 def test_the_signal_by_hand() -> None:
-    """Past 1, 3: mean 2, deviation 1."""
-    assert improvement(2.5, [1.0, 3.0]) == 0.5
-    assert improvement(9.0, [1.0, 3.0]) == 5.0
-    assert improvement(-9.0, [1.0, 3.0], 0.5) == -0.5
-    assert improvement(2.5, [2.0, 2.0]) == 0.5
-    part = PolicyImprovement(BASE, past=2, negative=0.1, threshold=0.3)
+    """Past 1, 3: mean 2, deviation sqrt(2) (n - 1: the paper's) or 1 (n: the release's)."""
+    assert improvement(2.5, [1.0, 3.0]) == pytest.approx(0.5 / math.sqrt(2))
+    assert improvement(2.5, [1.0, 3.0], ddof=0) == 0.5
+    assert improvement(9.0, [1.0, 3.0], ddof=0) == 5.0
+    assert improvement(-9.0, [1.0, 3.0], 0.5, ddof=0) == -0.5
+    assert improvement(2.5, [2.0, 2.0]) == improvement(2.5, [2.0]) == 0.5
+    assert PolicyImprovement(BASE, past=2).signal(2.5, [1.0, 3.0]) == pytest.approx(0.5 / math.sqrt(2))
+    part = PolicyImprovement(BASE, past=2, negative=0.1, threshold=0.3, ddof=0)
     assert part.signal(2.5, [1.0, 3.0]) == 0.5
     assert part.signal(1.5, [1.0, 3.0]) == -0.05
     assert part.signal(2.2, [1.0, 3.0]) == 0.0

@@ -20,7 +20,7 @@ d3s = replace(
         key="d3s",
         title="Learning More with Less: A Dynamic Dual-Level Down-Sampling Framework for Efficient Policy Optimization",
         paper="arXiv 2509.22115",
-        equation="sample level (variance of advantages), token level (|A| H), dynamic schedule",
+        equation="sections 3.1 (variance of advantages across groups), 3.2 (|A| H of steps), 3.3 (schedule)",
         mechanism="Of all rows of a round the subset whose advantages vary most is kept: some of the best and some of "
         "the worst. Of its steps only those with a large product of |advantage| and entropy are trained on. Both "
         "shares begin small and are relaxed.",

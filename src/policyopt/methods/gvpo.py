@@ -21,7 +21,7 @@ gvpo = replace(
         key="gvpo",
         title="GVPO: Group Variance Policy Optimization for Large Language Model Post-Training",
         paper="arXiv 2504.19599",
-        equation="eq. 9-12 (weights that sum to zero; mean squared error of centred rewards)",
+        equation="weights that sum to zero; mean squared error of centred rewards; theorem 3.1",
         mechanism="At the optimum of the KL-regularised return, beta log(pi / anchor) equals the reward up to a "
         "constant of the task. Centring both within a group removes it; what is left is a regression, whose only "
         "minimum is that optimum whoever sampled the rows. No importance weights, no clip.",

@@ -24,7 +24,8 @@ pipo = replace(
         "one with a small weight; then the usual update follows.",
         departures="The step on the last batch is the ordinary clipped surrogate; the release takes the minimum before "
         "it multiplies by the signal, which clips the wrong side of negative coefficients. lambda is the paper's 0.1 "
-        "(0 in the release's settings).",
+        "(0 in the release's settings). The deviation of past means divides by n - 1 (by n in the release, ddof=0). "
+        "The cuts at 5 and 10 are the release's.",
         when_to_use="Rewards that are wrong for whole rounds now and then; otherwise it is mostly a longer step.",
         seed=241,
         family="A1",

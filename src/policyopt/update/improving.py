@@ -21,10 +21,11 @@ PREVIOUS = Cell("rows of the last update", list)
 """One Batch with its scores, or nothing."""
 
 
-def improvement(now: float, past: Sequence[float], largest: float = 5.0) -> float:
-    """xi = clip(now - mean past, -largest, largest) / std past (n); the difference itself if the past has no spread."""
+def improvement(now: float, past: Sequence[float], largest: float = 5.0, ddof: int = 1) -> float:
+    """xi = clip(now - mean past, -largest, largest) / std past (n - ddof); the difference itself if the past has no
+    spread, or is a single number."""
     values = torch.tensor(past, dtype=torch.float64)
-    spread = float(values.std(correction=0))
+    spread = float(values.std(correction=ddof)) if len(values) > ddof else 0.0
     return min(largest, max(-largest, now - float(values.mean()))) / (spread if spread >= 1e-8 else 1.0)
 
 
@@ -47,9 +48,9 @@ class PolicyImprovement(Part):
     the policy has improved since (PIPO, arXiv 2604.00860): xi > 0 repeats the step, xi < 0 takes it back in part.
 
     xi is this round's mean reward, standardised by those of the `past` rounds before; there is no such step before
-    there are as many, or if |xi| <= threshold. negative: the share lambda of a step that is taken back. gate: bound of
-    xi (PPO's form: 2, and not normalised). The step uses the objective's terms of the policy and the old policy that
-    took the steps.
+    there are as many, or if |xi| <= threshold. negative: the share lambda of a step that is taken back. ddof: the
+    deviation divides by past - ddof (0: the released code). gate: bound of xi (PPO's form: 2, and not normalised). The
+    step uses the objective's terms of the policy and the old policy that took the steps.
     """
 
     then: GradientSteps = field(default_factory=GradientSteps)
@@ -58,6 +59,7 @@ class PolicyImprovement(Part):
     threshold: float = 0.0
     largest: float = 5.0
     bound: float = 10.0
+    ddof: int = 1
     gate: float | None = None
     normalised: bool = True
 
@@ -67,10 +69,16 @@ class PolicyImprovement(Part):
     honours_limits = False
 
     def __post_init__(self) -> None:
-        if self.past < 1 or self.negative < 0 or self.threshold < 0 or min(self.largest, self.bound) <= 0:
+        if (
+            self.past < 1
+            or self.ddof not in (0, 1)
+            or self.negative < 0
+            or self.threshold < 0
+            or min(self.largest, self.bound) <= 0
+        ):
             raise CompositionError(
-                "need past >= 1, negative and threshold >= 0, largest and bound > 0, got "
-                f"{self.past}, {self.negative}, {self.threshold}, {self.largest} and {self.bound}"
+                "need past >= 1, ddof 0 or 1, negative and threshold >= 0, largest and bound > 0, got "
+                f"{self.past}, {self.ddof}, {self.negative}, {self.threshold}, {self.largest} and {self.bound}"
             )
 
     @property
@@ -81,7 +89,7 @@ class PolicyImprovement(Part):
         """phi(xi), 0 while there is nothing to compare with."""
         if len(past) < self.past:
             return 0.0
-        xi = improvement(now, past, self.largest)
+        xi = improvement(now, past, self.largest, self.ddof)
         if abs(xi) <= self.threshold:
             return 0.0
         if self.gate is not None:
