@@ -111,8 +111,11 @@ def _message(error: BaseException) -> str:
 
 
 def _found(names: dict[str, Any], name: str) -> Any:
-    """``function``, or ``Class.method`` of an object made without arguments."""
+    """``function``, or ``Class.method`` of an object made without arguments; what is not defined may be a method of a
+    ``Solution``, as in programming contests."""
     first, *rest = name.split(".")
+    if first not in names and "Solution" in names:
+        first, rest = "Solution", [first, *rest]
     if first not in names:
         raise NameError(f"the program defines no {first!r}")
     found = names[first]

@@ -1,9 +1,9 @@
 """Grading: many texts against their entries, none of which can stop, slow down or harm the run.
 
 Trusted verifiers run in this process; every other one in guarded worker processes (``grading_worker`` says
-what the guard holds back and where it is weaker). A text whose judgement raises, returns no finite number,
-hits its deadline or ends its worker gets a ``Grade`` without a score, and with the fault in words; the
-other texts are graded as usual.
+what the guard holds back and where it is weaker), or on a bench of its own (programs, in sandboxes). A text
+whose judgement raises, returns no finite number, hits its deadline or ends its worker gets a ``Grade``
+without a score, and with the fault in words; the other texts are graded as usual.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Grader:
         self._folder = tempfile.TemporaryDirectory(prefix="policyopt-grading-", ignore_cleanup_errors=True)
         self._setup: Setup | None = None
         self._closed = False
+        self._bench = verifier.bench(self.limits.deadline, self._most)
 
     def __enter__(self) -> Grader:
         return self
@@ -95,6 +96,8 @@ class Grader:
         with self._lock:
             self._closed = True
             self._stop_workers()
+            if self._bench is not None:
+                self._bench.close()
             self._folder.cleanup()
 
     def grade(self, texts: Sequence[str], indices: Sequence[int]) -> list[Grade]:
@@ -103,6 +106,10 @@ class Grader:
             raise ValueError(f"give one entry index per text, got {len(texts)} texts, {len(indices)} indices")
         if self._closed:
             raise GradingError("the grader is closed; make a new one")
+        if self._bench is not None:
+            with self._lock:
+                jobs = [(text, self.entries[index]) for text, index in zip(texts, indices, strict=True)]
+                return [Grade(*judged) for judged in self._bench.grade(jobs)]
         grades: dict[int, Grade] = {}
         guarded: list[Job] = []
         for position, (text, index) in enumerate(zip(texts, indices, strict=True)):

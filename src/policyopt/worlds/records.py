@@ -4,6 +4,7 @@ field.
 Accepted records (the conventions of TRL's data sets):
 
 * ``{prompt | messages, answer}``: a verifiable task; ``prompt`` may be a string or a list of messages.
+* ``{prompt | messages, tests}``: a task whose answers are programs (see ``unit_tests``).
 * ``{prompt | messages, demonstration | completion}``: a demonstration, a string or a list of messages whose last one
   is the assistant's answer.
 * Preferences: pairs, ranked lists, answers with a label (see ``preference_records``).
@@ -44,10 +45,10 @@ def entry_from_record(record: object, columns: Columns | None = None) -> Entry:
         raise SourceError("a record has either 'prompt' or 'messages', got both; remove one")
     question = _known(_question(given), given)
     demonstration = _demonstration(given)
-    if "answer" not in given and demonstration is None:
+    if not {"answer", "tests"} & given.keys() and demonstration is None:
         raise SourceError(
-            "a record needs 'answer' (to verify), 'chosen' and 'rejected' (a preference) or 'demonstration'; "
-            f"got fields {sorted(given)}"
+            "a record needs 'answer' or 'tests' (to verify), 'chosen' and 'rejected' (a preference) or "
+            f"'demonstration'; got fields {sorted(given)}"
         )
     return Entry.asking(question, answer, metadata=metadata, demonstration=demonstration)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 Message = dict[str, Any]
 
@@ -94,6 +94,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {', '.join(names)}"
 
 
+Judged = tuple[float | None, str | None, float]
+"""A score, or None and the fault; and the seconds it took."""
+
+
+class Bench(Protocol):
+    """Processes that judge texts, each in one of its own."""
+
+    def grade(self, jobs: Sequence[tuple[str, Entry]]) -> list[Judged]: ...
+
+    def close(self) -> None: ...
+
+
 class Verifier(ABC):
     """A picklable judge of one text. ``trusted`` promises that it can neither hang nor evaluate, on any
     entry."""
@@ -108,6 +120,12 @@ class Verifier(ABC):
         """Whether this entry may be judged in the caller's process."""
         del entry
         return self.trusted
+
+    def bench(self, seconds: float, workers: int) -> Bench | None:
+        """For a verifier that runs programs: its own processes, at most `workers` at a time, which spend at most
+        `seconds` on a text. None: `__call__` judges."""
+        del seconds, workers
+        return None
 
     def prepare(self, entries: Iterable[Entry]) -> None:
         """Load what judging such entries needs, so that the first judgement is not charged for it."""

@@ -1,8 +1,8 @@
 r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an entry's task.
 
 ``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``relative_error``, ``math_verify``, ``regex``,
-``form``, ``answer_spans``, ``similarity``, ``verdict``, ``reasoning_gym``, or ``module:function`` for the user's own
-callable.
+``form``, ``answer_spans``, ``similarity``, ``verdict``, ``python_tests``, ``reasoning_gym``, or ``module:function`` for
+the user's own callable.
 
 Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
 process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
+from policyopt.worlds.python_tests import PythonTests
 from policyopt.worlds.reasoning_scorers import ReasoningGym
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
 from policyopt.worlds.verdicts import Verdict
@@ -259,6 +260,7 @@ VERIFIERS: Mapping[str, type[Verifier]] = {
     "regex": Regex,
     "reasoning_gym": ReasoningGym,
     "verdict": Verdict,
+    "python_tests": PythonTests,
 }
 
 
