@@ -55,8 +55,10 @@ _DPO = {"objective.beta": 0.1, "update.learning_rate": 0.02, "update.schedule": 
 def _arms(flips: float, label: str = "") -> tuple[Arm, ...]:
     """DPO, and PPO with reward models of all features and of half of them, and with prompts of all contexts."""
     varied = {"": {}, ", small reward model": {"width": 8}, ", prompts of all contexts": {"prompts": "all"}}
+    twice = {"flips": flips, "distinct": 0.5}
     return (
         Arm("dpo", _DPO, {"flips": flips}, f"{label}DPO"),
+        Arm("dpo", _DPO, twice, f"{label}DPO, twice on the pairs that PPO's reward model has"),
         *(Arm("", _PPO, {"flips": flips, **given}, f"{label}PPO{name}") for name, given in varied.items()),
     )
 
@@ -68,7 +70,7 @@ claim = Claim(
     observable="expected gold reward over all contexts, 0 at the first policy, 1 at the best answers; exact",
     higher_is_better=True,
     smallest_effect=0.02,
-    treated=_arms(0.2)[1],
+    treated=_arms(0.2)[2],
     baseline=_arms(0.2)[0],
     rounds=200,
     scope="40 contexts, of which pairs cover 20, 30 answers, 16 features, 20% of the labels turned round; half of the "

@@ -180,13 +180,21 @@ def ordered_answers(method: Method, seed: int, rounds: int) -> Outcome:
 
 # -- ingredients of a recipe -----------------------------------------------------------------------------------------
 def recipe_of_preferences(
-    method: Method, seed: int, rounds: int, flips: float = 0.2, width: int = 16, prompts: str = "own"
+    method: Method,
+    seed: int,
+    rounds: int,
+    flips: float = 0.2,
+    width: int = 16,
+    prompts: str = "own",
+    distinct: float = 1.0,
 ) -> Outcome:
     """40 contexts, of which preferences cover 20; 30 answers, 16 features, gold rewards linear in them with a third as
     much noise, a log-linear policy in all features. 64 pairs of the first policy a round, labelled by Bradley-Terry of
     the gold reward, a share `flips` of the labels turned round. A method with recorded pairs (DPO) has all rounds; one
     that samples has the second half, after a reward model in the first `width` features learned from the pairs in the
     first half, as many rows in all. prompts: it samples for the contexts of the pairs ("own") or for all ("all").
+    distinct: the share of pairs that are different; at 1/2 a method with all rounds reads each twice, and so what the
+    reward model of another learns from.
 
     value and score: expected gold reward over all contexts, 0 at the first policy and 1 at the best answers, exact.
     """
@@ -194,7 +202,7 @@ def recipe_of_preferences(
     rng = numbers(seed, "recipe of preferences")
     features = torch.randn(contexts, answers, size, generator=rng)
     gold = features @ torch.randn(size, generator=rng) / 4 + 0.33 * torch.randn(contexts, answers, generator=rng)
-    context = torch.arange(64 * rounds) % covered
+    context = torch.arange(round(64 * rounds * distinct)) % covered
     pair = torch.multinomial(torch.ones(len(context), answers), 2, replacement=False, generator=rng)
     ahead = torch.rand(len(pair), generator=rng) < (gold[context, pair[:, 0]] - gold[context, pair[:, 1]]).sigmoid()
     ahead = ahead ^ (torch.rand(len(pair), generator=rng) < flips)
