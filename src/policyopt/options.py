@@ -168,18 +168,33 @@ def _has(axis: str, keys: list[str]) -> str:
 
 
 def override(method: Method, changes: Mapping[str, Any]) -> Method:
-    """The method with options set; values may be text. A term of weight 0 is taken out, with the roles and models
-    that only it used, so that nothing is computed for it."""
-    for key, value in changes.items():
-        option = find(method, key)
-        new = _convert(option, value)
-        root = option.path[0]
-        try:
-            changed = _set(getattr(method, root), option.path[1:], new)
-            method = replace(method, **{root: changed}, models={**method.models, **_asked(method, root, changed)})
-        except CompositionError as error:
-            raise OptionError(f"{key}={value}: {error}") from error
+    """The method with options set; values may be text. One that does not fit yet waits for the others, so that their
+    order does not matter where they fit together only. A term of weight 0 is taken out, with the roles and models that
+    only it used, so that nothing is computed for it."""
+    waiting = dict(changes)
+    while waiting:
+        refused: dict[str, OptionError] = {}
+        for key, value in waiting.items():
+            try:
+                method = _with(method, key, value)
+            except OptionError as error:
+                refused[key] = error
+        if len(refused) == len(waiting):
+            raise next(iter(refused.values()))
+        waiting = {key: waiting[key] for key in refused}
     return prune(method)
+
+
+def _with(method: Method, key: str, value: Any) -> Method:
+    """One option set."""
+    option = find(method, key)
+    new = _convert(option, value)
+    root = option.path[0]
+    try:
+        changed = _set(getattr(method, root), option.path[1:], new)
+        return replace(method, **{root: changed}, models={**method.models, **_asked(method, root, changed)})
+    except CompositionError as error:
+        raise OptionError(f"{key}={value}: {error}") from error
 
 
 def _asked(method: Method, root: str, changed: Any) -> dict[str, Given]:

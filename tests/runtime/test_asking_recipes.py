@@ -42,6 +42,7 @@ LENGTH = {"verifier": "rules:length"}
 LONGER = {"ask": {"prefer": {"oracle": "oracles:longer"}}}
 USERS = {"ask": {"follow_ups": {"pleased": ["yes"], "displeased": ["no", "not"]}}}
 CRITIC = {"template": "{prompt} {solution}?", "refine": "{prompt} not {solution}: {critique}"}
+LISTS = {"sampling": {"part": "group", "size": 4}, "reward": "verified", "feedback": "ranked_rows"}
 BY_JUDGE = {**ONLINE, "reward": {"part": "win_rate", "judge": "judge"}}
 ASKED = {
     "a verifier": ("dpo:dpo_online", ONLINE, tiny.sums, LENGTH, {}),
@@ -51,6 +52,7 @@ ASKED = {
     "duels": ("inpo", {**ONLINE, "reward": "from_world", "feedback": "duels"}, tiny.sums, LONGER, {}),
     "scores": ("spo", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {"temperature": 0.5}}}, {}),
     "a tournament": ("osp", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {}}}, {}),
+    "ranked lists": ("lipo_lambda", LISTS, tiny.sums, LENGTH, {}),
     "users": ("flr", ONLINE, tiny.sums, USERS, {"user": "other"}),
     "users of conversations": ("flr", ONLINE, tiny.chats, USERS, {"user": "other"}),
     "an annotator": ("self_ref_feedback", FEW, tiny.sums, {"ask": {"judge": JUDGE}}, {"annotator": "other"}),

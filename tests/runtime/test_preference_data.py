@@ -6,6 +6,8 @@ import pytest
 import tiny
 import torch
 
+from policyopt.methods import load
+from policyopt.options import OptionError, override
 from policyopt.recipe.build import build
 from policyopt.recipe.schema import load_recipe
 
@@ -71,6 +73,8 @@ TRAINED = {
     "lipo_lambda": (lists, {}),
     "lipo_lambda:lipo_pointwise": (lists, {}),
     "sft": (lists, {}),
+    "reward_model of margins": (pairs, {"objective.margin": "strength", "sampling.columns": ["strength"]}),
+    "reward_model of lists": (lists, {"objective.loss": "list_ranking"}),
 }
 
 
@@ -83,7 +87,7 @@ def recipe(tmp_path, given, method, records, options=None, **tasks):
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_file_of_preferences_trains(method, given, tmp_path, command):
     made, options = TRAINED[method]
-    called = command("train", recipe(tmp_path, given, method, made(), options))
+    called = command("train", recipe(tmp_path, given, method.partition(" ")[0], made(), options))
     assert called.code == 0, called.err
     metrics = tiny.lines(tmp_path / "run" / "metrics.jsonl")
     assert all(value > 0 for line in metrics for name, value in line.items() if name.startswith("gradient_norm/"))
@@ -93,6 +97,17 @@ def test_a_file_of_preferences_trains(method, given, tmp_path, command):
     else:
         assert after["pairs"] >= 4
         assert 0 <= after["preference_accuracy"] <= 1
+
+
+def test_options_that_fit_together_only_may_stand_in_any_order():
+    forward = {"sampling.columns": ("label",), "objective.column": "label"}
+    made = [override(load("dpo:kto"), dict(changes)) for changes in (forward.items(), reversed(forward.items()))]
+    assert made[0] == made[1]
+    assert made[0].terms[0].loss.column == "label"
+    with pytest.raises(OptionError, match=r"'objective.colunm' has no effect .*Did you mean 'objective.column'"):
+        override(load("dpo:kto"), {"objective.colunm": "label", **forward})
+    with pytest.raises(OptionError, match="which no earlier part writes"):
+        override(load("dpo:kto"), {"objective.column": "label", "objective.beta": 0.2})
 
 
 def test_grades_are_labels_of_single_answers(given, tmp_path, command):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from policyopt.evaluation.statistics import Interval, mean_interval, proportion_interval
+from policyopt.ops.comparisons import pairs_within
+from policyopt.ops.groups import group_count
 
 CHUNK = 256  # tasks that are scored together; a bound on memory only
 
@@ -57,8 +59,8 @@ def agreement(policy: Any, world: Any) -> Agreement:
 def better_and_worse(pair: Tensor, rank: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (M,) and (M,) of every two rows of a pair or list of which one is better: it has the lower rank and, in a
     longer list, where ranks may hide ties, another label."""
-    same = pair[:, None] == pair[None, :]
-    differ = (label[:, None] != label[None, :]) | (same.sum(1) == 2)[:, None]
-    ahead = (rank[:, None] < rank[None, :]) & differ
-    first, second = (same & ahead).nonzero().unbind(1)
-    return first, second
+    every = torch.ones_like(pair, dtype=torch.bool)
+    first, second = pairs_within(pair, every, every).T
+    two = group_count(pair, every)[first] == 2
+    ahead = (rank[first] < rank[second]) & ((label[first] != label[second]) | two)
+    return first[ahead], second[ahead]

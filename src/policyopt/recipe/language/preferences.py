@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 from statistics import mean
 
 from policyopt.compose import Method, chosen_rows
+from policyopt.objective.reward_models import ListRanking
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.language.sections import Pairing, TasksSection
 from policyopt.worlds.compared import names
@@ -35,7 +36,8 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
             f"method {method.key!r} compares answers to one prompt, but every record of the tasks has a single answer "
             "with a label; use a method of single answers (dpo:kto, dpo:bco), or data of {prompt, chosen, rejected}"
         )
-    if most > 2 and any(term.mask is chosen_rows for term in method.terms):
+    of_two = [term for term in method.terms if term.mask is chosen_rows and not isinstance(term.loss, ListRanking)]
+    if most > 2 and of_two:
         raise RecipeError(
             f"method {method.key!r} compares two answers, but the tasks have ranked lists of up to {most}; say "
             "tasks.pairing=best_worst (or neighbours, every), or use a method of lists (pro, lipo_lambda)"
