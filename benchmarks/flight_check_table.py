@@ -1,6 +1,6 @@
 """Planted faults against the checks of `policyopt check`, and false alarms of the healthy demo, as Markdown tables.
 
-    python benchmarks/flight_check_table.py [--lessons 300] [--seeds 20] [--faults NAME ...]
+    python benchmarks/flight_check_table.py [--lessons 250] [--seeds 20] [--weights FILE] [--faults NAME ...]
 
 The demo's first stage is run once (`--lessons` rounds); every fault is then planted into its second stage. The faults
 are those of the tests (tests/planted_faults.py). Healthy flights: the demo as it is written and its second stage after
@@ -22,11 +22,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "runtime")]
 
-import tiny  # noqa: E402
+import tiny  # noqa: E402  # pyright: ignore[reportMissingImports]
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
-from planted_faults import CHAT, TEXT, Fault  # noqa: E402
+from planted_faults import CHAT, TEXT, Fault  # noqa: E402  # pyright: ignore[reportMissingImports]
 from policyopt.evaluation.flight import CHECKS, Finding, Verdict, findings  # noqa: E402
 from policyopt.evaluation.flight.collect import Sizes  # noqa: E402
 from policyopt.recipe.build import build  # noqa: E402
@@ -34,7 +34,7 @@ from policyopt.recipe.flight import flown  # noqa: E402
 from policyopt.recipe.schema import make_recipe  # noqa: E402
 from policyopt.train import rounds  # noqa: E402
 
-CHEAP = ("tasks.size=2000", "evaluation.tasks=50")
+CHEAP = ("tasks.size=1000", "evaluation.tasks=50")
 SIZES = Sizes(batches=1)
 MARKS = {Verdict.OK: "·", Verdict.WARN: "w", Verdict.FAULT: "**F**", Verdict.SKIPPED: ""}
 FIRES = {"warn": (Verdict.WARN, Verdict.FAULT), "fault": (Verdict.FAULT,)}
@@ -104,6 +104,8 @@ def false_alarms(demo: Mapping[str, Any], after: Mapping[str, Any], weights: Wei
     for seed in range(seeds):
         for recipe, held in ((demo, None), (after, weights)):
             found = fly(recipe, [*CHEAP, f"seed={seed}"], weights=held)
+            fires = [f"{one.check}: {one.said.value}" for one in found if one.said.verdict in FIRES["warn"]]
+            print(f"seed {seed}, {recipe['stages'][0]['method']}: {fires}", file=sys.stderr, flush=True)
             for one in found:
                 asked[one.check] += one.said.verdict is not Verdict.SKIPPED
                 fired[one.check] += one.said.verdict in FIRES["warn"]
@@ -113,7 +115,8 @@ def false_alarms(demo: Mapping[str, Any], after: Mapping[str, Any], weights: Wei
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lessons", type=int, default=300)
+    parser.add_argument("--lessons", type=int, default=250)
+    parser.add_argument("--weights", type=Path, help="Where the taught policy is kept for other calls.")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--faults", nargs="*", default=[*TEXT, *CHAT])
     given = parser.parse_args()
@@ -121,7 +124,12 @@ def main() -> None:
     demo = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text(encoding="utf-8"))
     after = {**demo, "stages": demo["stages"][1:], "tasks": {**demo["tasks"], "demonstrations": None}}
     began = time.perf_counter()
-    weights = taught(demo, given.lessons)
+    if given.weights is not None and given.weights.is_file():
+        weights = torch.load(given.weights, weights_only=True)
+    else:
+        weights = taught(demo, given.lessons)
+        if given.weights is not None:
+            torch.save(weights, given.weights)
     flights: dict[str, tuple[Fault, list[Finding]]] = {
         "(none)": (replace(next(iter(TEXT.values())), sees=()), fly(after, CHEAP, weights=weights))
     }
@@ -132,7 +140,8 @@ def main() -> None:
             base, held, cheap = (after, weights, CHEAP) if name in TEXT else (chats, None, ())
             flights[name] = fault, fly(base, [*cheap, *fault.changes], fault.plant, held)
             print(f"{time.perf_counter() - began:6.0f} s  {name}", file=sys.stderr)
-    print(matrix(flights))
+    if given.faults:
+        print(matrix(flights), flush=True)
     if given.seeds:
         print(f"\nHealthy demo, {given.seeds} seeds, before and after its first stage:\n")
         print(false_alarms(demo, after, weights, given.seeds))

@@ -13,8 +13,15 @@ from policyopt.run import Run, StageContext
 from policyopt.seen import collect_roles
 from policyopt.types import Batch, Finish, Round, Tasks
 
+Watch = Callable[[StageContext, Batch], None]
+"""Looks at what a round is about to train on, and may refuse it by raising."""
 
-def rounds(run: Run, program: Program) -> Iterator[Round]:
+
+def unwatched(ctx: StageContext, kept: Batch) -> None:
+    """Looks at nothing."""
+
+
+def rounds(run: Run, program: Program, watch: Watch = unwatched) -> Iterator[Round]:
     """Train until the program ends, one round at a time. The run can be saved between any two rounds."""
     while run.step < program.steps:
         stage = program.at(run.step)
@@ -25,6 +32,7 @@ def rounds(run: Run, program: Program) -> Iterator[Round]:
         judged, credited, kept = gather(ctx)
         if len(kept) and kept.trained.any():
             kept = collect_roles(ctx, kept)
+            watch(ctx, kept)
             method.update(ctx, kept)
         _measure(ctx, judged, kept)
         done = Round(judged, credited, kept, ctx.meter.result())

@@ -139,29 +139,47 @@ def test_top_p_is_refused_by_recipes(texts):
 
 
 # -- numbers by hand ---------------------------------------------------------------------------------------------------
+def pieces_of(g: torch.Tensor, count: int) -> Gradient:
+    """The record of per-row gradients (rows, D) in `count` pieces."""
+    parts = g.view(count, -1, g.shape[1]).mean(1)
+    whole = g.mean(0)
+    norms, products = (tuple(float(x) for x in found) for found in (parts.norm(dim=1), parts @ whole))
+    return Gradient("policy", len(g), float(whole.norm()), norms, products, None)
+
+
 def test_noise_scale_of_known_gradients():
-    """Two pieces of 4 rows with gradients (1, 2) and (1, -2): the whole of 8 rows is (1, 0)."""
-    one = Gradient("policy", 8, 1.0, (math.sqrt(5), math.sqrt(5)), None)
-    signal, spread = estimate(one)
-    assert signal == pytest.approx((8 * 1 - 4 * 5) / 4)
-    assert spread == pytest.approx((5 - 1) / (1 / 4 - 1 / 8))
+    """Two pieces of 4 rows with gradients (1, 2) and (1, -2): <h1, h2> = -3, mean |h|^2 = 5."""
+    two = torch.tensor([[1.0, 2.0]] * 4 + [[1.0, -2.0]] * 4, dtype=torch.float64)
+    signal, spread, error = estimate(pieces_of(two, 2))
+    assert (signal, spread, error) == pytest.approx((-3, 4 * (5 + 3), math.inf))
+    # Three of one row: (1, 1), (1, -1), (1, 0). Pairs: 0, 1, 1; without one: 1, 1, 0.
+    three = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    signal, spread, error = estimate(pieces_of(three, 3))
+    assert (signal, spread) == pytest.approx((2 / 3, 5 / 3 - 2 / 3))
+    assert error == pytest.approx(math.sqrt(2 / 3 * (2 * (1 / 3) ** 2 + (2 / 3) ** 2)))
 
 
 def test_noise_scale_is_that_of_a_model_of_gradients():
-    """g_row = G + noise of variance s: the estimates are unbiased."""
+    """g_row = G + noise of variance 1: the estimates are unbiased, and the error is that of the signal."""
     rng = torch.Generator().manual_seed(0)
     mean, dims, rows = torch.ones(20) * 0.5, 20, 64
-    found = []
-    for _ in range(400):
-        g = mean + torch.randn(rows, dims, generator=rng)
-        pieces = g.view(8, 8, dims).mean(1)
-        norms = tuple(float(p.norm()) for p in pieces)
-        found.append(estimate(Gradient("policy", rows, float(g.mean(0).norm()), norms, None)))
-    signal, spread = torch.tensor(found).mean(0).tolist()
+    found = torch.tensor([estimate(pieces_of(mean + torch.randn(rows, dims, generator=rng), 8)) for _ in range(400)])
+    signal, spread, error = found.mean(0).tolist()
     assert signal == pytest.approx(float(mean @ mean), rel=0.03)
     assert spread == pytest.approx(dims, rel=0.03)
-    leg = Leg(0, "grpo", "language", gradients=(Gradient("policy", 64, 2.0, (2.0,) * 8, None),))
-    assert noise(leg, Flight("x", "language", (leg,))).measured["scale"] == pytest.approx(0.0)
+    assert error == pytest.approx(float(found[:, 0].std()), rel=0.2)
+
+
+def test_noise_is_only_called_noise_where_it_is_seen_to_be():
+    """10 times the rows must be sure: pure noise in many dimensions is, in two it is not."""
+    rng = torch.Generator().manual_seed(0)
+
+    def said(dims: int) -> Verdict:
+        leg = Leg(0, "grpo", "language", gradients=(pieces_of(torch.randn(64, dims, generator=rng), 8),))
+        return noise(leg, Flight("x", "language", (leg,))).verdict
+
+    assert [said(100_000) for _ in range(5)] == [Verdict.WARN] * 5
+    assert Verdict.WARN not in [said(2) for _ in range(5)]
 
 
 def test_rank_correlation_within_groups():
@@ -188,10 +206,14 @@ def test_surprise_is_in_standard_errors():
 
 
 def test_tails_that_are_never_drawn_are_improbable():
-    q, seen, chance = tails(torch.linspace(0.21, 1, 1000, dtype=torch.float64))
+    found = tails(torch.linspace(0.21, 1, 1000, dtype=torch.float64))
+    assert found is not None
+    q, seen, chance = found
     assert (q, seen) == (0.2, 0.0)
     assert chance < 1e-80
-    assert tails(torch.linspace(0, 1, 1000, dtype=torch.float64))[2] > 0.4
+    even = tails(torch.linspace(0, 1, 1000, dtype=torch.float64))
+    assert even is not None
+    assert even[2] > 0.4
     assert tails(torch.rand(50)) is None
 
 

@@ -107,7 +107,12 @@ class Loss(Part, ABC):
 
 
 class Averaging(Part, ABC):
-    """Owns the scale: weights over the *whole* optimiser step, so that micro-batches and ranks only sum."""
+    """Owns the scale: weights over the *whole* optimiser step, so that micro-batches and ranks only sum.
+
+    mean: its weights add up to 1 over what is counted, which runs check (`runtime.invariants`).
+    """
+
+    mean: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, mask: Tensor, batch: Batch, total: Callable[[Tensor], Tensor]) -> Tensor: ...

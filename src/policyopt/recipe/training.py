@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from policyopt.compose import Method, Program, Stage
@@ -25,14 +26,17 @@ from policyopt.report.objective_stamp import executed
 from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
 from policyopt.runtime.folder import RunFolder, RunFolderError
+from policyopt.runtime.invariants import Rules
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
+from policyopt.runtime.watch import Watch
 from policyopt.train import rounds
 from policyopt.types import Batch, Round
 
 log = logging.getLogger("policyopt")
 
 SHOWN_ROUNDS = 50  # whose rows are written to samples.jsonl, about
+ALARMED_ROWS = 32  # that are written beside an alarm
 SNAPSHOT_PARAMETERS = 50_000_000  # larger models are not copied in memory before every round
 
 
@@ -54,7 +58,14 @@ class Training:
             built.program,
             folder,
             built.recipe.checkpoint_every,
-            hooks=Hooks(self._stage_start, self._samples, self._counted, **kept),
+            hooks=Hooks(
+                self._stage_start,
+                self._samples,
+                self._counted,
+                rows=self._alarming,
+                watch=watch_of(built),
+                **kept,
+            ),
             display=display,
             snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS,
         )
@@ -171,6 +182,25 @@ class Training:
 
         return self.rollouts.records(run, stage, done, told)
 
+    def _alarming(self, step: int, batch: Batch) -> Iterable[Mapping[str, Any]]:
+        """The rows beside an alarm."""
+        run, asked = self.built.run, self.built.recipe.samples
+        world = run.worlds[self.built.program.at(step).method.world]
+        rows = batch[:ALARMED_ROWS]
+        with torch.no_grad():
+            words = self.built.subject.shown(rows, asked.steps, world)
+        kept = zip(words, rows.row["task"].tolist(), rows.step["reward"].sum(1).tolist(), strict=True)
+        return [{**told, "task": task, "reward": reward} for told, task, reward in kept]
+
+
+def watch_of(built: Built) -> Watch:
+    """The watch that a recipe asks for."""
+    sections = zip(built.program.stages, built.recipe.stages, strict=True)
+    given = {
+        stage.start: (*section.options, *section.options_for.get(section.method, {})) for stage, section in sections
+    }
+    return Watch(Rules(**built.recipe.invariants.model_dump()), given)
+
 
 def train(
     what: str | Path | Recipe | Mapping[str, Any] | Method | Program,
@@ -216,5 +246,5 @@ def _in_memory(
             raise RecipeError("training a Method needs steps=..., the number of rounds")
         what = Program((Stage(what, steps),))
     run = Run({"policy": policy, **models}, world, engine_for(policy, world), seed)
-    for done in rounds(run, what):
+    for done in rounds(run, what, Watch()):
         yield dict(done.metrics)

@@ -3,7 +3,7 @@
 recipe.yaml     the full resolved recipe            objective.txt   the executed objective, printed
 metrics.jsonl   one object a round, no clock in it  timing.jsonl    seconds and rates, one object a round
 samples.jsonl   rows as text                        results/        what is computed once: evaluations, summaries
-cost.jsonl      what each round generated
+cost.jsonl      what each round generated       alarms.jsonl    what looked wrong, with rows of the round
 checkpoints/    the state, to go on from            tensorboard/    event files
 model/          the trained policy                  summary.json, plot.png
 models/         every named stage's policy and reward models; report.md compares them
@@ -82,6 +82,10 @@ class RunFolder:
     @property
     def cost(self) -> Path:
         return self.path / "cost.jsonl"
+
+    @property
+    def alarms(self) -> Path:
+        return self.path / "alarms.jsonl"
 
     @property
     def results(self) -> Path:

@@ -13,9 +13,12 @@ from policyopt.compose import CompositionError, Program, Stage
 from policyopt.run import Run
 from policyopt.runtime.folder import Record, RunFolder
 from policyopt.runtime.interrupt import Interrupt
+from policyopt.runtime.invariants import Alarm
+from policyopt.runtime.journal import Journal
 from policyopt.runtime.progress import Display, Silent
+from policyopt.runtime.watch import Watch
 from policyopt.train import rounds
-from policyopt.types import Round
+from policyopt.types import Batch, Round
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ class Hooks:
     samples(round): records to add to samples.jsonl, a function of the round alone.
     counted(step, round): after every round and before any checkpoint of what follows it: what it writes down of round
     `step` is there whenever a resumed run does not train that round again.
+    watch: invariants and alarms (None: with the usual rules); what they say is kept in alarms.jsonl.
+    rows(step, batch): some rows of round `step` for people, kept beside an alarm.
     stamp: JSON data kept with every checkpoint. restored(step, stamp): before a run goes on from a checkpoint, with
     what that was stamped with; may refuse by raising.
     """
@@ -36,6 +41,8 @@ class Hooks:
     stage_start: Callable[[int, Run], Mapping[str, Any]] | None = None
     samples: Callable[[Round], Iterable[Mapping[str, Any]]] | None = None
     counted: Callable[[int, Round], None] | None = None
+    rows: Callable[[int, Batch], Iterable[Mapping[str, Any]]] | None = None
+    watch: Watch | None = None
     stamp: Mapping[str, Any] | None = None
     restored: Callable[[int, Mapping[str, Any]], None] | None = None
 
@@ -68,6 +75,9 @@ class Session:
         self.hooks = Hooks() if hooks is None else hooks
         self.display: Display = Silent() if display is None else display
         self.interrupted = False  # the user stopped the run before its end
+        self.watch = self.hooks.watch or Watch()
+        self._alarms = Journal(folder.alarms)
+        self.watch.told = self._told
         self._snapshot = snapshot
         self._saved = -1  # the round whose state can be had again without this process; -1: not looked yet
 
@@ -84,6 +94,8 @@ class Session:
                 if stamp is not None and self.hooks.restored is not None:
                     self.hooks.restored(found[0], stamp)
                 self.run.load_state(found[1], self.program)
+                if "watch" in found[1]:  # not in checkpoints of earlier versions
+                    self.watch.load_state(found[1]["watch"])
                 logger.info("resumed at round %d of %d", self.run.step, self.program.steps)
             # A new run needs no checkpoint of its beginning: the recipe makes it again.
             self._saved = self.run.step
@@ -97,6 +109,7 @@ class Session:
         """
         start = self.resume()
         with Record(self.folder, start) as record, Interrupt() as stop:
+            self._alarms.cut(start)
             if record.lines != start:
                 logger.warning("%s has %d rounds before round %d", self.folder.metrics, record.lines, start)
             self.display.begin(start, self.program.steps)
@@ -104,9 +117,18 @@ class Session:
                 yield from self._train(record, stop)
             finally:
                 self.display.end()
+                self._alarms.close()
+
+    def _state(self) -> dict[str, Any]:
+        return {**self.run.state(), "watch": self.watch.state()}
+
+    def _told(self, step: int, alarm: Alarm, rows: Batch) -> None:
+        """An alarm and the rows it is about."""
+        shown = [] if self.hooks.rows is None else [dict(row) for row in self.hooks.rows(step, rows)]
+        self._alarms.append(step, {"name": alarm.name, "value": alarm.value, "remedy": alarm.remedy, "rows": shown})
 
     def _train(self, record: Record, stop: Interrupt) -> Iterator[Round]:
-        loop = rounds(self.run, self.program)
+        loop = rounds(self.run, self.program, self.watch)
         while not self.finished:
             index, stage = self._stage()
             self._start_stage(index, stage)
@@ -114,6 +136,7 @@ class Session:
                 break
             began = time.perf_counter()
             done = self._round(loop)
+            self.watch.after(self.run, stage, done)
             self._record(record, index, done, time.perf_counter() - began)
             if self.run.step % self.checkpoint_every == 0 or self.run.step == stage.start + stage.steps:
                 self._checkpoint(record)
@@ -133,7 +156,7 @@ class Session:
     def _round(self, loop: Iterator[Round]) -> Round:
         """One round; if it fails, the state before it goes to disk, because a failed round may have changed some."""
         safe = self._saved == self.run.step
-        before = copy.deepcopy(self.run.state()) if self._snapshot and not safe else None
+        before = copy.deepcopy(self._state()) if self._snapshot and not safe else None
         step = self.run.step
         try:
             return next(loop)
@@ -160,7 +183,8 @@ class Session:
     def _checkpoint(self, record: Record) -> None:
         if self._saved != self.run.step:
             record.sync()
-            self._write(self.run.step, self.run.state())
+            self._alarms.sync()
+            self._write(self.run.step, self._state())
             self._saved = self.run.step
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:

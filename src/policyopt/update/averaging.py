@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,7 @@ def _float(mask: Tensor) -> Tensor:
 class TokenMean(Averaging):
     """Every counted step weighs the same (DAPO): long rows weigh more than short ones."""
 
+    mean: ClassVar[bool] = True
     formula = "sum_bt m_bt x_bt / sum_bt m_bt"
 
     def __call__(self, mask: Tensor, batch: Batch, total: Total) -> Tensor:
@@ -39,6 +41,7 @@ class SequenceMean(Averaging):
     """Mean over rows of the mean over a row's steps (GRPO): every row weighs the same, so a step of a long row
     weighs less. Rows without a counted step do not count."""
 
+    mean: ClassVar[bool] = True
     formula = "mean_b (sum_t m_bt x_bt / sum_t m_bt)"
 
     def __call__(self, mask: Tensor, batch: Batch, total: Total) -> Tensor:
@@ -71,6 +74,7 @@ class SequenceSum(Averaging):
 class RowMean(Averaging):
     """Mean over the counted values of a row-, pair- or list-level loss (B,)."""
 
+    mean: ClassVar[bool] = True
     formula = "sum_b m_b x_b / sum_b m_b"
 
     def __call__(self, mask: Tensor, batch: Batch, total: Total) -> Tensor:

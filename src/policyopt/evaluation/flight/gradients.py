@@ -9,7 +9,7 @@ from policyopt.evaluation.flight.record import Flight, Gradient, Leg, Said, grad
 
 NOTHING = 1e-6  # rounding alone gives as much
 STEEP = 100.0  # times the clip norm
-NOISY = 30.0  # times the rows of an update: as much as a few batches can tell from no signal at all
+NOISY = 10.0  # times the rows of an update
 
 
 @stage_check("gradient")
@@ -56,32 +56,45 @@ def _models(gradients: Sequence[Gradient]) -> list[str]:
 def noise(leg: Leg, flight: Flight) -> Said:
     """The rows at which the policy's gradient is as large as its noise (McCandlish et al. 2018, arXiv 1812.06162,
     appendix A.1), against the rows of an update."""
+    if leg.later:
+        return skipped("an earlier stage trains the policy first")
     found = [g for g in leg.gradients if g.model == "policy" and len(g.pieces) > 1 and math.isfinite(g.norm)]
     if not found or all(g.norm < NOTHING for g in found):
         return skipped(leg.obstacle or "no gradient of several rows")
-    signal, spread = map(sum, zip(*(estimate(g) for g in found), strict=True))
+    each = [estimate(g) for g in found]
+    signal, spread, error = (sum(values) / len(each) for values in zip(*each, strict=True))
     rows = sum(g.rows for g in found) / len(found)
-    scale = spread / signal if signal > 0 else math.inf
-    value = f"about {scale:.3g} rows" if signal > 0 else "beyond measure: no signal is seen in the noise"
+    most = signal + 2 * error / math.sqrt(len(each))
+    scale, least = (spread / size if size > 0 else math.inf for size in (signal, most))
     return graded(
-        f"{value}; an update has {rows:.0f}",
+        f"about {scale:.3g} rows (at least {least:.3g}); an update has {rows:.0f}",
         "an update's direction is nearly all noise: more rows (selection.count, sampling.size), a better baseline, or "
         "a lower learning rate",
         fault=False,
-        warn=scale > NOISY * rows,
+        warn=least > NOISY * rows,
         scale=scale,
+        least=least,
         rows=rows,
     )
 
 
-def estimate(gradient: Gradient) -> tuple[float, float]:
-    """Unbiased estimates of |G|^2 and tr(Sigma) from the norm over B rows and the mean over pieces of b rows:
-    |G|^2 = (B |G_B|^2 - b |G_b|^2) / (B - b),  tr(Sigma) = (|G_b|^2 - |G_B|^2) / (1/b - 1/B)."""
-    whole, part = float(gradient.rows), gradient.rows / len(gradient.pieces)
-    of_whole = gradient.norm**2
-    of_part = sum(piece**2 for piece in gradient.pieces) / len(gradient.pieces)
-    signal = (whole * of_whole - part * of_part) / (whole - part)
-    return signal, (of_part - of_whole) / (1 / part - 1 / whole)
+def estimate(gradient: Gradient) -> tuple[float, float, float]:
+    """Unbiased estimates of |G|^2 and tr(Sigma) from K pieces h_i of b rows whose mean is the whole gradient:
+    |G|^2 = mean over i != j of <h_i, h_j>,  tr(Sigma) = b (mean |h_i|^2 - |G|^2); and the jackknife's standard error of
+    the first, infinite where the pieces' products with the whole are not known."""
+    count, squares = len(gradient.pieces), [piece**2 for piece in gradient.pieces]
+    pairs = count**2 * gradient.norm**2 - sum(squares)
+    signal = pairs / (count * (count - 1))
+    spread = gradient.rows / count * (sum(squares) / count - signal)
+    if not gradient.products or count < 3:
+        return signal, spread, math.inf
+    without = [
+        (pairs - 2 * (count * product - square)) / ((count - 1) * (count - 2))
+        for product, square in zip(gradient.products, squares, strict=True)
+    ]
+    centre = sum(without) / count
+    error = math.sqrt((count - 1) / count * sum((each - centre) ** 2 for each in without))
+    return signal, spread, error
 
 
 @stage_check("options have an effect")

@@ -118,13 +118,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of one model in the first update of a round: its norm, and the norms of what its `pieces` equal
-    parts of the rows say of it (each scaled to the whole)."""
+    """The gradient of one model in the first update of a round: its norm, and what its `pieces` equal parts of the rows
+    say of it, each scaled to the whole: their norms, and their scalar products with the whole (none for models too
+    large to hold several gradients)."""
 
     model: str
     rows: int
     norm: float
     pieces: tuple[float, ...]
+    products: tuple[float, ...]
     clip_norm: float | None
 
 

@@ -20,6 +20,7 @@ from policyopt.types import Batch
 from policyopt.update.gradient import Gradients, GradientSteps, plan, planned_losses, terms_of, total_norm
 
 PIECES = 8
+HELD_NUMBERS = 100_000_000  # of gradients that are held side by side
 OTHER = (1.5, 0.5, 0.9)  # factors by which an option is changed, the first that its part takes
 MOVED = 0.01  # relative size of the random change of weights at which options are compared
 
@@ -58,23 +59,34 @@ def slope(ctx: StageContext, batch: Batch, model: str, terms: Sequence[Term], pi
     parameters = [p for p in ctx.models[model].parameters() if p.requires_grad]
     planned = plan(ctx, batch, [term for term in terms if term.limit is None])
     total = [torch.zeros_like(p) for p in parameters]
-    norms = []
+    held = pieces * sum(p.numel() for p in parameters) <= HELD_NUMBERS
+    norms: list[float] = []
+    kept: list[Tensor] = []
     with torch.enable_grad():
         for loss in planned_losses(ctx, batch, planned, -(-len(batch) // pieces)):
             if not loss.requires_grad:
                 continue
             parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-            given = [part for part in parts if part is not None]
-            norms.append(total_norm(given))
-            for held, part in zip(total, parts, strict=True):
-                if part is not None:
-                    held += part
+            found = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
+            norms.append(total_norm(found))
+            if held:
+                kept.append(torch.cat([part.flatten() for part in found]))
+            for so_far, part in zip(total, found, strict=True):
+                so_far += part
     if not norms:
         return None
     update = ctx.stage.update
     clip = update.clip_norm if isinstance(update, Gradients) else None
-    scaled = tuple(norm * len(norms) for norm in norms)
-    return Slope(Gradient(model, len(batch), total_norm(total), scaled, clip), tuple(total))
+    whole = torch.cat([part.flatten() for part in total])
+    gradient = Gradient(
+        model,
+        len(batch),
+        total_norm(total),
+        tuple(norm * len(norms) for norm in norms),
+        tuple(float(part @ whole) * len(norms) for part in kept),
+        clip,
+    )
+    return Slope(gradient, tuple(total))
 
 
 # -- options without effect --------------------------------------------------------------------------------------------
