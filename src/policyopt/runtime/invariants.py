@@ -173,11 +173,13 @@ def reference(before: Before) -> Alarm | None:
 
 
 def frozen_models(method: Method) -> list[str]:
-    """Copies and given models that nothing of the method names as its to write."""
+    """Copies and given models whose log-probabilities are read, and that nothing of the method names as its to
+    write."""
     written = {term.trains for term in method.terms} | {method.policy, "policy"}
     for hook in _hooks(method):
         written |= set(_names(hook))
-    return [name for name, spec in method.models.items() if isinstance(spec, Copy | Given) and name not in written]
+    asked = {role.model for role in method.roles.values()} - written
+    return [name for name, spec in method.models.items() if isinstance(spec, Copy | Given) and name in asked]
 
 
 def _hooks(method: Method) -> Iterator[Any]:
