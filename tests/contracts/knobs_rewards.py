@@ -8,7 +8,7 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
-from policyopt.constraint.entropy_target import EntropyBelowTarget
+from policyopt.constraint.entropy_covariance import CovarianceEntropy
 from policyopt.credit.uncertainty import SemanticEntropyScaled
 from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments.named_grades import Forced
@@ -121,7 +121,7 @@ def exchanged(part: Any) -> Tensor:
 
 
 def loss(part: Any) -> Tensor:
-    case = dataclasses.replace(cases.CASES["entropy_below_target"], loss=part)
+    case = dataclasses.replace(cases.CASES["covariance_entropy"], loss=part)
     found, gradient = full_step(case.context(), cases.rich())
     return torch.cat([found[None], gradient.flatten()])
 
@@ -162,6 +162,6 @@ KNOBS = (
     Knob(LargestAdvantages(), kept, {"keep": 0.25}),
     Knob(MostVaried(), kept, {"keep": 0.9, "final": 1.0}),
     Knob(LargestSteps(), trained, {"keep": 0.5, "final": 0.9}),
-    Knob(EntropyBelowTarget(1.4), loss, {"target": 1.0}),
-    Knob(InformativeSteps(), counted, {"quantile": 0.9}),
+    Knob(CovarianceEntropy(), loss, {"scale": 5.0, "most": 0.5}),
+    Knob(InformativeSteps(), counted, {"share": 0.3, "entropy": 0.0}),
 )

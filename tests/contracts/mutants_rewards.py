@@ -3,7 +3,7 @@
 import torch
 from mutants import LOOPS, Patch, mutant, replaced
 
-from policyopt.constraint.entropy_target import EntropyBelowTarget
+from policyopt.constraint.entropy_covariance import CovarianceEntropy
 from policyopt.credit import uncertainty
 from policyopt.ops import metrics, schedules
 from policyopt.ops.masked import placed
@@ -181,11 +181,13 @@ def share_of_steps_is_rounded_down(patch: Patch) -> None:
 @mutant(LOOPS)
 def gradient_through_the_strength(patch: Patch) -> None:
     def wrong(self, seen, batch):
-        own = batch.trained
-        entropy = seen["policy"].dist[own].entropy()
-        return placed(own, -((self.target - entropy) / self.target).clamp(min=0) * entropy)
+        own, policy = batch.trained, seen["policy"]
+        mean = policy.logp.detach()[own].mean()
+        c = (batch.step["advantage"] - batch.step["advantage"][own].mean()) * (policy.logp - mean)
+        strength = self.scale * c.masked_fill(~own, -1e9).softmax(1)
+        return placed(own, -(strength.clamp(max=self.most) * policy.dist.entropy())[own])
 
-    patch.method(EntropyBelowTarget, "__call__", wrong)
+    patch.method(CovarianceEntropy, "__call__", wrong)
 
 
 @mutant("test_sapo_swarm::test_only_groups_that_differ_are_taken_and_judged_here")

@@ -1,10 +1,10 @@
-"""Cases of graded rewards, of rows and steps that are pruned by their advantages, and of entropies below a target."""
+"""Cases of graded rewards, of rows and steps that are pruned by their advantages, and of entropies."""
 
 import math
 
 import reference_formulas as ref
 from vector_cases import HOLED, NOTHING, SIGNED, SINGLE, UNEVEN, case, draw, draw_logits
-from vector_losses import step_cases
+from vector_losses import step_case
 from vector_rows import on_last
 
 LASTING = [[1, 1, 1], [1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 1, 1]]
@@ -126,39 +126,60 @@ def largest_steps():
 
 
 # -- entropies ---------------------------------------------------------------------------------------------------------
-def below(target):
-    def formula(logits):
-        value, slope = ref.entropy(logits)
-        strength = max(0.0, (target - value) / target)
-        return -strength * value, [-strength * s for s in slope]
-
-    return formula
+def taken(mask, logits):
+    """The steps taken, the places that are counted, and -log pi there."""
+    steps = [[(3 * b + t) % 4 for t in range(len(row))] for b, row in enumerate(mask)]
+    places = [(b, t) for b, row in enumerate(mask) for t, m in enumerate(row) if m]
+    return steps, places, {(b, t): -ref.log_softmax(logits[b][t])[steps[b][t]] for b, t in places}
 
 
-def quantile(values, q):
-    order, place = sorted(values), q * (len(values) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(order) - 1)
-    return order[low] + (place - low) * (order[high] - order[low])
+def sure_and_rewarded():
+    made = []
+    for name, mask, options in (
+        ("uneven rows", UNEVEN, {}),
+        ("steps of others and an empty row", HOLED, {"scale": 3.0}),
+        ("all are cut", UNEVEN, {"scale": 50.0, "most": 0.5}),
+        ("one step", SINGLE, {}),
+        ("nothing to train on", NOTHING, {}),
+    ):
+        label = f"constraint/covariance_entropy/{name}"
+        logits, advantage = draw_logits(f"{label}/l", mask), draw(f"{label}/a", mask, *SIGNED)
+        steps, places, loss = taken(mask, logits)
+        scale, most = options.get("scale", 10.0), options.get("most", 5.0)
+        count = max(1, len(places))
+        mean, centre = sum(loss.values()) / count, sum(advantage[b][t] for b, t in places) / count
+        size = {(b, t): ref.exp((advantage[b][t] - centre) * (mean - loss[b, t])) for b, t in places}
+        whole = [sum(x for (row, _), x in size.items() if row == b) for b in range(len(mask))]
+        strength = iter([min(most, scale * x / whole[b]) for (b, _), x in size.items()])
+
+        def formula(logits, *_, strength=strength):
+            (value, slope), w = ref.entropy(logits), next(strength)
+            return -w * value, [-w * s for s in slope]
+
+        inputs = {"logits": logits, "steps": steps, "advantages": advantage}
+        made.append(step_case("constraint", "covariance_entropy", name, formula, inputs, mask, "token_mean", options))
+    return made
 
 
 def informative():
     made = []
-    for name, mask, q in (("half", UNEVEN, 0.5), ("few", HOLED, 0.9), ("all", UNEVEN, 0.0), ("one step", SINGLE, 0.7)):
+    for name, mask, options in (
+        ("half", UNEVEN, {"share": 0.5}),
+        ("few", HOLED, {"share": 0.3, "entropy": 0.2}),
+        ("all", UNEVEN, {"share": 1.0}),
+        ("one step", SINGLE, {}),
+    ):
         label = f"objective/informative_steps/{name}"
         logits = draw_logits(label, mask)
-        steps = [[(3 * b + t) % 4 for t in range(len(row))] for b, row in enumerate(mask)]
-        places = [(b, t) for b, row in enumerate(mask) for t, m in enumerate(row) if m]
-        loss = {(b, t): -ref.log_softmax(logits[b][t])[steps[b][t]] for b, t in places}
-        spread = {(b, t): ref.entropy(logits[b][t])[0] for b, t in places}
-        cuts = quantile([*loss.values()], q), quantile([*spread.values()], q)
-        kept = [
-            [float((b, t) in loss and (loss[b, t] >= cuts[0] or spread[b, t] >= cuts[1])) for t in range(len(row))]
-            for b, row in enumerate(mask)
-        ]
+        steps, places, loss = taken(mask, logits)
+        share, doubt = options.get("share", 0.8), options.get("entropy", 0.8)
+        surplus = {(b, t): loss[b, t] - doubt * ref.entropy(logits[b][t])[0] for b, t in places}
+        count = max(1, math.floor(share * len(places) + 1e-9))
+        chosen = set(sorted(places, key=lambda place, surplus=surplus: -surplus[place])[:count])
+        kept = [[float((b, t) in chosen) for t in range(len(row))] for b, row in enumerate(mask)]
         inputs = {"logits": logits, "steps": steps, "mask": mask}
-        options = {"quantile": q}
-        made.append(case("objective", "informative_steps", name, inputs, {"weights": kept}, options=options))
+        more = {"options": options} if options else {}
+        made.append(case("objective", "informative_steps", name, inputs, {"weights": kept}, **more))
     return made
 
 
@@ -168,6 +189,6 @@ def cases():
         *largest(),
         *varied(),
         *largest_steps(),
-        *step_cases("constraint", "entropy_below_target", below(1.3), {"logits": None}, {"target": 1.3}),
+        *sure_and_rewarded(),
         *informative(),
     ]

@@ -32,7 +32,7 @@ def stepped(made, checks=CHECKS, grade=SHARES):
 
 
 def without_bonus(**options):
-    return override(load("light_if"), {"constraint.entropy.weight": 0.0, **options})
+    return override(load("light_if"), {"constraint.scale": 0.0, **options})
 
 
 def test_without_the_bonus_it_is_grpo_with_the_share_of_constraints() -> None:
@@ -51,27 +51,23 @@ def test_with_one_constraint_the_dense_reward_is_right_or_wrong() -> None:
     close(total_reward(whole.round.judged), [1.0, 1.0, 0.0, 0.0])
 
 
-def test_the_bonus_moves_only_steps_of_low_entropy() -> None:
-    """At equal rewards the gradient is that of the bonus: 0 where the entropy is above its target."""
-    strong = override(load("light_if"), {"constraint.entropy.weight": 1.0, "constraint.target": 1.2})
+def test_the_bonus_is_spent_by_a_softmax_of_the_covariance() -> None:
+    """At equal rewards all advantages are 0 and so is every covariance: a row's steps share `scale` evenly."""
+    strong = override(load("light_if"), {"constraint.scale": 2.0})
     batch = ragged()
     found = stepped(strong, [[1.0]] * 4).gradient[:4, :13]
-    logits = logit_grid(0).logits.detach()[:4, :13]
-    low = (Categorical.of(logits).entropy() < 1.2) & batch.trained
-    assert 0 < int(low.sum()) < int(batch.trained.sum())
-    moved = found.abs().amax(-1) > 0
-    assert torch.equal(moved, low)
-    b, t = low.nonzero()[0].tolist()
+    logits, own = logit_grid(0).logits.detach()[:4, :13], batch.trained
+    assert torch.equal(found.abs().amax(-1) > 0, own)
+    b, t = own.nonzero()[-1].tolist()
     free = logits[b, t].clone().requires_grad_()
-    entropy = Categorical.of(free).entropy()
-    value = -float((1.2 - entropy.detach()) / 1.2) * entropy / int(batch.trained.sum())
+    value = -2.0 / int(own[b].sum()) * Categorical.of(free).entropy() / int(own.sum())
     close(found[b, t], torch.autograd.grad(value, free)[0])
 
 
-def cold(quantile):
+def cold(share, entropy=0.8):
     made = load("light_if:light_if_cold")
     (term,) = made.objective
-    mask = replace(term.mask, quantile=quantile)
+    mask = replace(term.mask, share=share, entropy=entropy)
     update = GradientSteps({"policy": SGD(1.0)}, clip_norm=None)
     return replace(made, objective=(replace(term, mask=mask),), update=update, sampling=Fixed(ragged()))
 
@@ -84,17 +80,18 @@ def one_round(made):
 
 
 def test_the_cold_start_on_all_steps_is_plain_imitation() -> None:
-    sft = replace(load("sft"), update=cold(0.0).update, sampling=Fixed(ragged()))
-    close(one_round(cold(0.0)), one_round(sft))
+    sft = replace(load("sft"), update=cold(1.0).update, sampling=Fixed(ragged()))
+    close(one_round(cold(1.0)), one_round(sft))
 
 
-def test_the_cold_start_leaves_what_is_already_known() -> None:
+def test_the_cold_start_leaves_what_doubt_explains() -> None:
     batch, policy = ragged(), logit_grid(0)
     found = one_round(cold(0.5))[:4, :13]
-    said = policy.score(batch)
-    loss, entropy, own = -said.logp.detach(), said.entropy.detach(), batch.trained
-    kept = own & ((loss >= loss[own].quantile(0.5)) | (entropy >= entropy[own].quantile(0.5)))
-    assert 0 < int(kept.sum()) < int(own.sum())
+    said, own = policy.score(batch), batch.trained
+    surplus = -said.logp.detach() - 0.8 * said.entropy.detach()
+    count = int(own.sum()) // 2
+    kept = own & (surplus >= surplus[own].sort(descending=True).values[count - 1])
+    assert 0 < int(kept.sum()) == count < int(own.sum())
     assert torch.equal(found.abs().amax(-1) > 0, kept)
     b, t = kept.nonzero()[0].tolist()
     p = policy.logits.detach()[b, t].softmax(-1)

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policyopt.compose import Chain, CompositionError, Term
-from policyopt.constraint.entropy_target import EntropyBelowTarget
+from policyopt.constraint.entropy_covariance import CovarianceEntropy
 from policyopt.credit.uncertainty import SemanticEntropyScaled, cluster_entropy
 from policyopt.engines.plain import generate
 from policyopt.objective.informative import InformativeSteps
 from policyopt.objective.supervised import NegativeLogLikelihood
+from policyopt.ops.masked import alone
 from policyopt.ops.schedules import progress, ramp
 from policyopt.ops.sequences import total_reward
 from policyopt.policies.tabular import Table
@@ -324,33 +325,46 @@ def test_steps_of_large_advantage_and_entropy_stay_trained() -> None:
     assert not bool((found & ~batch.trained).any())
 
 
+class Counted(dict):
+    """Scores by role, on one rank."""
+
+    ctx = SimpleNamespace(total=alone)
+
+
 # -- entropies -----------------------------------------------------------------------------------------------------
-def test_the_bonus_ends_at_its_target() -> None:
-    logits = torch.tensor([[[0.0, 0.0], [4.0, 0.0]]], requires_grad=True)
-    batch = ragged((2,))
-    seen = {"policy": Scores(logits[..., 0], None, Categorical.of(logits))}
-    value = EntropyBelowTarget(0.5)(seen, batch)
-    h = float(Categorical.of(logits).entropy()[0, 1].detach())
-    close(value, [[0.0, -(0.5 - h) / 0.5 * h]])
-    (slope,) = torch.autograd.grad(value.sum(), logits)
-    assert float(slope[0, 0].abs().max()) == 0.0
-    assert float(slope[0, 1, 0]) > 0, "the likely choice loses"
+def test_the_bonus_is_where_sure_steps_are_rewarded() -> None:
+    """Two rows of two steps, A = 1, 1 and -1, -1; log pi of the steps -1, -3 and -1, -3, mean -2. c = 1, -1 and -1, 1:
+    shares e / (e + 1/e) and its rest. Of 10 the larger is cut at 5."""
+    batch = per_row(ragged((2, 2)), torch.tensor([1.0, -1.0]))
+    logp, logits = torch.tensor([[-1.0, -3.0], [-1.0, -3.0]]), numbers(2, 2, 5).requires_grad_()
+    seen = Counted({"policy": Scores(logp, None, Categorical.of(logits))})
+    value = CovarianceEntropy()(seen, batch)
+    small = 10 * math.exp(-1) / (math.exp(1) + math.exp(-1))
+    entropy = Categorical.of(logits).entropy().detach()
+    close(value, -torch.tensor([[5.0, small], [small, 5.0]]) * entropy)
+    assert bool(torch.autograd.grad(value.sum(), logits)[0].abs().sum() > 0)
 
 
 def test_informative_steps_of_nothing_and_of_all() -> None:
     batch = ragged()
     seen = {"policy": Scores(numbers(4, 13), numbers(4, 13, seed=1))}
-    assert torch.equal(InformativeSteps(0.0)(seen, batch), batch.trained)
+    assert torch.equal(InformativeSteps(1.0)(seen, batch), batch.trained)
     nothing = batch.with_steps({"train": torch.zeros_like(batch.step["train"])})
-    assert not bool(InformativeSteps(0.5)(seen, nothing).any())
+    assert not bool(InformativeSteps()(seen, nothing).any())
+    assert int(InformativeSteps(0.001)(seen, batch).sum()) == 1
     own = batch.trained
-    logp, entropy = seen["policy"].logp, seen["policy"].entropy
-    kept = InformativeSteps(0.75)(seen, batch)
-    for b, t in own.nonzero().tolist():
-        expected = bool(-logp[b, t] >= (-logp[own]).quantile(0.75)) or bool(
-            entropy[b, t] >= entropy[own].quantile(0.75)
-        )
-        assert bool(kept[b, t]) == expected
+    surplus = -seen["policy"].logp - 0.5 * seen["policy"].entropy
+    order = sorted(own.nonzero().tolist(), key=lambda place: -float(surplus[place[0], place[1]]))
+    kept = InformativeSteps(0.25, 0.5)(seen, batch)
+    assert sorted(order[: int(0.25 * len(order))]) == kept.nonzero().tolist()
+
+
+def test_informative_steps_by_hand() -> None:
+    """-log pi less 0.8 H: 2 - 0.8 = 1.2, 1 - 0 = 1, 2 - 1.6 = 0.4, 0.1 - 0.08 = 0.02. Half of four: the first two; by
+    the larger of loss and entropy the third would have gone before the second."""
+    batch = ragged((4,))
+    seen = {"policy": Scores(torch.tensor([[-2.0, -1.0, -2.0, -0.1]]), torch.tensor([[1.0, 0.0, 2.0, 0.1]]))}
+    assert InformativeSteps(0.5)(seen, batch).tolist() == [[True, True, False, False]]
 
 
 # -- worlds --------------------------------------------------------------------------------------------------------
@@ -378,7 +392,7 @@ def test_worlds_of_strings_say_what_they_were_given() -> None:
 
 
 def test_terms_of_informative_steps_average_over_them_alone() -> None:
-    batch, mask = ragged(), InformativeSteps(0.8)
+    batch, mask = ragged(), InformativeSteps(0.5)
     term = Term("likelihood", NegativeLogLikelihood(), TokenMean(), mask=mask)
     models = grids(full=True)
     ctx = context(method(term), models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,25 +14,25 @@ from policyopt.types import Batch
 
 @dataclass(frozen=True)
 class InformativeSteps(Part):
-    """A term's mask: trained steps whose negative log-likelihood or whose entropy is at least that quantile of all
-    trained steps of the update (Light-IF's Entropy-SFT, arXiv 2508.03178). What the policy already says surely is not
-    sharpened further. quantile 0: all trained steps."""
+    """A term's mask: the `share` of all trained steps of the update with the largest -log pi - entropy H (Light-IF's
+    Entropy-SFT, arXiv 2508.03178, as released), at least one; among equals the lower row, then the earlier step. What
+    the policy already says, or is rightly unsure of, is not sharpened. share 1: all trained steps."""
 
-    quantile: float = 0.5
+    share: float = 0.8
+    entropy: float = 0.8
 
-    formula = "1[-log pi_bt >= Q(-log pi) or H_bt >= Q(H)], Q: the quantile over trained steps"
+    formula = "1 for the floor(share n) steps of largest -log pi_bt - entropy H_bt"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quantile <= 1:
-            raise CompositionError(f"a quantile lies in 0..1, not {self.quantile}")
+        if not 0 < self.share <= 1:
+            raise CompositionError(f"a share lies above 0 and up to 1, not {self.share}")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         scores, own = seen["policy"], batch.trained
-        entropy = scores.entropy
-        if entropy is None:
+        if scores.entropy is None:
             raise CompositionError("this mask needs the policy's entropies, which its scores do not give")
-        kept = torch.zeros_like(own)
-        if own.any():
-            for said in (-scores.logp, entropy):
-                kept |= own & (said >= said[own].quantile(self.quantile))
-        return kept
+        surplus = (-scores.logp - self.entropy * scores.entropy)[own].detach()
+        order = surplus.argsort(descending=True, stable=True)
+        stays = torch.zeros(len(surplus), dtype=torch.bool, device=surplus.device)
+        stays[order[: max(1, math.floor(self.share * len(surplus) + 1e-9))]] = True
+        return torch.zeros_like(own).masked_scatter(own, stays)
