@@ -4,12 +4,15 @@ import dataclasses
 from typing import Any
 
 import torch
+from knobs_reward_models import value
 from test_dead_knobs import Knob
 from torch import Tensor
 
 import cases
 from asked import asking, sampled
 from policyopt.objective.contrasted import ContextPreference
+from policyopt.objective.ordered import SortedMargins, SortedSides
+from policyopt.objective.reward_models import RowTarget
 from policyopt.policies.tabular import Table
 from policyopt.sampling.opponents import OneOfEach
 from policyopt.sampling.siblings import JudgedSiblings, RolloutSiblings
@@ -36,8 +39,8 @@ CHOICES = torch.tensor([1, 2, 1, 0, 1, 1, 2, 1, 1, 1, 0, 2]).repeat(3)
 def loss(key: str) -> Any:
     def found(part: Any) -> Tensor:
         case = dataclasses.replace(cases.CASES[key], loss=part)
-        value, gradient = full_step(case.context(), cases.rich())
-        return torch.cat([value[None], gradient.flatten()])
+        whole, gradient = full_step(case.context(), cases.rich())
+        return torch.cat([whole[None], gradient.flatten()])
 
     return found
 
@@ -96,6 +99,9 @@ KNOBS = (
         {**SEARCH, "first": 1, "gamma": 0.2, "confidence": 0.0, "right": 5.0},
     ),
     Knob(RolloutSiblings(**SMALL), searched, {**SEARCH, "margin": 0.3}),
+    Knob(SortedMargins(), loss("sorted_margins"), {"beta": 0.6}),
+    Knob(SortedSides(column="rank"), loss("sorted_sides"), {"beta": 0.6}),
+    Knob(RowTarget(), value, {"target": 0.5}),
     Knob(OneOfEach(), two, {"temperature": 0.3}),
     Knob(Perplexities(), perplexities, {"every": 2, "rows": 2}),
     Knob(DeficientTasks(), deficient, {"share": 0.9}),

@@ -7,6 +7,7 @@ import torch
 
 from enumeration import first_step
 from policyopt.methods import load
+from policyopt.objective.ordered import log_odds
 from policyopt.options import override
 from support import close, grid, grids, ragged
 
@@ -52,6 +53,10 @@ def shares(z, wrong):
         ("apo_down", 0.5, sigmoid(0.5 * W) + 1 - sigmoid(0.5 * (W - L))),
         ("sppo_hard", 0.5, (W - 1) ** 2 + (L + 1) ** 2),
         ("bco", 0.5, (logistic(0.5 * (W - 0.1)) + logistic(-0.5 * (L - 0.1))) / 2),
+        ("lndpo", 0.5, logistic(0.5 * (W / 2 - L / 2))),
+        # Both pairs are alike but for the reference's own margins, which AOT takes in order and not pair by pair.
+        ("aot", 0.5, logistic(0.5 * (W - L))),
+        ("aot_unpaired", 0.5, logistic(0.5 * (W - L))),
         ("kto", 0.5, (1 - sigmoid(0.5 * (W - 0.1)) + 1 - sigmoid(-0.5 * (L - 0.1))) / 2),
     ],
 )
@@ -85,7 +90,42 @@ def test_simpo_and_cpo_need_no_reference() -> None:
     assert done.round.metrics["loss/imitation"] > 0
 
 
-@pytest.mark.parametrize("key", ["cdpo", "slic", "ipo", "apo_zero", "nca", "exo", "bco", "kto"])
+def test_orpo_by_hand() -> None:
+    """-log sigma(log odds ratio) of means per step, times 0.1, beside the likelihood of chosen steps."""
+    batch = ragged((2, 2, 4, 4))
+    logp = grid(0).logp.detach()[:4, :4]
+    p = (torch.where(batch.trained, logp, 0.0).sum(1) / batch.trained.sum(1)).exp()
+    odds = p / (1 - p)
+    done = first_step(load("dpo:orpo"), {"policy": grid(0)}, batch)
+    close(done.round.metrics["loss/preference"], 0.1 * torch.log1p(odds[2:] / odds[:2]).mean())
+    close(done.round.metrics["loss/imitation"], -logp[:2, :2].mean())
+    assert set(done.run.models) == {"policy"}
+
+
+def test_odds_have_a_gradient_where_a_row_is_certain() -> None:
+    found = log_odds(torch.tensor([0.0, -1e-9, -700.0]))
+    assert bool(torch.isfinite(found).all())
+    close(log_odds(torch.tensor([0.25]).log()), [math.log(1 / 3)])
+
+
+def test_aot_orders_margins_and_log_ratios_apart() -> None:
+    """Two pairs whose margins cross: 0.9 and 0.1 against the reference's 0.2 and 0.5; sorted, 0.1 meets 0.2."""
+    batch, models = ragged((1, 1, 1, 1)), grids()
+    with torch.no_grad():
+        models["policy"].logp[:4, 0] = torch.tensor([-1.0, -1.0, -1.9, -1.1])
+        models["reference"].logp[:4, 0] = torch.tensor([-1.0, -1.0, -1.2, -1.5])
+    given = {"objective.beta": 1.0}
+    done = first_step(override(load("dpo:aot"), given), models, batch)
+    close(done.round.metrics["loss/preference"], (logistic(0.1 - 0.2) + logistic(0.9 - 0.5)) / 2)
+    with torch.no_grad():  # log-ratios: good -0.3 and 0.7, others 0.4 and -0.6
+        models["policy"].logp[:4, 0] = torch.tensor([-1.3, -0.3, -0.8, -2.1])
+    done = first_step(override(load("dpo:aot_unpaired"), given), models, batch)
+    close(done.round.metrics["loss/preference"], (logistic(-0.3 + 0.6) + logistic(0.7 - 0.4)) / 2)
+
+
+@pytest.mark.parametrize(
+    "key", ["orpo", "aot", "aot_unpaired", "lndpo", "cdpo", "slic", "ipo", "apo_zero", "nca", "exo", "bco", "kto"]
+)
 def test_every_one_raises_the_chosen_above_the_rejected(key) -> None:
     """At the reference the gradient of the chosen row is below that of the rejected one, step by step."""
     batch = ragged((2, 2, 2, 2))

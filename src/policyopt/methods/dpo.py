@@ -9,8 +9,9 @@ Losses of other papers on the same pairs are variants (`dpo:ipo`, `dpo:kto` ...)
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Copy, Method, Role, Term, chosen_rows, trained_rows
+from policyopt.compose import About, Copy, Loss, Method, Role, Term, chosen_rows, trained_rows
 from policyopt.feedback.preferences import BestVersusWorst
+from policyopt.objective.ordered import OddsPreference, SortedMargins, SortedSides
 from policyopt.objective.pairwise import PairPreference, RowPreference, chosen_steps
 from policyopt.objective.preference import PairLogistic
 from policyopt.objective.supervised import NegativeLogLikelihood
@@ -53,14 +54,12 @@ dpo_online = replace(
 )
 
 
-def _on_pairs(key: str, title: str, paper: str, loss: PairPreference | RowPreference) -> Method:
+def _on_pairs(key: str, title: str, paper: str, loss: Loss) -> Method:
     """The same pairs under another loss. Losses of single rows take chosen rows for good ones, others for bad ones."""
-    if isinstance(loss, PairPreference):
-        term = replace(dpo.objective[0], loss=loss)
-    else:
-        term = Term("preference", loss, RowMean(), mask=trained_rows, couples=("pair",))
+    rows = trained_rows if isinstance(loss, RowPreference | SortedSides) else chosen_rows
+    term = replace(dpo.objective[0], loss=loss, mask=rows)
     about = replace(dpo.about, key=key, title=title, paper=paper, equation="the loss", seed=None, nearest="dpo")
-    bare = {"roles": {}, "models": {}} if loss.anchor is None else {}
+    bare = {} if loss.roles else {"roles": {}, "models": {}}
     return replace(dpo, about=about, objective=(term,), **bare)
 
 
@@ -88,6 +87,11 @@ discopop = _on_pairs(
 sppo_hard = _on_pairs(
     "sppo_hard", "Self-Play Preference Optimization, hard labels", "arXiv 2405.00675", PairPreference(1e-3, link="sppo")
 )
+aot = _on_pairs(
+    "aot", "Distributional Preference Alignment of LLMs via Optimal Transport", "arXiv 2406.05882", SortedMargins()
+)
+aot_unpaired = _on_pairs("aot_unpaired", "AOT, without pairs", "arXiv 2406.05882", SortedSides(column="rank"))
+lndpo = _on_pairs("lndpo", "Tulu 3: length-normalised DPO", "arXiv 2411.15124", PairPreference(5.0, mean=True))
 fdpo = _on_pairs("fdpo", "Beyond Reverse KL: f-DPO", "arXiv 2309.16240", PairPreference(divergence="jensen_shannon"))
 simpo = _on_pairs(
     "simpo",
@@ -103,6 +107,8 @@ cpo = replace(
         Term("imitation", NegativeLogLikelihood(), TokenMean(), mask=chosen_steps, couples=("pair",)),
     ),
 )
+orpo = _on_pairs("orpo", "ORPO: Monolithic Preference Optimization", "arXiv 2403.07691", OddsPreference())
+orpo = replace(orpo, objective=(replace(orpo.objective[0], weight=0.1), cpo.objective[1]))
 bco = _on_pairs("bco", "Binary Classifier Optimization", "arXiv 2404.04656", RowPreference(column="rank", balance=True))
 kto = _on_pairs(
     "kto", "KTO: Kahneman-Tversky optimization", "arXiv 2402.01306", RowPreference(column="rank", link="kto")

@@ -167,3 +167,16 @@ class RowCrossEntropy(RewardModelLoss):
         worth = seen.worth(self.model)
         label = total_reward(batch) if self.label is None else batch.row[self.label]
         return softplus(worth) - label.to(worth.dtype) * worth
+
+
+@dataclass(frozen=True)
+class RowTarget(RewardModelLoss):
+    """(r_b - target)^2: every row is to be worth the same. Of a landmark at the origin it is the squared error of the
+    length of a row's embedding, target minus that length."""
+
+    target: float = -1.0
+
+    formula = "(r_b - target)^2"
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return (seen.worth(self.model) - self.target) ** 2

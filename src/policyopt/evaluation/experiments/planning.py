@@ -10,6 +10,7 @@ from torch import Tensor
 from policyopt.compose import Method
 from policyopt.evaluation.experiments._common import Outcome, fit, numbers, probabilities, uniform_table
 from policyopt.evaluation.experiments._worlds import Wrapped
+from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.types import Batch, Round, Tasks
 from policyopt.worlds.oracles import expected_return, optimum
@@ -78,7 +79,7 @@ class Compared(Wrapped):
 def compared_swims(method: Method, seed: int, rounds: int, length: int = 4, horizon: int = 6) -> Outcome:
     """River swim: 4 states from the left bank, 6 steps. To the left costs nothing and pays 0.05 at the left bank; to
     the right succeeds in 4 of 5 steps, is held in 3 of 20, and pays 1 at the right bank. Pairs of episodes are
-    compared, Bradley-Terry on 4 times their returns.
+    compared, Bradley-Terry on 4 times their returns. The policy stays at the left bank at first.
 
     value: regret over all episodes, per episode, over the best return, exact.
     """
@@ -99,8 +100,8 @@ def compared_swims(method: Method, seed: int, rounds: int, length: int = 4, hori
         asked.append(done.metrics.get("asked", 0.0))
         return 1 - expected_return(mdp, probabilities(run).double()) / best
 
-    world = Compared(mdp, 4.0)
-    done = fit(method, world, {"policy": uniform_table(mdp.states, 2)}, rounds, seed, share)
+    world, resting = Compared(mdp, 4.0), torch.tensor([[0.0, -60.0]]).repeat(mdp.states, 1)
+    done = fit(method, world, {"policy": Table(resting)}, rounds, seed, share)
     notes = {
         "comparisons asked for": sum(asked),
         "regret of the last tenth": sum(done.watched[-rounds // 10 :]) * 10 / rounds,
