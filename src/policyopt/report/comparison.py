@@ -20,13 +20,13 @@ def markdown(record: ComparisonRecord) -> str:
     sections = [f"# {record.name}: {len(record.arms)} methods compared", _question(record)]
     if len(record.complete) > 1:
         found = record.compare()
-        sections += [answer(record, found), "![learning curves](curves.svg)", "## Ranking", _ranking(record, found)]
+        sections += [answer(record, found), "![learning curves](curves.svg)", "## Ranking", ranking(record, found)]
         sections += ["## Differences", _differences(found)]
     else:
         sections.append("**No ranking:** fewer than two arms finished all their seeds.")
-    sections += ["## Cost", _cost(record)]
+    sections += ["## Cost", cost(record)]
     if record.tuning is not None:
-        sections += ["## Tuning", _tuning(record)]
+        sections += ["## Tuning", tuning(record)]
     sections += ["## How it was compared", "\n".join(f"- {line}" for line in _protocol(record))]
     return "\n\n".join(sections) + "\n"
 
@@ -69,7 +69,8 @@ def _names(arms: Sequence[str]) -> str:
     return arms[0] if len(arms) == 1 else f"{', '.join(arms[:-1])} and {arms[-1]}"
 
 
-def _ranking(record: ComparisonRecord, found: Comparison) -> str:
+def ranking(record: ComparisonRecord, found: Comparison) -> str:
+    """Means, and the places that the differences leave open."""
     rows = [["place", "arm", f"{record.label}, mean over seeds", "mean over the curve", "best and worst seed"]]
     rows.append(["---", "---", "---:", "---:", "---:"])
     for place in found.places:
@@ -105,7 +106,8 @@ def _would(pair: Pair) -> str:
     return f"over {MOST_SEEDS}" if pair.difference.estimate else "no difference seen"
 
 
-def _cost(record: ComparisonRecord) -> str:
+def cost(record: ComparisonRecord) -> str:
+    """What the runs of every arm used, and which failed."""
     rows = [["arm", "rounds", "samples", "tokens", "seconds", f"of the budget ({record.unit})"]]
     rows.append(["---", *["---:"] * 5])
     for arm in record.arms:
@@ -133,7 +135,8 @@ def _range(runs: Sequence[RunRecord], name: str) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _tuning(record: ComparisonRecord) -> str:
+def tuning(record: ComparisonRecord) -> str:
+    """What was tried for every arm, and what was chosen."""
     assert record.tuning is not None
     values = [str(value) for value in record.tuning["values"]]
     rows = [["arm", *values, "chosen"], ["---", *["---:"] * len(values), "---:"]]
@@ -144,8 +147,8 @@ def _tuning(record: ComparisonRecord) -> str:
     remark = f"\n\nChosen at an end of the search, so perhaps not the best there is: {_names(edge)}." if edge else ""
     seeds = record.tuning["seeds"]
     return (
-        f"`{record.tuning['option']}`, for every arm by {seeds} {'seed' if seeds == 1 else 'seeds'} that the comparison "
-        f"does not use, with the budget of a run.\n\n{_table(rows)}{remark}"
+        f"`{record.tuning['option']}`, for every arm by {seeds} {'seed' if seeds == 1 else 'seeds'} that the "
+        f"comparison does not use, with the budget of a run.\n\n{_table(rows)}{remark}"
     )
 
 

@@ -1,6 +1,6 @@
 """The folder of a run: everything it was told, measured and saved.
 
-recipe.yaml     the full resolved recipe            objective.txt   the executed objective, printed
+recipe.yaml     the full resolved recipe            objective.txt   the executed objective, also as .json
 metrics.jsonl   one object a round, no clock in it  timing.jsonl    seconds and rates, one object a round
 samples.jsonl   rows as text                        results/        what is computed once: evaluations, summaries
 cost.jsonl      what each round generated       alarms.jsonl    what looked wrong, with rows of the round

@@ -56,7 +56,7 @@ def claim_folder(plan: Plan, folder: Path) -> None:
             )
     elif folder.exists() and any(folder.iterdir()):
         raise RecipeError(f"{folder} is not empty and holds no comparison; give another --folder")
-    write_atomic(path, plan.json())
+    write_atomic(path, plan.to_json())
 
 
 def check(plan: Plan) -> None:

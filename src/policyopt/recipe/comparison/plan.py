@@ -61,7 +61,7 @@ class Plan(Section):
             raise ValueError("a comparison needs held-out tasks; give the recipe an evaluation")
         return self
 
-    def json(self) -> str:  # type: ignore[override]
+    def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
 
     @classmethod
