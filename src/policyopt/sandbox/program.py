@@ -97,7 +97,11 @@ def _answer(names: dict[str, Any], call: dict[str, Any]) -> None:
     try:
         arguments = [wire.decode(tree) for tree in call["args"]]
         named = {name: wire.decode(tree) for name, tree in call["kwargs"].items()}
-        line = wire.dumps(["value", wire.encode(_found(names, call["name"])(*arguments, **named))])
+        value = _found(names, call["name"])(*arguments, **named)
+        try:
+            line = wire.dumps(["value", wire.encode(value)])
+        except wire.Unreadable as error:
+            line = wire.dumps(["error", "", str(error)])  # no exception's name: the function raised nothing
     except BaseException as error:  # noqa: BLE001 - a program may raise anything
         line = wire.dumps(["error", wire.exception_name(error), _message(error)])
     write(warden.ANSWERS, line)
@@ -105,7 +109,8 @@ def _answer(names: dict[str, Any], call: dict[str, Any]) -> None:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:500]
+        alone = error.args[0] if len(error.args) == 1 else None  # KeyError's text would be quoted
+        return (alone if isinstance(alone, str) else str(error))[:500]
     except Exception:  # noqa: BLE001 - the program's own code too
         return ""
 
