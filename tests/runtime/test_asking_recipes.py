@@ -1,4 +1,4 @@
-"""Recipes whose preferences and rewards come from others: verifiers, reward models, judges, oracles, users, critics."""
+"""Recipes whose preferences and rewards come from others: scores, reward models, judges, oracles, users, critics."""
 
 import math
 
@@ -45,16 +45,13 @@ CRITIC = {"template": "{prompt} {solution}?", "refine": "{prompt} not {solution}
 LISTS = {"sampling": {"part": "group", "size": 4}, "reward": "verified", "feedback": "ranked_rows"}
 BY_JUDGE = {**ONLINE, "reward": {"part": "win_rate", "judge": "judge"}}
 ASKED = {
-    "a verifier": ("dpo:dpo_online", ONLINE, tiny.sums, LENGTH, {}),
     "a reward model": ("dpo:dpo_online", {**ONLINE, "reward": "model_reward"}, tiny.sums, {}, {"reward": "reward"}),
     "a judge": ("dpo:dpo_online", BY_JUDGE, tiny.sums, {"ask": {"judge": JUDGE}}, {"judge": "other"}),
-    "an oracle": ("inpo", ONLINE, tiny.sums, LONGER, {}),
-    "duels": ("inpo", {**ONLINE, "reward": "from_world", "feedback": "duels"}, tiny.sums, LONGER, {}),
+    "an oracle": ("inpo", {**ONLINE, "reward": "from_world", "feedback": "duels"}, tiny.sums, LONGER, {}),
     "scores": ("spo", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {"temperature": 0.5}}}, {}),
     "a tournament": ("osp", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {}}}, {}),
     "ranked lists": ("lipo_lambda", LISTS, tiny.sums, LENGTH, {}),
-    "users": ("flr", ONLINE, tiny.sums, USERS, {"user": "other"}),
-    "users of conversations": ("flr", ONLINE, tiny.chats, USERS, {"user": "other"}),
+    "users": ("flr", ONLINE, tiny.chats, USERS, {"user": "other"}),
     "an annotator": ("self_ref_feedback", FEW, tiny.sums, {"ask": {"judge": JUDGE}}, {"annotator": "other"}),
     "wrong copies": ("cooper", ONLINE, tiny.sums, {**LENGTH, "ask": {"corrupt": "drop_one"}}, {}),
     "a critic": (
@@ -75,14 +72,14 @@ def test_a_recipe_asks(case, given, tmp_path, command):
         tmp_path / "r.yaml",
         {"model": given["policy"]},
         {"jsonl": str(tiny.jsonl(tmp_path / "tasks.jsonl", records())), **tasks},
-        stages=[{"method": method, "steps": 2, "options": options}],
+        stages=[{"method": method, "steps": 1, "options": options}],
         models={name: given[folder] for name, folder in models.items()},
         evaluation=None,
     )
     called = command("train", path, "update.learning_rate=0.01" if method != "cooper" else "seed=2")
     assert called.code == 0, called.err
     found = tiny.lines(tmp_path / "run" / "metrics.jsonl")
-    assert len(found) == 2
+    assert len(found) == 1
     assert all(math.isfinite(value) for line in found for value in line.values())
     moved = [value for line in found for name, value in line.items() if name.startswith("gradient_norm/")]
     # Random text holds no verdict, so a critic earns nothing here.

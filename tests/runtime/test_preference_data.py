@@ -68,10 +68,8 @@ TRAINED = {
     "crm": (pairs, {"selection.count": 5}),
     "cpl": (segments, {}),
     "dpo:kto": (labelled, {}),
-    "dpo:bco": (labelled, {}),
     "pro": (lists, {}),
     "lipo_lambda": (lists, {}),
-    "lipo_lambda:lipo_pointwise": (lists, {}),
     "sft": (lists, {}),
     "reward_model of margins": (pairs, {"objective.margin": "strength", "sampling.columns": ["strength"]}),
     "reward_model of lists": (lists, {"objective.loss": "list_ranking"}),
@@ -80,7 +78,7 @@ TRAINED = {
 
 def recipe(tmp_path, given, method, records, options=None, **tasks):
     data = {"jsonl": str(tiny.jsonl(tmp_path / "data.jsonl", records)), **tasks}
-    stages = [{"method": method, "steps": 2, "options": {"selection.count": 4, **(options or {})}}]
+    stages = [{"method": method, "steps": 1, "options": {"selection.count": 4, **(options or {})}}]
     return tiny.recipe(tmp_path / "r.yaml", {"model": given}, data, stages=stages)
 
 

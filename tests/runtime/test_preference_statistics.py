@@ -88,6 +88,14 @@ def test_a_clean_set_alarms_nobody():
     assert found["better_is_longer"].value == 0.5
 
 
+def test_prompts_that_answers_repeat_are_seen():
+    records = [pair("a long question?", "a long question? yes", "no"), pair("short", "short", "no")]
+    found = said(records)["answers_that_begin_with_their_prompt"]
+    assert (found.value, found.of) == (0.5, "answers to plain prompts")
+    assert "leave 'prompt' out" in found.remedy
+    assert "answers_that_begin_with_their_prompt" not in said(SMALL)  # all prompts are short
+
+
 def test_leakage_is_seen_through_case_and_white_space():
     long = "an answer that is long enough to be no accident"
     trained = [pair("What  is it?", long, "no"), pair("other", "x", "y")]

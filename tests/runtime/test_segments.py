@@ -91,7 +91,7 @@ def test_files_without_pairs_or_with_strengths_of_some_are_refused(tmp_path):
         ComparedSegments([(wide, narrow)])
 
 
-@pytest.mark.parametrize("method", ["cpl", "cpl:cpl_kl", "sft"])
+@pytest.mark.parametrize("method", ["cpl", "sft"])
 def test_segments_train_an_agent(method, tmp_path, command):
     tasks = {"gymnasium": "Pendulum-v1", "segments": str(tiny.jsonl(tmp_path / "s.jsonl", records()))}
     made = {

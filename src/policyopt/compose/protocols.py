@@ -153,6 +153,8 @@ class World(Protocol):
     checks(batch) -> (B, J): how far each check of the row is passed, in 0..1; nan: not a check of its task.
     prefer(first, second) -> (B,): the probability that a row of the first batch is preferred to that of the second, of
     the same task; P(a > b) + P(b > a) = 1 and nothing else, so that cycles are possible.
+    verdicts(first, second, own or None) -> two batches: rows of a judge that say that the first is better, and rows
+    that say that the second is, behind a prompt that shows both (and the judge's own answer).
     conclude(batch) -> Batch: rows that answer at once, wherever they are.
     diversity(batch, ids (B,)) -> (B,): how diverse the set of rows is that shares a row's id.
     task_pairs() -> (M, 2) task ids, (M,) similarity; kinds() -> a name per task.

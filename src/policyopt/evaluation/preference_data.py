@@ -131,7 +131,18 @@ def _sizes(entries: Sequence[Entry], asked: Asked) -> list[Measure]:
         found.append(_share("longer than the limit", over, len(answers), of, longer, 0.01))
     empty = sum(not text.strip() for text in answers)
     found.append(_share("empty answers", empty, len(answers), "answers", "remove those records or mend the reader"))
-    return found
+    return [*found, *_repeated_prompts(entries)]
+
+
+def _repeated_prompts(entries: Sequence[Entry]) -> list[Measure]:
+    """Answers in front of which the prompt stands once more, where it is long enough to be no accident."""
+    plain = [(entry.prompt.strip(), entry) for entry in entries if entry.prompt and len(entry.prompt.strip()) >= SHORT]
+    pairs = [(prompt, answer.text.lstrip()) for prompt, entry in plain for answer in entry.candidates]
+    if not pairs:
+        return []
+    twice = sum(text.startswith(prompt) for prompt, text in pairs)
+    told = "leave 'prompt' out, or cut it off the answers: the policy would read it and write it again"
+    return [_share("answers that begin with their prompt", twice, len(pairs), "answers to plain prompts", told)]
 
 
 # -- length ------------------------------------------------------------------------------------------------------------
@@ -266,7 +277,7 @@ def _leakage(entries: Sequence[Entry], held_out: Sequence[Entry]) -> list[Measur
     return found
 
 
-LONG = 40  # characters from which on two equal answers are no accident
+SHORT, LONG = 8, 40  # characters from which on an equal beginning, or two equal answers, are no accident
 
 
 def _folded(text: str) -> str:
