@@ -24,8 +24,7 @@ bcpg_nsa = Method(
         equation="behaviour-constrained policy gradient, negative sample augmentation",
         mechanism="Offline reinforcement learning on recorded answers. In wrong answers the steps that two judges both "
         "call right are pushed away less, or rewarded, while all others keep the penalty; a small charge on the "
-        "distance "
-        "from who wrote the data keeps the policy near it.",
+        "distance from who wrote the data keeps the policy near it.",
         departures="instantiation: the gradient of E[R] - tau KL(pi || mu). Judges are methods of the world "
         "(`judge_steps` by default). An epoch is a round: all epochs of a round use its rows.",
         when_to_use="Fixed data with more wrong than right answers, and judges of steps.",
@@ -47,8 +46,7 @@ _WORLD = {"selection.count": 8, "update.epochs": 1, "feedback.judges": ("judge_s
 
 claim = Claim(
     statement="Sparing the right steps of wrong answers makes the policy succeed more often after few passes over "
-    "fixed "
-    "data than punishing wrong answers as a whole.",
+    "fixed data than punishing wrong answers as a whole.",
     source="arXiv 2505.14403, main results; specification 82",
     experiment="recorded_chains",
     observable="probability of success, mean over tasks, exact, after 20 passes",
@@ -59,6 +57,5 @@ claim = Claim(
     rounds=20,
     tuning=Tuning("update.learning_rate", (0.03, 0.1)),
     scope="Chains of 6 of 4 symbols, 16 recorded answers a task, judges that err one time in ten each; a table as "
-    "policy, "
-    "which shares nothing between places.",
+    "policy, which shares nothing between places.",
 )

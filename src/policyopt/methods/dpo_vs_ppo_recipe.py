@@ -28,9 +28,8 @@ dpo_vs_ppo_recipe = replace(
         mechanism="An ablation, not a method of its own: label quality, the algorithm, the reward model and the "
         "prompts of policy training, one changed at a time. The PPO arm learns a reward model from the "
         "pairs and then optimises it with the distance to the first policy charged in the reward.",
-        departures="A log-linear policy and reward model; label noise stands for the quality of preference data, "
-        "width of features for the reward model's size, contexts without pairs for unlabelled prompts of "
-        "the target domain.",
+        departures="A log-linear policy and reward model; label noise stands for the quality of preference data, width "
+        "of features for the reward model's size, contexts without pairs for unlabelled prompts of the target domain.",
         when_to_use="As the classical pipeline (recipes/rlhf.yaml); the study before choosing between DPO and PPO.",
         seed=248,
         family="B1",

@@ -21,9 +21,8 @@ iterresearch_eapo = replace(
         paper="arXiv 2511.07327",
         equation="geometric discounted reward, group advantage over rounds, adaptive downsampling, GSPO loss",
         mechanism="Every round starts from a rebuilt state instead of the whole history, so a round is a training "
-        "sample "
-        "of its own. The final reward is discounted backwards over rounds: short successes earn more. Rounds are "
-        "standardised among all rounds of their task and thinned to a multiple of the workers.",
+        "sample of its own. The final reward is discounted backwards over rounds: short successes earn more. Rounds "
+        "are standardised among all rounds of their task and thinned to a multiple of the workers.",
         departures="instantiation: gamma 0.95 and GSPO's clip range. The state is the world's: what a round sees is "
         "what its world says, here a small table, in the paper a report that the model rewrites.",
         when_to_use="Long agent episodes whose state fits a bounded report, where needless rounds cost.",

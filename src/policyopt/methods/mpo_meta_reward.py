@@ -22,11 +22,9 @@ mpo_meta_reward = replace(
         equation="section 3 (meta analysis, refinement and merging of the rubric), PPO objective",
         mechanism="The judge's rubric is a variable of training. Every k batches a meta judge looks at what the policy "
         "wrote and how it was scored, refines the rubric for each sample and merges the refinements, so that a "
-        "loophole "
-        "that the policy has found is closed while it learns.",
+        "loophole that the policy has found is closed while it learns.",
         departures="Both judges are methods of the world: language models in the paper, lists of rules here. The "
-        "charge "
-        "for leaving the reference is 0.03.",
+        "charge for leaving the reference is 0.03.",
         when_to_use="A prompted judge that the policy learns to exploit.",
         seed=71,
         family="A2",
@@ -48,8 +46,7 @@ _WORLD = {
 
 claim = Claim(
     statement="A rubric that is rewritten while the policy learns yields better rows than the first rubric, which has "
-    "a "
-    "loophole.",
+    "a loophole.",
     source="arXiv 2504.20157, section 4; specification 71",
     experiment="a_hackable_rubric",
     observable="expected true quality of a row after training, exact, in 0..1",

@@ -24,8 +24,7 @@ pairuni = replace(
         "each with its own group; the advantages of a pair are multiplied by how similar its members are, so that "
         "loosely related pairs move what the tasks share less.",
         departures="The weight's form is from public reviews of the paper. Images, their embeddings and rewards were "
-        "the "
-        "paper's data; the world names the pairs and their similarity.",
+        "the paper's data; the world names the pairs and their similarity.",
         when_to_use="Two tasks on shared weights whose examples can be matched.",
         seed=32,
         family="A2",

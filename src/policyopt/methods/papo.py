@@ -24,9 +24,8 @@ papo = replace(
         paper="arXiv 2507.06448",
         equation="section 3.2 (implicit perception loss), section 3.4 (double entropy loss)",
         mechanism="The answer is scored twice, with the input and with much of it blacked out, and the divergence of "
-        "both "
-        "is maximised: the policy must depend on what it sees. Two entropies are minimised so that the divergence is "
-        "not won by destroying the distribution.",
+        "both is maximised: the policy must depend on what it sees. Two entropies are minimised so that the divergence "
+        "is not won by destroying the distribution.",
         departures="Patches are runs of places of a prompt of tokens, not squares of an image. The weights of the GRPO "
         "form for 3B models; with the masked scores taken once, as published, eta2 has no gradient. No decay of "
         "weights.",
@@ -74,6 +73,5 @@ claim = Claim(
     baseline=Arm("papo", {**_WORLD, "constraint.dependence.weight": 0.0}, label="without the divergence"),
     rounds=100,
     scope="A linear policy of two inputs of one symbol each; gamma 0.5, as the published 0.02 is hardly visible here. "
-    "No "
-    "collapse is provoked, so the entropies have nothing to prevent.",
+    "No collapse is provoked, so the entropies have nothing to prevent.",
 )

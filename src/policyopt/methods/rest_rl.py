@@ -26,14 +26,11 @@ rest_rl = replace(
         paper="arXiv 2508.19576",
         equation="section 3.1 (ReST-GRPO)",
         mechanism="GRPO learns nothing from prompts whose rewards are all alike. Such prompts are dropped, and "
-        "beginnings "
-        "of a prompt's best answer become prompts of their own, early beginnings more often: from there rewards "
-        "differ.",
-        departures="Finished prefixes are worth what they got and are not learned. The attempts "
-        "that "
-        "find the prefixes are the prompt's own group, so that selection and training share a round. Rewards for an "
-        "end "
-        "symbol and against trailing text are the world's. A line is a fixed number of steps.",
+        "beginnings of a prompt's best answer become prompts of their own, early beginnings more often: from there "
+        "rewards differ.",
+        departures="Finished prefixes are worth what they got and are not learned. The attempts that find the prefixes "
+        "are the prompt's own group, so that selection and training share a round. Rewards for an end symbol and "
+        "against trailing text are the world's. A line is a fixed number of steps.",
         when_to_use="Programs or proofs that are rarely right as a whole.",
         seed=11,
         family="A2",

@@ -24,9 +24,8 @@ rewardmath = replace(
         paper="arXiv 2410.01729",
         equation="accuracy and mean reciprocal rank among one right and nine wrong solutions",
         mechanism="A benchmark, not a method of its own: a reward model gets credit only where the right solution is "
-        "above several wrong ones of the same style. Its score is worth something if it orders reward "
-        "models as the true quality of what is optimised against them does; isolated pairs whose sides "
-        "differ in style do not.",
+        "above several wrong ones of the same style. Its score is worth something if it orders reward models as the "
+        "true quality of what is optimised against them does; isolated pairs whose sides differ in style do not.",
         departures="Scores are drawn from a model of correctness, style and noise, not from language models on "
         "problems; best of n is chosen, not trained.",
         when_to_use="Before a reward model is optimised against: `policyopt reward MODEL --pairs FILE --task RECIPE`.",

@@ -61,6 +61,5 @@ claim = Claim(
     baseline=Arm("dpo", {**_WORLD, "objective.beta": 1.0}, label="DPO on mixed pairs"),
     rounds=240,
     scope="One context, 8 answers, a table; beta 1, multiplier 2. The mixed arm reads as many pairs of both kinds; no "
-    "beta of its own could give them the weights 1 and 2. "
-    "The learning rate is from development seeds.",
+    "beta of its own could give them the weights 1 and 2. The learning rate is from development seeds.",
 )

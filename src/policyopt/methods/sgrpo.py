@@ -30,9 +30,8 @@ sgrpo = replace(
         paper="released code IDEA-XL/SGRPO",
         equation="reward_sum and advantage_sum of the release",
         mechanism="Diversity belongs to a set, so several sets are sampled for a condition and compared with each "
-        "other. "
-        "What a set is better or worse than the others goes to its members by what the set would lose without each, "
-        "beside every member's own utility.",
+        "other. What a set is better or worse than the others goes to its members by what the set would lose without "
+        "each, beside every member's own utility.",
         departures="The coupled estimator of a discrete diffusion model's log-probability is not here: rows need exact "
         "ones. What diversity is the world says.",
         when_to_use="Generators whose samples must differ from each other.",

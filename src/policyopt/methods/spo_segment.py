@@ -27,8 +27,7 @@ spo_segment = replace(
         "without a critic. In the tree form rows share their first segments, and siblings are the baseline; in the "
         "chain form each cut is probed by fresh rollouts. Only steps that were sampled with doubt are trained.",
         departures="Edges of earlier rounds are not replayed. Whitening covers the round, not the optimiser step. In "
-        "the "
-        "tree form each shared segment is trained once, in the first row that holds it.",
+        "the tree form each shared segment is trained once, in the first row that holds it.",
         when_to_use="Long rows of which few steps decide, and an engine that can go on from stored prefixes.",
         seed=61,
         family="A1",

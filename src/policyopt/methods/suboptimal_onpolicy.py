@@ -23,9 +23,8 @@ suboptimal_onpolicy = replace(
         paper="arXiv 2404.14367",
         equation="the unified update of section 3, with best-of-n weights",
         mechanism="A measurement, not a method of its own: who writes the samples (the policy as it is, or as it "
-        "began), whether any likelihood is pushed down, and how often samples are used again. The "
-        "composition imitates the best of n own samples; with `sampling.model=reference` the samples are "
-        "those of the first policy.",
+        "began), whether any likelihood is pushed down, and how often samples are used again. The composition imitates "
+        "the best of n own samples; with `sampling.model=reference` the samples are those of the first policy.",
         departures="A study of bandits with exact rewards. No reuse of samples: one update a round.",
         when_to_use="To see whether a task needs on-policy samples: it does where good answers are rare at first.",
         seed=141,

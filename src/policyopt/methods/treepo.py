@@ -49,8 +49,7 @@ _LEAVES = {"limit": 24, "decisive": 3, "choices": 3, "level": 0.8}
 
 claim = Claim(
     statement="Trees with nested groups reach the same success with fewer generated tokens than as many independent "
-    "rows "
-    "that are compared with each other.",
+    "rows that are compared with each other.",
     source="arXiv 2508.17445, section 5; specification 138",
     experiment="tokens_until_success",
     observable="generated tokens until the probability of success is 0.8",

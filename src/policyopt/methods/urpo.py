@@ -26,8 +26,7 @@ urpo = replace(
         "order that people gave them; on open-ended tasks the same weights score its own group of answers, and these "
         "scores are the rewards. No reward model is kept, and player and referee improve together.",
         departures="instantiation: Kendall's tau, two referee calls in random orders, a warm-up stage without "
-        "open-ended "
-        "tasks (`urpo_warm_up`, the first stage of a Program). Prompts of both roles are the world's.",
+        "open-ended tasks (`urpo_warm_up`, the first stage of a Program). Prompts of both roles are the world's.",
         when_to_use="Preference data and open-ended tasks together, where a frozen reward model would be outgrown.",
         seed=18,
         family="A2",
@@ -48,8 +47,7 @@ _WORLD = {"selection.count": 16, "sampling.size": 8, "constraint.kl.weight": 0.0
 
 claim = Claim(
     statement="A player that is judged by the referee it goes on training becomes better than one judged by the "
-    "referee "
-    "as it was after the warm-up.",
+    "referee as it was after the warm-up.",
     source="arXiv 2507.17515, section 4; specification 18",
     experiment="players_and_referees",
     observable="true quality of the items that the player chooses, expected, exact, in 0..1",

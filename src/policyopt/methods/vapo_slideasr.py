@@ -21,9 +21,8 @@ vapo_slideasr = replace(
         mechanism="The policy writes what it reads on the slide before it writes what it hears. The sum of rewards "
         "pays for both products and for spoken entities that are carried over from the first to the second.",
         departures="The reward for entities is a share of those that are in both blocks; summaries of the paper "
-        "describe it as such a recall, its exact form was not at hand. The world grades rows by the names "
-        '"format", "slide", "transcript" and "entities" (`ops.metrics.error_rate` and `recall`). Sound and images are '
-        "not here.",
+        'describe it as such a recall, its exact form was not at hand. The world grades rows by the names "format", '
+        '"slide", "transcript" and "entities" (`ops.metrics.error_rate` and `recall`). Sound and images are not here.',
         when_to_use="Answers with an intermediate product that can be checked.",
         seed=12,
         family="A2",

@@ -24,8 +24,7 @@ var_grpo = replace(
         paper="arXiv 2505.23331",
         equation="GRPO objective over the tokens of all scales, KL to the pretrained model",
         mechanism="An image generator predicts whole scales from coarse to fine. Its tokens are the steps of a row, "
-        "the "
-        "scales its turns; images of a class are a group, rewards come from the decoded image.",
+        "the scales its turns; images of a class are a group, rewards come from the decoded image.",
         departures="The method is GRPO; image models and aesthetic or CLIP rewards were the paper's. Log-probabilities "
         "are those of the sampled distribution, without guidance. The form with one ratio per scale is the "
         "specification's.",

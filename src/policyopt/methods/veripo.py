@@ -26,12 +26,10 @@ veripo = replace(
         equation="section 3 (GRPO, rollout-aware verifier, DPO, in a loop)",
         mechanism="GRPO searches with answer rewards; a verifier then reads its stored rows and pairs good ones with "
         "wrong, inconsistent, repetitive or short ones; DPO on these pairs moves the policy fast, without sampling. "
-        "The "
-        "next GRPO stage begins where it ends.",
+        "The next GRPO stage begins where it ends.",
         departures="Stages are methods of a Program: veripo, veripo_dpo, veripo ... instantiation: one random pair per "
         "task and cause. Solved tasks are dropped after every round, not once a loop. Video and the judge model were "
-        "the "
-        "paper's; causes are the world's `checks`.",
+        "the paper's; causes are the world's `checks`.",
         when_to_use="Rewards of answers alone, while the reasoning before them can be checked afterwards.",
         seed=104,
         family="A2",
@@ -52,8 +50,7 @@ veripo_dpo = replace(
 
 claim = Claim(
     statement="Stages of DPO on verified pairs of stored rows make reasoning agree with answers more often than GRPO "
-    "on "
-    "answers alone, from the same generated rows.",
+    "on answers alone, from the same generated rows.",
     source="arXiv 2505.19000, section 4; specification 104",
     experiment="scratchpads",
     observable="probability that the result of the scratchpad is the answer, exact, mean over tasks",
@@ -68,7 +65,6 @@ claim = Claim(
     ),
     rounds=20,
     tuning=Tuning("update.learning_rate", (0.03, 0.1)),
-    scope="Scratchpads of 3 symbols, the last of them its result, before an answer; a table by position. 2 loops of "
-    "20 GRPO rounds and 20 DPO "
-    "updates with a fixed learning rate. Score of tuning: probability of a right answer.",
+    scope="Scratchpads of 3 symbols, the last of them its result, before an answer; a table by position. 2 loops of 20 "
+    "GRPO rounds and 20 DPO updates with a fixed learning rate. Score of tuning: probability of a right answer.",
 )

@@ -20,13 +20,11 @@ verpo = replace(
         paper="arXiv 2601.03525",
         equation="dense turn reward from weighted unit tests; dual-level advantage",
         mechanism="A program's reward is the weighted sum of the tests it passes: hard tests weigh more, tests that "
-        "are "
-        "passed about as often share their weight. Each turn of a repair dialogue has that reward, the episode one for "
-        "full correctness that falls with its turns; the two advantages are added.",
+        "are passed about as often share their weight. Each turn of a repair dialogue has that reward, the episode one "
+        "for full correctness that falls with its turns; the two advantages are added.",
         departures="a, width, gamma and b are not published: 2, 0.1, 0.9 and 0.5. instantiation: turns are compared "
         "with all turns of the group (credit.among=place: with those of the same number). No KL term. The program "
-        "runner "
-        "is the world's; here small strings.",
+        "runner is the world's; here small strings.",
         when_to_use="Programs with several unit tests of which most rows pass some and few pass all.",
         seed=246,
         family="A2",
@@ -50,8 +48,7 @@ _WORLD = {"selection.count": 6, "sampling.size": 10}
 
 claim = Claim(
     statement="With tests weighted by difficulty and crowding, more programs come to pass every test than with the "
-    "plain "
-    "share of passed tests beside the outcome.",
+    "plain share of passed tests beside the outcome.",
     source="arXiv 2601.03525, difficulty weights and density correction; specification 246",
     experiment="programs_with_tests",
     observable="probability of a program that passes every test, mean over tasks, exact",

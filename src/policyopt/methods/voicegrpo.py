@@ -24,13 +24,11 @@ voicegrpo = replace(
     about=About(
         key="voicegrpo",
         title="VoiceGRPO: Modern MoE Transformers with Group Relative Policy Optimization GRPO for AI Voice Health "
-        "Care "
-        "Applications on Voice Pathology Detection",
+        "Care Applications on Voice Pathology Detection",
         paper="arXiv 2503.03797",
         equation="group-normalised advantage, clipped surrogate, exact KL to the old policy",
         mechanism="A classifier is a policy of one step: labels are drawn from a snapshot, a right one has reward 1, "
-        "and "
-        "the group-standardised reward trains the clipped surrogate with a small exact KL from the snapshot.",
+        "and the group-standardised reward trains the clipped surrogate with a small exact KL from the snapshot.",
         departures="The method is GRPO for one-step choices; the mixture-of-experts network and the synthetic voice "
         "features were the paper's, here a linear classifier of synthetic points. The snapshot is the round's policy.",
         when_to_use="Labels that can be graded but not shown.",
