@@ -6,8 +6,7 @@ L = mean (log pi - log pi_init - A / lambda)^2 + c_v mean (V - G)^2 / 2,   A: wh
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim
-from policyopt.compose import About, Copy, Critic, Role, Term
-from policyopt.credit.returns import GeneralisedAdvantage
+from policyopt.compose import About, Term
 from policyopt.methods.ppo import ppo
 from policyopt.objective.anchored import AdvantageAlignment
 from policyopt.objective.value import SquaredValueError
@@ -30,15 +29,12 @@ apa = replace(
         family="A1",
         nearest="ppo",
     ),
-    credit=GeneralisedAdvantage(gamma=1.0, lam=0.95),
     objective=(
         Term("policy", AdvantageAlignment(0.1), TokenMean()),
         Term("value", SquaredValueError(), TokenMean(), trains="critic"),
     ),
     constraint=(),
     update=replace(ppo.update, epochs=2),
-    roles={"reference": Role("reference", when="collected"), "old": Role(when="collected")},
-    models={"reference": Copy(), "critic": Critic()},
 )
 
 _WORLD = {

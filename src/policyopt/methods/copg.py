@@ -6,9 +6,10 @@ L = mean over groups of 1/(2 beta (k - 1)) sum_{i > j} (R_beta(y_i) - R_beta(y_j
 
 from dataclasses import replace
 
-from policyopt.claim import Arm, Claim
+from policyopt.claim import Arm
 from policyopt.compose import About, Copy, Role
 from policyopt.credit.groups import LeaveOneOut
+from policyopt.methods.gvpo import claim as of_gvpo
 from policyopt.methods.gvpo import gvpo
 from policyopt.objective.implicit import ImplicitRegression
 from policyopt.sampling.samplers import Group
@@ -38,15 +39,11 @@ copg = replace(
 
 _WORLD = {"selection.count": 16, "update.clip_norm": None, "update.learning_rate": 0.1}
 
-claim = Claim(
+claim = replace(
+    of_gvpo,
     statement="From pairs of a fixed other sampler CoPG finds reference exp(R / beta) / Z; the policy gradient of the "
     "same pairs with leave-one-out baseline and KL penalty does not.",
     source="arXiv 2406.19185, proposition 1 (unique minimum for any sampler); specification 131",
-    experiment="rows_of_another",
-    observable="total variation from the policy to the KL-regularised optimum, exact",
-    higher_is_better=False,
-    smallest_effect=0.05,
-    threshold=0.05,
     treated=Arm("copg", {**_WORLD, "objective.beta": 0.2}, {"size": 2}),
     baseline=Arm(
         "grpo",

@@ -6,10 +6,11 @@ L = -q log sigma(eta D) - (1 - q) log sigma(-eta D) ;   `dno_prct`: DPO to pi_t 
 
 from dataclasses import replace
 
-from policyopt.claim import Arm, Claim
+from policyopt.claim import Arm
 from policyopt.compose import About, Role, Term, chosen_rows
 from policyopt.feedback.duels import Duels, RankedPairs
 from policyopt.methods.dpo import dpo_online
+from policyopt.methods.spo import claim as of_self_play
 from policyopt.objective.games import WinRateLogistic
 from policyopt.objective.preference import PairLogistic
 from policyopt.reward.parts import Verified
@@ -63,14 +64,11 @@ _WORLD = {
 }
 _FIVE = {"iterate": "average", "answers": 5}
 
-claim = Claim(
+claim = replace(
+    of_self_play,
     statement="On cyclic preferences the average policy of DNO is nearly unexploitable; with the rewards of the best "
     "Bradley-Terry model in place of win rates the same regression ends at one answer.",
     source="arXiv 2404.03715, theorem 1 (average policy) and section 1; specification 125",
-    experiment="cyclic_preferences",
-    observable="exploitability of the average policy (win rate of the best answer to it, less 1/2), exact",
-    higher_is_better=False,
-    smallest_effect=0.1,
     threshold=0.05,
     treated=Arm("dno", _WORLD, _FIVE),
     baseline=Arm("dno", {**_WORLD, "reward": Verified()}, _FIVE, label="rewards of a Bradley-Terry model"),

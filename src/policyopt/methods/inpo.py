@@ -6,10 +6,11 @@ L_t = mean (h - 1/(2 eta))^2 over pairs of pi_t labelled by the oracle ;   pi_{t
 
 from dataclasses import replace
 
-from policyopt.claim import Arm, Claim
+from policyopt.claim import Arm
 from policyopt.compose import About, Nothing, Role, Term, chosen_rows
 from policyopt.feedback.duels import Duels
 from policyopt.methods.dpo import dpo_online
+from policyopt.methods.nash_md import claim as of_nash_md
 from policyopt.objective.games import MirrorPreference
 from policyopt.reward.wins import WinRate
 from policyopt.sampling.samplers import Group
@@ -51,15 +52,11 @@ _WORLD = {
     "update": GradientSteps({"policy": AdamW(learning_rate=0.05)}, epochs=10, clip_norm=None),
 }
 
-claim = Claim(
+claim = replace(
+    of_nash_md,
     statement="On cyclic preferences the last policy of INPO is nearly unexploitable; told by the best Bradley-Terry "
     "model of the same preferences it ends near one answer, which another beats.",
     source="arXiv 2407.00617, theorem 3 (last iterate) and section 1; specification 76",
-    experiment="cyclic_preferences",
-    observable="exploitability of the last policy (win rate of the best answer to it, less 1/2), exact",
-    higher_is_better=False,
-    smallest_effect=0.1,
-    threshold=0.06,
     treated=Arm("inpo", _WORLD),
     baseline=Arm("inpo", _WORLD, {"oracle": "bradley_terry"}, label="told by a Bradley-Terry model"),
     rounds=80,

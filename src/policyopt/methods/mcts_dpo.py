@@ -11,7 +11,6 @@ from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Nothing
 from policyopt.methods.dpo import dpo_online
 from policyopt.objective.pairwise import PairPreference
-from policyopt.reward.parts import Verified
 from policyopt.sampling.siblings import JudgedSiblings
 
 mcts_dpo = replace(
@@ -35,7 +34,6 @@ mcts_dpo = replace(
         policies=("language", "tabular"),
     ),
     sampling=JudgedSiblings(),
-    reward=Verified(),
     feedback=Nothing(),
     objective=(replace(dpo_online.objective[0], loss=PairPreference(0.1, doubt="doubt")),),
 )

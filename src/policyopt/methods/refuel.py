@@ -7,7 +7,7 @@ L = (log pi/pi_k(y_h) - log pi/pi_k(y'_h) - eta (R - R'))^2
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim
-from policyopt.compose import About, Role, Term
+from policyopt.compose import About, Term
 from policyopt.methods.gvpo import gvpo
 from policyopt.objective.implicit import ImplicitRegression, compared_rows
 from policyopt.sampling.forks import ForkedTurns
@@ -49,7 +49,6 @@ refuel = replace(
     sampling=ForkedTurns(),
     objective=(relative_future(1.0),),
     update=GradientSteps({"policy": AdamW(learning_rate=3e-7)}, epochs=4),
-    roles={"old": Role(when="collected")},
 )
 
 _WORLD = {
