@@ -82,6 +82,7 @@ class SortedMargins(Loss):
         return batch.with_rows({LEVEL: at_rows(level, chosen, len(batch))})
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        batch = batch if LEVEL in batch.row else self.plan(seen, batch)
         own, chosen = self.margins(seen, batch, "policy")
         return at_rows(LINKS[self.link](self.beta * (own - batch.row[LEVEL][chosen])), chosen, len(batch))
 
@@ -135,6 +136,7 @@ class SortedSides(Loss):
         return batch.with_rows({VALUE: value, SLOPE: slope})
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        batch = batch if VALUE in batch.row else self.plan(seen, batch)
         change = self.change(seen, batch)
         # Who meets whom is of the whole step; its value and slope are planned, so that micro-batches may part them.
         return batch.row[VALUE] + batch.row[SLOPE] * (change - change.detach())
