@@ -38,7 +38,7 @@ def judgments():
 
 
 PAIRED = {"selection.count": 8, "selection.tasks": "paired_tasks"}
-LENGTH = {"verifier": "rules:length"}
+SIMILAR = {"verifier": "similarity"}  # graded, and judged in this process
 LONGER = {"ask": {"prefer": {"oracle": "oracles:longer"}}}
 USERS = {"ask": {"follow_ups": {"pleased": ["yes"], "displeased": ["no", "not"]}}}
 CRITIC = {"template": "{prompt} {solution}?", "refine": "{prompt} not {solution}: {critique}"}
@@ -48,12 +48,12 @@ ASKED = {
     "a reward model": ("dpo:dpo_online", {**ONLINE, "reward": "model_reward"}, tiny.sums, {}, {"reward": "reward"}),
     "a judge": ("dpo:dpo_online", BY_JUDGE, tiny.sums, {"ask": {"judge": JUDGE}}, {"judge": "other"}),
     "an oracle": ("inpo", {**ONLINE, "reward": "from_world", "feedback": "duels"}, tiny.sums, LONGER, {}),
-    "scores": ("spo", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {"temperature": 0.5}}}, {}),
-    "a tournament": ("osp", ONLINE, tiny.sums, {**LENGTH, "ask": {"prefer": {}}}, {}),
-    "ranked lists": ("lipo_lambda", LISTS, tiny.sums, LENGTH, {}),
+    "scores": ("spo", ONLINE, tiny.sums, {**SIMILAR, "ask": {"prefer": {"temperature": 0.5}}}, {}),
+    "a tournament": ("osp", ONLINE, tiny.sums, {**SIMILAR, "ask": {"prefer": {}}}, {}),
+    "ranked lists": ("lipo_lambda", LISTS, tiny.sums, SIMILAR, {}),
     "users": ("flr", ONLINE, tiny.chats, USERS, {"user": "other"}),
     "an annotator": ("self_ref_feedback", FEW, tiny.sums, {"ask": {"judge": JUDGE}}, {"annotator": "other"}),
-    "wrong copies": ("cooper", ONLINE, tiny.sums, {**LENGTH, "ask": {"corrupt": "drop_one"}}, {}),
+    "wrong copies": ("cooper", ONLINE, tiny.sums, {**SIMILAR, "ask": {"corrupt": "drop_one"}}, {}),
     "a critic": (
         "refcritic",
         ONLINE,
@@ -91,7 +91,7 @@ REFUSED = {
     "no words": ("flr", {}, {"user": "other"}, "tasks.ask"),
     "no verifier": ("osp", {"ask": {"prefer": {}}}, {}, "tasks.ask.prefer compares by the scores"),
     "no function": ("osp", ABSENT, {}, "cannot be imported"),
-    "no solution": ("refcritic", {**LENGTH, "ask": {"critique": CRITIC}}, {"solver": "other"}, "record; 24 of 24"),
+    "no solution": ("refcritic", {**SIMILAR, "ask": {"critique": CRITIC}}, {"solver": "other"}, "record; 24 of 24"),
     "another field": ("osp", {"ask": {"judge": {"template": "{prompt}{question}"}}}, {}, "holds the fields"),
     "a near key": ("flr", {"ask": {"follow_up": {}}}, {"user": "other"}, "did you mean 'follow_ups'"),
 }
