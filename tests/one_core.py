@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import loops
 from cases import AVERAGES, Case
+from cases_rewards import strengths
 from policyopt.compose import Role
 from policyopt.engines.plain import generate
 from policyopt.ops.random import generator, new_keys
@@ -306,10 +307,8 @@ def gaussian_entropy(m: list[float], s: list[float]) -> tuple[float, Any, Any]:
     return value, [0.0] * len(m), [1 / a for a in s]
 
 
-def gaussian_below_target(m: list[float], s: list[float], share: float) -> tuple[float, Any, Any]:
-    """-max(0, (3.5 - H) / 3.5) H with H = share x the entropy, over share."""
+def gaussian_bonus(m: list[float], s: list[float], strength: float) -> tuple[float, Any, Any]:
     entropy, by_m, by_s = gaussian_entropy(m, s)
-    strength = max(0.0, (3.5 - share * entropy) / 3.5)
     return -strength * entropy, by_m, [-strength * x for x in by_s]
 
 
@@ -331,7 +330,7 @@ GAUSSIAN: dict[str, tuple[Callable[..., Any], str]] = {
     "exact_kl": (gaussian_kl, "reference"),
     "full_reverse_kl": (gaussian_kl, "teacher"),
     "entropy": (gaussian_entropy, ""),
-    "entropy_below_target": (gaussian_below_target, ""),
+    "covariance_entropy": (gaussian_bonus, ""),
     "centred": (gaussian_centred, "old"),
 }
 """Losses of whole distributions that have a closed form for normal steps, and the other role."""
@@ -380,14 +379,15 @@ def of_normals(
     # Densities of denoising steps are averaged over dimensions, those of actions are summed.
     share = 1 / ours.mean.shape[-1] if hasattr(ours, "density") else 1.0
     taken = rows.step["_next" if "_next" in rows.step else "_action"]
-    total = 0.0
+    total, logp = 0.0, scores["policy"].logp.detach()
+    strength = strengths(rows, {(b, t): float(logp[b, t]) for b, t in rows.trained.nonzero().tolist()})
     for b, t in rows.trained.nonzero().tolist():
         inputs = [ours.mean[b, t].tolist(), ours.std[b, t].tolist()]
         inputs += [theirs.mean[b, t].tolist(), theirs.std[b, t].tolist()] if theirs is not None else []
         if key == "centred":
             inputs += [taken[b, t].tolist(), float(rows.step["advantage"][b, t]), share]
-        if key == "entropy_below_target":
-            inputs += [share]
+        if key == "covariance_entropy":
+            inputs += [strength[b, t]]
         value, mean, std = formula(*inputs)
         weight = share * float(weights[b, t])
         total += weight * value
