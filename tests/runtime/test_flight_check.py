@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import tiny
@@ -22,7 +23,7 @@ from policyopt.evaluation.flight.tasks import forecast, plain
 from policyopt.options import OptionError
 from policyopt.recipe.build import build
 from policyopt.recipe.flight import flown
-from policyopt.recipe.schema import make_recipe
+from policyopt.recipe.schema import load_recipe, make_recipe
 from policyopt.train import rounds
 
 SMALL = Sizes(batches=1, rows=512)
@@ -258,6 +259,27 @@ def test_later_stages_are_judged_once_they_are_reached(texts, tmp_path, command)
     assert [leg["stage"] for leg in shown["stages"]] == [1]
     (cut,) = [one for one in shown["findings"] if one["check"] == "truncated answers"]
     assert cut["verdict"] in ("ok", "fault")  # nobody taught this policy to end
+
+
+@pytest.mark.parametrize("name", ["control/ppo_cartpole.yaml", "denoising/ddpo_points.yaml"])
+def test_other_kinds_are_asked_what_applies_to_them(name):
+    with build(load_recipe(Path(__file__).parents[2] / "recipes" / name)) as built:
+        flight = flown(built, Sizes(batches=1, rows=32))
+    found = {(one.stage, one.check): one.said.verdict for one in findings(flight)}
+    assert Verdict.FAULT not in found.values()
+    last = flight.legs[-1].index
+    for check in (planted_faults.AGREES, planted_faults.RATIO, "sampling is reproducible", "gradient"):
+        assert found[last, check] is Verdict.OK
+    assert found[last, "EOS is learnable"] is found[last, "truncated answers"] is Verdict.SKIPPED
+    assert found[None, "time, memory and tokens"] is Verdict.OK
+
+
+def test_stages_that_go_back_are_flown_from_what_they_go_back_to(texts):
+    one = texts["stages"][0]
+    stages = [{**one, "name": "first"}, {**one, "name": "left"}, {**one, "start_from": "first"}]
+    flight = fly({**texts, "stages": stages, "evaluation": None})
+    assert [leg.index for leg in flight.legs] == [0, 1, 2]
+    assert Verdict.FAULT not in verdicts(flight).values()
 
 
 def test_planted_parts_are_themselves_sound(texts):

@@ -43,17 +43,17 @@ def flown(built: Built, sizes: Sizes | None = None, began: float | None = None) 
     recipe, sizes = built.recipe, sizes or Sizes()
     grade = _grade(recipe.kind)
     first = built.run.step
-    legs = tuple(
-        fly(built.run, built.program, _order(built, index, first, grade), sizes)
-        for index, stage in enumerate(built.program.stages)
-        if stage.steps and stage.start + stage.steps > first
-    )
+    legs: list[Leg] = []
+    for index, stage in enumerate(built.program.stages):
+        if stage.steps and stage.start + stage.steps > first:
+            legs.append(fly(built.run, built.program, _order(built, index, first, grade), sizes))
+            built.run.leave(stage)  # later stages may go back to what this one leaves
     ends, drift = _texts(built, legs)
     training, held_out = _tasks(built)
     return Flight(
         recipe=recipe.name,
         kind=recipe.kind,
-        legs=legs,
+        legs=tuple(legs),
         training=training,
         held_out=held_out,
         ends=ends,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Term
+from policyopt.compose import CompositionError, Stage, Term
 from policyopt.evaluation.flight.record import Gradient
 from policyopt.ops.random import generator
 from policyopt.options import find, override
@@ -123,7 +123,7 @@ def _otherwise(ctx: StageContext, rows: Batch, key: str) -> list[Slope] | None:
             changed = override(ctx.stage, {key: type(value)(value * factor) if value else factor})
         except CompositionError:
             continue
-        other = StageContext(ctx.run, replace(ctx._stage, method=changed))
+        other = StageContext(ctx.run, Stage(changed, ctx.stage_total, ctx.step - ctx.stage_step))
         return slopes(other, rows)
     return None
 
