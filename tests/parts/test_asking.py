@@ -168,14 +168,14 @@ def test_follow_ups_of_conversations_are_messages_of_the_user() -> None:
 # -- wrong copies ------------------------------------------------------------------------------------------------------
 def test_a_copy_is_spoilt_where_the_answer_stands_last() -> None:
     entries = [Entry("spell", None, "abc"), Entry("spell", None, "xy"), Entry("spell", None, "q")]
-    tokens = world(entries, mistake="swap_first_two")
+    tokens = world(entries, corrupt="swap_first_two")
     rows = answered(tokens, ["abc, so abc.", "it is xy", "unsure"], (0, 1, 2))
     made = tokens.corrupted(rows, torch.Generator().manual_seed(1))
     assert tokens.texts(made) == ["abc, so bac.", "it is yx", "nusure"]
     assert made.row.keys() == rows.row.keys()
     assert made.row["group"].tolist() == rows.row["group"].tolist()
     assert made.row["finish"].tolist() == [Finish.STOPPED] * 3
-    tokens = world(entries, mistake="swap_two")
+    tokens = world(entries, corrupt="swap_two")
     drawn = {tuple(tokens.texts(tokens.corrupted(rows, torch.Generator().manual_seed(s)))) for s in range(8)}
     assert len(drawn) > 1
     again = [tokens.texts(tokens.corrupted(rows, torch.Generator().manual_seed(5))) for _ in range(2)]
@@ -200,7 +200,7 @@ def test_solutions_become_tasks_and_critiques_prompts() -> None:
         ("1+1=2 right or wrong?", "right"),
         ("2+3=4 right or wrong?", "wrong"),
     ]
-    tokens = world(entries, critiques=critiques)
+    tokens = world(entries, critique=critiques)
     batch = answered(tokens, ["3+2 is 5: wrong.", "Wrong? No: right"], (1, 1))
     assert tokens.judged_wrong(batch).tolist() == [True, False]
     begun = tokens.refine(batch)
@@ -218,7 +218,7 @@ def test_useful_critiques_are_paid_for_what_a_solver_makes_of_them() -> None:
         read.extend(ids)
         return [1.0 if n % 2 else 0.0 for n, _ in enumerate(texts)]
 
-    tokens = world(entries, critiques=replace(critiques, grade=grade))
+    tokens = world(entries, critique=replace(critiques, grade=grade))
     solver = model()
     ctx = context(method(), {"policy": solver, "solver": solver}, tokens, generate)
     batch = answered(tokens, ["right", "it is wrong", "wrong", "right"], (0, 1, 0, 1))
@@ -302,7 +302,7 @@ def test_wrong_words_are_refused() -> None:
     with pytest.raises(WorldError, match="no other"):
         Critiques("{prompt}", ("right", "wrong"), ENTRIES, ["", ""], graded)
     with pytest.raises(WorldError, match="did you mean 'swap_two'"):
-        world(mistake="swap_tow")
+        world(corrupt="swap_tow")
 
 
 def test_prompts_without_room_are_refused() -> None:

@@ -88,7 +88,11 @@ def test_a_recipe_asks(case, given, tmp_path, command):
 
 ABSENT = {"ask": {"prefer": {"oracle": "oracles:shorter"}}}
 REFUSED = {
-    "no words": ("flr", {}, {"user": "other"}, "tasks.ask"),
+    "no follow-ups": ("flr", {}, {"user": "other"}, "(FollowUpLikelihood); give tasks.ask.follow_ups"),
+    "no preferences": ("spo", {}, {}, "(WinRate); give tasks.ask.prefer"),
+    "no mistake": ("cooper", SIMILAR, {}, "(GroupAndCorrupted); give tasks.ask.corrupt"),
+    "no aid": ("self_ref_feedback", {"ask": {"judge": {"template": JUDGE["template"]}}}, {}, "tasks.ask.judge.aided"),
+    "no comparisons": ("rise_judge:rise_judge_warm_up", {"verifier": "verdict"}, {}, "'comparison' and 'swapped'"),
     "no verifier": ("osp", {"ask": {"prefer": {}}}, {}, "tasks.ask.prefer compares by the scores"),
     "no function": ("osp", ABSENT, {}, "cannot be imported"),
     "no solution": ("refcritic", {**SIMILAR, "ask": {"critique": CRITIC}}, {"solver": "other"}, "record; 24 of 24"),
@@ -100,14 +104,16 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_question_that_can_not_be_put_is_refused(case, given, tmp_path, command):
     method, tasks, models, told = REFUSED[case]
+    records = [{**record, "demonstration": record["answer"]} for record in tiny.sums()]
     path = tiny.recipe(
         tmp_path / "r.yaml",
         {"model": given["policy"]},
-        {"jsonl": str(tiny.jsonl(tmp_path / "tasks.jsonl", tiny.sums())), **tasks},
-        stages=[{"method": method, "steps": 1, "options": ONLINE}],
+        {"jsonl": str(tiny.jsonl(tmp_path / "tasks.jsonl", records)), **tasks},
+        stages=[{"method": method, "steps": 1, "options": FEW}],
         models={name: given[folder] for name, folder in models.items()},
         evaluation=None,
     )
     called = command("train", path)
     assert called.code == 2
     assert told in called.err, called.err
+    assert not (tmp_path / "run").exists()

@@ -83,19 +83,19 @@ class Critiques:
 
 @dataclass(frozen=True)
 class Asking:
-    """What the world of some entries can be asked; what is None it can not."""
+    """What the world of some entries can be asked; what is None it can not. corrupt: a mistake by name."""
 
     entries: Sequence[Entry]
     tokenizer: Any
     prefer: Prefer | None = None
     judge: JudgePrompt | None = None
     follow_ups: FollowUps | None = None
-    mistake: str | None = None
-    critiques: Critiques | None = None
+    corrupt: str | None = None
+    critique: Critiques | None = None
 
     def __post_init__(self) -> None:
-        if self.mistake is not None and self.mistake not in MISTAKES:
-            raise WorldError(f"unknown mistake {self.mistake!r}; {nearest(self.mistake, MISTAKES)}")
+        if self.corrupt is not None and self.corrupt not in MISTAKES:
+            raise WorldError(f"unknown mistake {self.corrupt!r}; {nearest(self.corrupt, MISTAKES)}")
 
     # -- two answers -------------------------------------------------------------------------------------------------
     def preferred(self, world: TokenWorld, first: Batch, second: Batch) -> Tensor:
@@ -154,7 +154,7 @@ class Asking:
     # -- wrong copies --------------------------------------------------------------------------------------------------
     def corrupted(self, world: TokenWorld, rows: Batch, rng: torch.Generator) -> Batch:
         """Rows whose answer is spoilt by a mistake where it stands last in the text; the rest stays."""
-        spoil, texts = MISTAKES[_given(self.mistake, "corrupt")], []
+        spoil, texts = MISTAKES[_given(self.corrupt, "corrupt")], []
         entries = [self.entries[task] for task in rows.row["task"].tolist()]
         for text, entry in zip(world.texts(rows), entries, strict=True):
             luck = random.Random(int(torch.randint(2**62, (), generator=rng)))
@@ -167,13 +167,13 @@ class Asking:
     # -- criticised solutions ------------------------------------------------------------------------------------------
     def judged_wrong(self, world: TokenWorld, batch: Batch) -> Tensor:
         """(B,) whether the last verdict of a critique is that on wrong solutions."""
-        words = _given(self.critiques, "critique").words
+        words = _given(self.critique, "critique").words
         said = [last_said(text, words) == words[1] for text in world.texts(batch)]
         return torch.tensor(said, dtype=torch.bool, device=batch.device)
 
     def refine(self, world: TokenWorld, batch: Batch) -> Batch:
         """Rows that are about to solve each critique's problem again, having read solution and critique."""
-        held = _given(self.critiques, "critique")
+        held = _given(self.critique, "critique")
         ids = batch.row["task"].tolist()
         asked = [
             rewritten(held.problems[task], held.refine, {"solution": held.solutions[task], "critique": critique})
@@ -183,7 +183,7 @@ class Asking:
 
     def refined(self, world: TokenWorld, rows: Batch) -> Tensor:
         """(B,) 1 for a new solution that is right, else 0."""
-        held = _given(self.critiques, "critique")
+        held = _given(self.critique, "critique")
         scores = held.grade(world.texts(rows), rows.row["task"].tolist())
         said = [float(score is not None and score > held.right) for score in scores]
         return torch.tensor(said, dtype=torch.get_default_dtype(), device=rows.device)

@@ -53,8 +53,8 @@ def asking_of(
         prefer=None if said.prefer is None else preferring(said.prefer, entries, judge, judging),
         judge=None if prompt is None else JudgePrompt(**prompt.model_dump()),
         follow_ups=None if follow_ups is None else FollowUps(**follow_ups.model_dump()),
-        mistake=said.corrupt,
-        critiques=critiques,
+        corrupt=said.corrupt,
+        critique=critiques,
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from policyopt.compose import Method, Part, frozen
+from policyopt.compose import Method, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
@@ -25,6 +25,7 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
 from policyopt.recipe.language.judges import judges_of
 from policyopt.recipe.language.preferences import check_preferences
+from policyopt.recipe.language.questions import check_questions, parts_of
 from policyopt.recipe.language.sections import (
     EvaluationSection,
     LanguageRecipe,
@@ -53,7 +54,7 @@ class LanguageSubject(Subject):
     evaluation: EvaluationSection | None
 
     def check(self, method: Method, world: TokenWorld) -> None:
-        if world.judge is None and _graded(method.reward):
+        if world.judge is None and any(isinstance(part, Verified) for part in parts_of(method.reward)):
             raise RecipeError(
                 f"method {method.key!r} needs rewards, but the tasks have no verifier; set tasks.verifier to exact, "
                 "numeric, math_verify, regex or module:function"
@@ -64,6 +65,7 @@ class LanguageSubject(Subject):
                 "or data with a 'demonstration' per record"
             )
         check_preferences(method, world)
+        check_questions(method, world)
 
     def measure(self) -> Evaluation | None:
         if self.held_out is None or self.evaluation is None:
@@ -105,14 +107,6 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[st
         both = decode(list(tokens[max(0, index - 1) : index + 1]))
         found.append(both[len(before) :] if both.startswith(before) else decode([token]))
     return found
-
-
-def _graded(reward: Any) -> bool:
-    """Whether a reward is, or is made of, what a verifier says."""
-    if isinstance(reward, tuple):
-        return any(map(_graded, reward))
-    held = fields(reward) if isinstance(reward, Part) and is_dataclass(reward) else ()
-    return isinstance(reward, Verified) or any(_graded(getattr(reward, one.name)) for one in held)
 
 
 def measured(policy: Language, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:

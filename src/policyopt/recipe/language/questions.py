@@ -1,0 +1,67 @@
+"""Which questions about answers a method puts to its world, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from policyopt.compose import Method, Part
+from policyopt.feedback.annotator import AnnotatedPairs
+from policyopt.feedback.duels import Duels
+from policyopt.feedback.lists import SoftTournament
+from policyopt.recipe.base import RecipeError
+from policyopt.reward.follow_ups import FollowUpLikelihood
+from policyopt.reward.refinement import RefinementReward
+from policyopt.reward.wins import WinRate
+from policyopt.sampling.corrupted import GroupAndCorrupted
+from policyopt.selection.agreement import RightBothWays
+from policyopt.worlds.tokens import TokenWorld
+
+QUESTIONS = {
+    FollowUpLikelihood: "follow_ups",
+    RefinementReward: "critique",
+    GroupAndCorrupted: "corrupt",
+    AnnotatedPairs: "judge",
+    Duels: "prefer",
+    SoftTournament: "prefer",
+}
+"""What parts ask, by its key in tasks.ask."""
+
+
+def parts_of(node: Any) -> Iterator[Part]:
+    """A part and all parts that it is made of."""
+    if isinstance(node, tuple):
+        for inner in node:
+            yield from parts_of(inner)
+    if isinstance(node, Part) and is_dataclass(node):
+        yield node
+        for one in fields(node):
+            yield from parts_of(getattr(node, one.name))
+
+
+def check_questions(method: Method, world: TokenWorld) -> None:
+    """RecipeError: the tasks have no words for what a part of the method asks."""
+    for part in parts_of((method.selection, method.sampling, method.reward, method.feedback)):
+        asked = _question(part)
+        if asked is not None and getattr(world.asking, asked, None) is None:
+            raise RecipeError(
+                f"method {method.key!r} asks what the tasks have no words for ({type(part).__name__}); give "
+                f"tasks.ask.{asked}"
+            )
+        if isinstance(part, AnnotatedPairs) and part.reference and world.asking.judge.aided is None:
+            raise RecipeError(
+                f"the annotator of method {method.key!r} reads an answer of its own; give tasks.ask.judge.aided, or "
+                "set feedback.reference=false"
+            )
+        if isinstance(part, RightBothWays) and world.judgments is None:
+            raise RecipeError(
+                f"method {method.key!r} judges comparisons in both orders; use data with 'comparison' and 'swapped' in "
+                "every record"
+            )
+
+
+def _question(part: Part) -> str | None:
+    if isinstance(part, WinRate):
+        return "prefer" if part.judge is None else "judge"
+    return QUESTIONS.get(type(part))
