@@ -127,6 +127,17 @@ def test_pairs_are_siblings_and_train_what_differs_alone() -> None:
     assert bool(((batch.row["doubt"] >= 0) & (batch.row["doubt"] <= 0.5)).all())
 
 
+def test_rows_that_are_over_before_they_begin_make_no_tree() -> None:
+    class Over(SequenceWorld):
+        def start(self, tasks):
+            begun = super().start(tasks)
+            return begun.with_rows({"finish": torch.ones_like(begun.row["finish"])})
+
+    world = Over(3, 3, 2, lambda s, t: torch.zeros(len(t)), judge=lambda s, t: torch.zeros(s.shape))
+    batch = sampled(asking(SEARCH, world, Table(numbers(6, 3, seed=2)), count=3))
+    assert batch.row["rank"].tolist() == [-1] * 3
+
+
 def test_where_all_is_alike_there_is_nothing_to_learn() -> None:
     flat = SequenceWorld(3, 3, 2, lambda s, t: torch.zeros(len(t)), judge=lambda s, t: torch.zeros(s.shape))
     part = replace(SEARCH, depth=1)

@@ -118,7 +118,7 @@ class SiblingPairs(Part, ABC):
         if pairs:
             return as_rows(pairs, lambda rows: own_choices(ctx.models[self.model], rows), doubted=self.doubted)
         # Nothing to learn from: some step of each tree, as no side of any pair.
-        rows = concatenate([child.row for root in roots for child in root.children[:1]])
+        rows = concatenate([child.row for root in roots for child in root.children[:1]] or [begun])
         none = torch.full_like(rows.row["task"], -1)
         blank = torch.zeros(len(rows), dtype=rows.step["reward"].dtype, device=rows.device)
         return rows.with_rows({"pair": none, "rank": none, "doubt": blank})
@@ -194,7 +194,7 @@ class JudgedSiblings(SiblingPairs):
             for _ in range(walks):
                 self.walk(ctx, roots, judge)
             pairs += [pair for root in roots for pair in siblings(root, 0.0)]
-            best = [max(root.children, key=lambda child: child.q) for root in roots]
+            best = [max(root.children, key=lambda child: child.q) for root in roots if root.children]
             roots = [place for place in best if not self.ended(place)]
         return pairs
 
