@@ -11,7 +11,7 @@ function lineChart(box, { title, x, xLabel, series, height = 210, log = false, g
     legend: { show: false },
     scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
     cursor: { points: { size: 6 }, drag: { x: true, y: false }, ...(group ? { sync: { key: group } } : {}) },
-    axes: [{ ...axis, size: 30 }, { ...axis, size: 58, values: (_, ticks) => ticks.map((v) => (v === null ? "" : shown(v))) }],
+    axes: [{ ...axis, size: 30 }, { ...axis, size: 58, values: (_, ticks) => ticks.map(short) }],
     series: [{}, ...series.map((s) => ({ label: s.label, stroke: s.colour, width: s.width || 1.5, dash: s.dash, alpha: s.alpha, spanGaps: true, points: { show: x.length < 3 } }))],
     hooks: {
       setCursor: [(plot) => write(plot)],
@@ -55,6 +55,14 @@ function lineChart(box, { title, x, xLabel, series, height = 210, log = false, g
     if (width > 100 && Math.abs(width - plot.width) > 2) plot.setSize({ width, height });
   }).observe(box);
   return plot;
+}
+
+// As the labels of an axis, whose ticks have few digits.
+function short(value) {
+  if (value === null || value === undefined) return "";
+  const size = Math.abs(value);
+  const text = size && (size >= 1e5 || size < 1e-3) ? (+value.toPrecision(3)).toExponential() : String(+value.toPrecision(6));
+  return text.replaceAll("-", "−").replace("e+", "e");
 }
 
 function summary(series) {

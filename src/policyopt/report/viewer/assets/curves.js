@@ -1,6 +1,6 @@
 // Curves of any runs side by side.
 
-const FIRST = ["return", "reward", "loss/likelihood", "loss/preference", "loss/matching", "loss/policy", "kl/kl", "reference_kl", "policy/kl_old", "entropy", "length", "policy/clipped", "gradient_norm/policy"];
+const FIRST = ["return", "reward", "loss/likelihood", "loss/preference", "loss/distillation", "loss/matching", "kl/kl", "reference_kl", "entropy", "length", "gradient_norm/policy", "policy/clipped", "policy/kl_old", "loss/policy"];
 
 class Curves {
   constructor(box, data) {
@@ -78,7 +78,7 @@ class Curves {
       .map((run, index) => ({ run, index, values: run.metrics[name], at: this.axis === "round" ? run.metrics.step : run.axes[this.axis] }))
       .filter((line) => line.values && line.at && !this.hidden.has(line.index));
     if (!lines.length) return box.append(h("p", { class: "empty" }, "None of the chosen runs has it."));
-    const tables = lines.map((line) => [line.at, line.values.map(number).map((v) => (Number.isFinite(v) ? v : null))]);
+    const tables = lines.map((line) => known(line.at, line.values.map(number)));
     const joined = uPlot.join(tables);
     const series = [];
     lines.forEach((line, n) => {
@@ -93,6 +93,12 @@ class Curves {
     this.plots.push(lineChart(box, { title: name, x: joined[0], xLabel: this.axis, series, log: this.log, group: "curves", marks: starts }));
     box.append(numbers(lines));
   }
+}
+
+// Where a metric has a value; others (of another stage) take no room.
+function known(at, values) {
+  const where = values.map((_, n) => n).filter((n) => Number.isFinite(values[n]));
+  return [where.map((n) => at[n]), where.map((n) => values[n])];
 }
 
 function rank(name) {

@@ -7,7 +7,7 @@ class Page {
     this.source = source;
     this.data = data;
     this.views = {};
-    const some = { episodes: data.runs.some((run) => run.episodes) || source.live };
+    const some = { episodes: data.runs.some((run) => run.episodes.length) || source.live };
     this.tabs = TABS.filter(([name]) => some[name] !== false);
     const bar = document.getElementById("tabs");
     this.buttons = this.tabs.map(([name, label]) => h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => this.choose(name), onkeydown: (e) => this.key(e, name) }, label));
