@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 import viewing
 
+from policyopt.methods import load
+from policyopt.options import override
+from policyopt.report.objective_stamp import stamp
 from policyopt.report.viewer import Server, collect, page, write_page
 from policyopt.report.viewer.collect import CHUNK, difference
-from policyopt.runtime.folder import RunFolder
+from policyopt.runtime.folder import RunFolder, write_json
 from policyopt.runtime.journal import Journal
 
 BROWSER = viewing.find_browser()
@@ -113,6 +116,21 @@ def test_the_command_writes_a_page_and_prints_the_difference(tmp_path: Path, com
         refused = command(*wrong)
         assert refused.code == 2
         assert said in refused.err
+
+
+def test_stages_are_compared_slot_by_slot_where_runs_have_stored_them(tmp_path: Path, command: Any) -> None:
+    one, two = (viewing.make_run(tmp_path / name, 1, objective=f"{name}\n") for name in ("one", "two"))
+    for folder, clip in ((one, 0.2), (two, 0.3)):
+        method = override(load("grpo"), {"objective.clip_high": clip})
+        write_json(folder.path / "objective.json", {"stages": [stamp(load("sft")), stamp(method)]})
+    first, second = collect([one, two]).index["differences"]["0,1"]["stages"]
+    assert first == []
+    (change,) = second
+    assert (change["slot"], change["vital"]) == ("objective.policy", True)
+    assert ("clip_high=0.2" in change["before"], "clip_high=0.3" in change["after"]) == (True, True)
+    called = command("view", one.path, two.path, "--diff", "--output", tmp_path / "both.html")
+    assert f"objective.policy: {change['before']} -> {change['after']}" in called.out
+    assert "stage 1 of 2: no difference" in called.out
 
 
 # -- the server ----------------------------------------------------------------------------------------------------
@@ -225,7 +243,7 @@ def test_rollouts_are_searched_sorted_and_shown_as_they_are(opened: viewing.Open
     assert opened.texts(".list .muted") == ["52 of 52"]
     page.click(".c-reward button")
     assert page.get_attribute(".c-reward", "aria-sort") == "descending"
-    rewards = [float(text) for text in opened.texts(".line .c-reward")]
+    rewards = [float(text.replace("−", "-")) for text in opened.texts(".line .c-reward")]
     assert rewards == sorted(rewards, reverse=True)
     page.click(".c-reward button")
     assert page.get_attribute(".c-reward", "aria-sort") == "ascending"
@@ -234,11 +252,10 @@ def test_rollouts_are_searched_sorted_and_shown_as_they_are(opened: viewing.Open
     assert opened.texts(".list .muted") == [f"{len(wanted)} of 52"]
     assert sorted(opened.texts(".line .c-text")) == sorted(f"answer {n} zebra3" for n in wanted)
     page.fill("#query", '"</script><script>" run:one')
-    page.wait_for_selector(".tokens .step")
-    assert viewing.HOSTILE[1] in page.inner_text("pre.text")
+    page.locator("pre.text", has_text=viewing.HOSTILE[1]).wait_for()
     assert page.inner_text(".tokens .step >> nth=0") == viewing.HOSTILE[1]
     page.fill("#query", "nothing has this text")
-    assert "No rollout is found" in page.inner_text(".detail")
+    page.locator(".detail", has_text="No rollout is found").wait_for()
     page.screenshot(path=tmp_path / "none.png")
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 console = Console(highlight=False)
+
+
+def _print(found: dict[str, Any]) -> None:
+    """Slot by slot where the runs have stored that, else line by line."""
+    if not found["lines"]:
+        console.print("The executed objectives are the same, word for word.")
+    for number, stage in enumerate(found["stages"], 1):
+        console.print(f"stage {number} of {len(found['stages'])}: {'no difference' if not stage else ''}")
+        for change in stage:
+            console.print(f"  {change['slot']}: {change['before']} -> {change['after']}", markup=False, soft_wrap=True)
+    for sign, text in () if found["stages"] else found["lines"]:
+        console.print(f"{sign} {text}", markup=False, soft_wrap=True)
 
 
 def view(
@@ -39,9 +51,7 @@ def view(
                 return
     collected = collect(folders, opened)
     if diff:
-        lines = collected.index["differences"]["0,1"]
-        for sign, text in lines or [("", "The executed objectives are the same, word for word.")]:
-            console.print(f"{sign} {text}", markup=False, soft_wrap=True)
+        _print(collected.index["differences"]["0,1"])
     path = Path(output) if output else (folders[0].path / "view.html" if len(folders) == 1 else Path("view.html"))
     write_page(collected, path)
     what = f"{len(folders)} runs" if len(folders) > 1 else "1 run"

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policyopt.compose import CompositionError
+from policyopt.runtime.trackers import TrackerName
 
 
 class RecipeError(CompositionError):
@@ -108,6 +109,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=50, ge=1)
     samples: SamplesSection = SamplesSection()
+    trackers: tuple[TrackerName, ...] = ()  # of the metrics, besides the run's own files and TensorBoard
     invariants: InvariantsSection = InvariantsSection()
     folder: str | None = None  # None: runs/NAME
 

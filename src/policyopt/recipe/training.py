@@ -29,6 +29,7 @@ from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.invariants import Rules
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
+from policyopt.runtime.trackers import missing
 from policyopt.runtime.watch import Watch
 from policyopt.train import rounds
 from policyopt.types import Batch, Round
@@ -64,6 +65,7 @@ class Training:
                 self._counted,
                 rows=self._alarming,
                 watch=watch_of(built),
+                trackers=built.recipe.trackers,
                 **kept,
             ),
             display=display,
@@ -73,6 +75,8 @@ class Training:
     @classmethod
     def start(cls, recipe: Recipe, display: Display | None = None) -> Training:
         """A new run in a folder of its own (an existing one is never touched)."""
+        for name in missing(recipe.trackers):
+            raise RecipeError(f"trackers: {name} is not installed: pip install 'policyopt[{name}]', or leave it out")
         with ExitStack() as opened:
             built = opened.enter_context(build(recipe))
             printed = "\n\n".join(executed(stage.method) for stage in built.program.stages)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from policyopt.runtime.atomic import disk_full_named, write_atomic
 from policyopt.runtime.checkpoint import CheckpointStore
 from policyopt.runtime.journal import Journal
+from policyopt.runtime.trackers import Trackers
 
 
 class RunFolderError(ValueError):
@@ -154,13 +155,13 @@ def _claim(path: Path) -> bool:
 
 
 class Record:
-    """The open files of a run while it trains: metrics, timing, samples and event files.
+    """The open files of a run while it trains: metrics, timing, samples and event files; and trackers, by name.
 
     start: the round at which training goes on. Lines of that round and later are dropped: the rounds are run again,
     so the files of a run that was stopped end equal to those of one that was not.
     """
 
-    def __init__(self, folder: RunFolder, start: int = 0):
+    def __init__(self, folder: RunFolder, start: int = 0, trackers: Sequence[str] = ()):
         # Imported here because it takes a second that commands without training need not wait.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -172,14 +173,17 @@ class Record:
         self.samples.cut(start)
         self._tensorboard = folder.tensorboard
         self._events = SummaryWriter(str(folder.tensorboard), purge_step=start)
+        self._trackers = Trackers(folder, trackers)
 
     def round(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """What one round measured."""
         self.metrics.append(step, metrics)
         self.timing.append(step, timing)
+        values = {**metrics, **{f"time/{name}": value for name, value in timing.items()}}
         with disk_full_named(self._tensorboard):
-            for name, value in (*metrics.items(), *((f"time/{name}", value) for name, value in timing.items())):
+            for name, value in values.items():
                 self._events.add_scalar(name, value, step)
+        self._trackers.round(step, values)
 
     def sync(self) -> None:
         """Before a checkpoint: no checkpoint may be newer than the lines of its rounds."""
@@ -193,6 +197,7 @@ class Record:
             journal.close()
         with disk_full_named(self._tensorboard):
             self._events.close()
+        self._trackers.close()
 
     def __enter__(self) -> Record:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ class Hooks:
     `step` is there whenever a resumed run does not train that round again.
     watch: invariants and alarms (None: with the usual rules); what they say is kept in alarms.jsonl.
     rows(step, batch): some rows of round `step` for people, kept beside an alarm.
+    trackers: who is told the metrics of every round (`runtime.trackers`).
     stamp: JSON data kept with every checkpoint. restored(step, stamp): before a run goes on from a checkpoint, with
     what that was stamped with; may refuse by raising.
     """
@@ -43,6 +44,7 @@ class Hooks:
     counted: Callable[[int, Round], None] | None = None
     rows: Callable[[int, Batch], Iterable[Mapping[str, Any]]] | None = None
     watch: Watch | None = None
+    trackers: Sequence[str] = ()
     stamp: Mapping[str, Any] | None = None
     restored: Callable[[int, Mapping[str, Any]], None] | None = None
 
@@ -108,7 +110,7 @@ class Session:
         and what a round raises once the state before it is saved.
         """
         start = self.resume()
-        with Record(self.folder, start) as record, Interrupt() as stop:
+        with Record(self.folder, start, self.hooks.trackers) as record, Interrupt() as stop:
             self._alarms.cut(start)
             if record.lines != start:
                 logger.warning("%s has %d rounds before round %d", self.folder.metrics, record.lines, start)

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from policyopt.report.objective_stamp import compare_runs
 from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.journal import read
 
@@ -57,7 +58,7 @@ def collect(folders: Sequence[RunFolder], opened: Mapping[str, Any] | None = Non
     index = {
         "version": version,
         "runs": [_run(f, n, o) for f, n, o in zip(folders, names, objectives, strict=True)],
-        "differences": _differences(names, objectives),
+        "differences": _differences(objectives, [_stamps(folder) for folder in folders]),
         "rollouts": columns,
         "chunk": CHUNK,
         "open": dict(opened or {}),
@@ -116,13 +117,28 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _differences(names: Sequence[str], objectives: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """For every two runs "i,j", i < j: lines as (sign, text), of which "@" says that lines in between are alike."""
-    pairs = itertools.combinations(range(min(len(names), COMPARED)), 2)
-    return {f"{i},{j}": difference(objectives[i], objectives[j]) for i, j in pairs}
+def _stamps(folder: RunFolder) -> list[dict[str, Any]]:
+    """What the stages minimise, as data; none of runs of a version that stored none."""
+    path = folder.path / "objective.json"
+    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
+
+
+def _differences(objectives: Sequence[str], stamps: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """For every two runs "i,j", i < j: `lines` of `difference`, and `stages` with the slots in which they differ."""
+    pairs = itertools.combinations(range(min(len(objectives), COMPARED)), 2)
+    return {
+        f"{i},{j}": {
+            "lines": difference(objectives[i], objectives[j]),
+            "stages": [
+                [{"slot": c.slot, "before": c.before, "after": c.after, "vital": c.vital} for c in changes]
+                for changes in (compare_runs(stamps[i], stamps[j]) if stamps[i] and stamps[j] else ())
+            ],
+        }
+        for i, j in pairs
+    }
 
 
 def difference(first: str, second: str) -> list[tuple[str, str]]:
-    """Lines that are only in the first ("-") or the second ("+"), with three around them (" ")."""
+    """Lines that are only in the first ("-") or the second ("+"), with three around them (" "); "@": a place."""
     lines = list(difflib.unified_diff(first.splitlines(), second.splitlines(), lineterm="", n=3))[2:]
     return [("@", line) if line.startswith("@@") else (line[:1], line[1:]) for line in lines]

@@ -33,6 +33,11 @@ function shown(value) {
   return text.replace("-", "−");
 }
 
+// In lists, where there is room for three.
+function brief(value) {
+  return typeof value === "number" && !Number.isInteger(value) ? shown(+value.toPrecision(3)).replace(/\.?0+e/, "e") : shown(value);
+}
+
 function css(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }

@@ -60,9 +60,9 @@ class Browser {
     const cells = {
       run: [swatch(c.run[row]), this.data.runs[c.run[row]].name],
       round: shown(c.round[row]),
-      reward: shown(c.reward[row]),
+      reward: brief(c.reward[row]),
       length: shown(c.length[row]),
-      surprise: shown(c.surprise[row]),
+      surprise: brief(c.surprise[row]),
       finish: c.finish[row],
       text: text.slice(0, 160).replace(/\s+/g, " "),
     };
@@ -93,7 +93,12 @@ class Browser {
     }
     this.choose(at);
   }
-  async show() {
+  // A key that is held down passes over rows; the last one is shown.
+  show() {
+    clearTimeout(this.waiting);
+    this.waiting = setTimeout(() => this.read(), 30);
+  }
+  async read() {
     const row = this.found[this.at];
     this.wanted = row;
     if (row === undefined) return this.steps.nothing();

@@ -107,7 +107,7 @@ class Steps {
     const same = rollouts.group(row);
     if (same.length < 2) return null;
     return h("nav", { class: "siblings", "aria-label": "Rows of the same group" }, h("span", { class: "muted" }, "Same task: rewards"),
-      same.map((other) => h("button", { type: "button", "aria-current": other === row ? "true" : null, onclick: () => this.open(other) }, shown(rollouts.columns.reward[other]))));
+      same.map((other) => h("button", { type: "button", "aria-current": other === row ? "true" : null, onclick: () => this.open(other) }, brief(rollouts.columns.reward[other]))));
   }
   cell(text, step) {
     const { steps } = this.detail;
