@@ -66,6 +66,7 @@ def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
 def _serve(channel: socket.socket, *, isolated: bool) -> None:
     from policyopt.sandbox import program, warden
 
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens need not be waited for
     while True:
         line, given = _received(channel)
         if not line:
@@ -87,7 +88,6 @@ def main() -> None:
     channel = socket.socket(fileno=int(descriptor))
     sys.dont_write_bytecode = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens need not be waited for
     try:
         from policyopt.sandbox import program, seccomp, warden  # noqa: F401 - none of our files exists inside
 

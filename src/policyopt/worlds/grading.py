@@ -75,13 +75,13 @@ class Grader:
         self.entries = entries
         self.limits = limits or Limits()
         self._most = self.limits.workers or min(4, os.cpu_count() or 1)
+        self._bench = verifier.bench(self.limits.deadline, self._most)
         self._lock = threading.Lock()
         self._workers: list[WorkerProcess] = []
         self._events: queue.SimpleQueue[tuple[WorkerProcess, bytes | None]] = queue.SimpleQueue()
         self._folder = tempfile.TemporaryDirectory(prefix="policyopt-grading-", ignore_cleanup_errors=True)
         self._setup: Setup | None = None
         self._closed = False
-        self._bench = verifier.bench(self.limits.deadline, self._most)
 
     def __enter__(self) -> Grader:
         return self

@@ -137,7 +137,8 @@ def _is_exception(name: Any) -> bool:
 
 
 def _coded(item: Mapping[str, Any], entry_point: Any) -> list[Script | Call | Code]:
-    return [_code(_text(item, "code"), item.get("entry_point") or entry_point)]
+    own = item.get("entry_point")
+    return [_code(_text(item, "code"), entry_point if own is None else own)]
 
 
 def _code(code: str, entry_point: Any) -> Code:
