@@ -150,20 +150,25 @@ def said(label, mask):
 
 def token_model_cases():
     made = []
-    for name, mask in (("uneven rows", UNEVEN), ("steps of others", HOLED), ("no step", NOTHING)):
+    for name, mask, running in (
+        ("uneven rows", UNEVEN, False),
+        ("steps of others", HOLED, False),
+        ("no step", NOTHING, False),
+        ("the mean of the steps so far", HOLED, True),
+    ):
         label = f"credit/by_token_model/{name}"
         given, values = draw(f"{label}/a", mask, *SIGNED), said(f"{label}/w", mask)
-        praise = [
-            [2 * ref.sigmoid(v[t + 1]) - 1 if m else 0.0 for t, m in enumerate(row)]
-            for v, row in zip(values, mask, strict=True)
-        ]
+        praise = []
+        for v, row in zip(values, mask, strict=True):
+            told = [[v[k + 1] for k in range(0 if running else t, t + 1) if row[k]] for t in range(len(row))]
+            praise.append([2 * ref.sigmoid(sum(w) / len(w)) - 1 if m else 0.0 for w, m in zip(told, row, strict=True)])
         weighed = [
             [a * max(0.0, (1 if a > 0 else -1) * p) if m else 0.0 for a, p, m in zip(*rows, strict=True)]
             for rows in zip(given, praise, mask, strict=True)
         ]
         inputs = {"advantages": given, "values": values, "mask": mask}
         expect = {"advantages": weighed, "praise": praise}
-        options = {"critic": "tokens"}
+        options = {"critic": "tokens", **({"running": True} if running else {})}
         made.append(case("credit", "by_token_model", name, inputs, expect, options=options))
     return made
 

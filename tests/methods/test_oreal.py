@@ -55,10 +55,12 @@ def test_without_weights_wrong_rows_and_divergence_it_imitates_right_answers() -
 
 
 def test_at_the_beginning_only_the_divergence_is_left() -> None:
-    """w = 0: both weights are exactly 0; at the old policy the divergence has no gradient either."""
-    batch = with_row(ragged(), group=[0, 0, 1, 1])
+    """w = 0: both weights are exactly 0, the divergence is from the initial policy."""
+    batch, base = with_row(ragged(), group=[0, 0, 1, 1]), load("oreal")
     done = first_step(oreal(), models(torch.zeros(8, 105)), batch, Grades([1.0, 0.0, 1.0, 0.0]))
-    close(done.gradient, torch.zeros_like(done.gradient), 0.0)
+    alone = oreal(objective=tuple(term for term in base.objective if term.name == "tokens"))
+    close(done.gradient, first_step(alone, models(), batch, Grades([1.0, 0.0, 1.0, 0.0])).gradient)
+    assert float(done.gradient.abs().max()) > 1e-5
     tokens = first_step(
         oreal(), models(torch.zeros(8, 105)), batch, Grades([1.0, 0.0, 1.0, 0.0]), model="tokens", table="values"
     )
@@ -117,3 +119,13 @@ def test_the_token_model_reads_the_state_after_each_step() -> None:
     values[0, :3] = torch.tensor([9.0, 1.0, -1.0])
     found = ByTokenModel("critic")(context(method(), {**grids(), "critic": Grid(values=values)}), batch)
     close(found.step["advantage"], [[float(torch.tanh(torch.tensor(0.5))), 0.0]])
+
+
+def test_the_released_weights_are_of_the_mean_so_far() -> None:
+    """Logits 2 and -1 behind the steps: means 2 and 0.5, so that the second step is praised as well."""
+    batch = per_row(ragged((2,), tools=False), [1.0])
+    values = torch.zeros(8, 105)
+    values[0, :3] = torch.tensor([9.0, 2.0, -1.0])
+    ctx = context(method(), {**grids(), "critic": Grid(values=values)})
+    found = ByTokenModel("critic", running=True)(ctx, batch)
+    close(found.step["advantage"], torch.tensor([[1.0, 0.25]]).tanh())

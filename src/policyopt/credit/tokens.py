@@ -66,10 +66,14 @@ def said_of_steps(ctx: Context, batch: Batch, model: str) -> Tensor:
 
 @dataclass(frozen=True)
 class ByTokenModel(Part):
-    """Advantages on the steps that a token model blames or praises (OREAL, arXiv 2502.06781, eq. 12): those above 0
-    times max(2 sigma(w) - 1, 0), those below 0 times max(1 - 2 sigma(w), 0), w the model's logit of the step."""
+    """Advantages on the steps that a token model blames or praises (OREAL, arXiv 2502.06781): those above 0 times
+    max(2 sigma(w) - 1, 0), those below 0 times max(1 - 2 sigma(w), 0), w the model's logit of the step.
+
+    running: w is the mean of the logits of the row's steps so far, as in the released code.
+    """
 
     critic: str = "tokens"
+    running: bool = False
 
     formula = "A_bt *= [sign(A_bt) (2 sigma(w(s_b,t+1)) - 1)]+"
     reads = ("advantage",)
@@ -80,7 +84,10 @@ class ByTokenModel(Part):
         return (self.critic,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        praise = torch.tanh(said_of_steps(ctx, batch, self.critic) / 2)  # 2 sigma(w) - 1
+        said = said_of_steps(ctx, batch, self.critic)
+        if self.running:
+            said = select(batch.own, said.cumsum(1) / batch.own.cumsum(1).clamp(min=1))
+        praise = torch.tanh(said / 2)  # 2 sigma(w) - 1
         advantage = select(batch.own, batch.step["advantage"])
         weight = (advantage.sign() * praise).clamp(min=0)
         return batch.with_steps({"advantage": advantage * weight, "praise": praise})
@@ -88,7 +95,7 @@ class ByTokenModel(Part):
 
 @dataclass(frozen=True)
 class FrozenValues(Part):
-    """A model's value of each step is its advantage, whitened over the round (DVPO, arXiv 2502.16944, eq. 8)."""
+    """A model's value of each step is its advantage, whitened over the round (DVPO, arXiv 2502.16944)."""
 
     critic: str = "guide"
     whitened: bool = True

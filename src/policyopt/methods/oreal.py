@@ -1,4 +1,4 @@
-"""OREAL: outcome reward based reinforcement learning (arXiv 2502.06781, eq. 9 to 13).
+"""OREAL: outcome reward based reinforcement learning (arXiv 2502.06781).
 
     P(row) = sigma(mean_t w_t), trained by cross-entropy on R ;   om+ = [2 sigma(w) - 1]+, om- = [1 - 2 sigma(w)]+
     L = mean over steps of {right: -A om+ log pi ; wrong: eta |A| om- log pi} + beta KL,  A = R - mean of the others' R
@@ -9,7 +9,7 @@ One right and one wrong row a task. `oreal_tokens` trains w alone, for the first
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Chain, Critic, Role, Term, trained_rows
+from policyopt.compose import About, Chain, Copy, Critic, Role, Term, trained_rows
 from policyopt.constraint.divergence import K3Loss
 from policyopt.credit.groups import LeaveOneOut
 from policyopt.credit.history import SignWeighted
@@ -32,13 +32,15 @@ oreal = replace(
         key="oreal",
         title="Exploring the Limit of Outcome Reward for Learning Mathematical Reasoning",
         paper="arXiv 2502.06781",
-        equation="eq. 9 to 13 (policy loss, token-level reward model, total loss)",
+        equation="policy loss of right and wrong rows, token-level reward model, total loss; released trainer",
         mechanism="With a binary outcome, imitating right answers is what the best of many samples would teach; wrong "
         "ones are pushed away with a weight that falls with the task's success. A token model, trained on outcomes "
         "alone as the mean of its numbers, says which tokens of a row deserve it.",
         departures="The weight (1 - p) of wrong rows is their leave-one-out advantage, as in the released "
-        "configuration; right rows are multiplied by theirs. The KL is to the policy before the update. w is one "
-        "number per state that a step leads to.",
+        "configuration; right rows are multiplied by theirs. The KL is to the initial policy, as in the released "
+        "trainer: to the policy before the update, as in the paper, it has no gradient in the only step of a round. "
+        "The trainer also weighs steps by the running mean of w (ByTokenModel(running=True)) and averages right and "
+        "wrong rows apart. w is one number per state that a step leads to.",
         when_to_use="Binary rewards on long answers whose outcome hangs on few tokens.",
         seed=170,
         family="A1",
@@ -51,17 +53,18 @@ oreal = replace(
     objective=(Term("policy", PolicyGradient(), TokenMean()), _CLASSIFIER),
     constraint=(Term("kl", K3Loss(), TokenMean(), weight=0.01),),
     update=GradientSteps({"policy": AdamW(5e-7), "tokens": AdamW(2e-6)}),
-    # The estimator calls what it is measured from the reference.
-    roles={"reference": Role(when="collected")},
-    models={"tokens": Critic()},
+    roles={"reference": Role("reference", when="collected")},
+    models={"reference": Copy(), "tokens": Critic()},
 )
 
 oreal_tokens = replace(
     oreal,
-    about=replace(oreal.about, key="oreal_tokens", equation="eq. 11 (token-level reward model)"),
+    about=replace(oreal.about, key="oreal_tokens", equation="token-level reward model"),
     objective=(_CLASSIFIER,),
     constraint=(),
     update=GradientSteps({"tokens": AdamW(2e-6)}),
+    roles={},
+    models={"tokens": Critic()},
 )
 """The token model alone: a stage of a program."""
 
