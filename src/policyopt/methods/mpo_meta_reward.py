@@ -23,9 +23,9 @@ mpo_meta_reward = replace(
         mechanism="The judge's rubric is a variable of training. Every k batches a meta judge looks at what the policy "
         "wrote and how it was scored, refines the rubric for each sample and merges the refinements, so that a "
         "loophole that the policy has found is closed while it learns.",
-        departures="Both judges are methods of the world: language models in the paper, lists of rules here. The charge "
-        "for leaving the reference is the released 0.02; the released run on mathematics rewrites every 20 batches from "
-        "16 rows.",
+        departures="Both judges are methods of the world: language models in the paper, lists of rules here. The "
+        "charge for leaving the reference is the released 0.02; the released run on mathematics rewrites every 20 "
+        "batches from 16 rows.",
         when_to_use="A prompted judge that the policy learns to exploit.",
         seed=71,
         family="A2",
