@@ -9,7 +9,8 @@ from enumeration import first_step
 from policyopt.methods import load
 from policyopt.objective.ordered import log_odds
 from policyopt.options import override
-from support import close, grid, grids, ragged
+from policyopt.seen import SeenBatch
+from support import close, context, grid, grids, ragged, with_row
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -121,6 +122,17 @@ def test_aot_orders_margins_and_log_ratios_apart() -> None:
         models["policy"].logp[:4, 0] = torch.tensor([-1.3, -0.3, -0.8, -2.1])
     done = first_step(override(load("dpo:aot_unpaired"), given), models, batch)
     close(done.round.metrics["loss/preference"], (logistic(-0.3 + 0.6) + logistic(0.7 - 0.4)) / 2)
+
+
+def test_rows_of_no_pair_are_on_neither_side() -> None:
+    batch, models = ragged((2, 2, 2, 2)), grids()
+    part = load("dpo:aot_unpaired").objective[0].loss
+    seen = SeenBatch(context(load("dpo:aot_unpaired"), models), batch)
+    whole = part.plan(seen, batch).row
+    less = part.plan(seen, with_row(batch, rank=[0, -1, 1, -1])).row
+    assert less["_value"][[1, 3]].tolist() == less["_slope"][[1, 3]].tolist() == [0.0, 0.0]
+    assert float(less["_slope"][0]) == -float(less["_slope"][2]) < 0
+    assert float(whole["_slope"][1]) < 0 < float(whole["_slope"][3])
 
 
 @pytest.mark.parametrize(

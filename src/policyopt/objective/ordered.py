@@ -89,12 +89,12 @@ class SortedMargins(Loss):
 
 @dataclass(frozen=True)
 class SortedSides(Loss):
-    """AOT without pairs (arXiv 2406.05882, unpaired; TRL's `aot_pair` matches these two orders): log-ratios to the
+    """AOT without pairs (arXiv 2406.05882, unpaired; `aot_unpaired` of TRL, once its `aot_pair`): log-ratios to the
     reference of the good rows of an optimiser step, in order, above those of the others, in order. Of unequal numbers,
-    a row meets the rows of the same quantiles. The value stands on the good rows; a mean over all rows is that over
-    the meetings.
+    a row meets the rows of the same quantiles. The value stands on the good rows; a mean over the rows of both sides is
+    that over the meetings.
 
-    column: "label" (above 1/2: good) or "rank" (0: good).
+    column: "label" (above 1/2: good) or "rank" (0: good, -1: on no side).
     """
 
     beta: float = 0.1
@@ -118,7 +118,8 @@ class SortedSides(Loss):
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         change, column = self.change(seen, batch).detach(), batch.row[self.column]
-        good, some = column > 0.5 if self.column == "label" else column == 0, batch.trained.any(1)
+        by_label = self.column == "label"
+        good, some = column > 0.5 if by_label else column == 0, batch.trained.any(1) & (by_label | (column >= 0))
         value, slope = torch.zeros_like(change), torch.zeros_like(change)
         sides = [(some & side).nonzero()[:, 0] for side in (good, ~good)]
         first, second = (rows[change[rows].argsort(stable=True)] for rows in sides)
