@@ -1,6 +1,6 @@
 """TreePO: heuristic tree-based modelling (arXiv 2508.17445, sections 3 and 4).
 
-a_id = R_i - mean of R over the leaves that share i's first d segments ;   A_i = sum_d n_d a_id / sum_d n_d
+a_id = R_i - mean of R over the leaves that share i's first d segments ;   A_i = mean over d of a_id
 A_it = (A_i - mean A) / sqrt(var A + 1e-8) over all tokens of the batch ;  clip-higher surrogate, mean over tokens
 """
 
@@ -26,8 +26,9 @@ treepo = replace(
         mechanism="Rollouts of a prompt are decoded in segments and branch at their ends while the budget of leaves "
         "lasts; missing leaves restart inside finished rows. A leaf is compared with all leaves, with those that share "
         "its first segment, its first two and so on.",
-        departures="Uninformative groups are dropped, not drawn again. Rows stop early by their end token alone: the "
-        "detection of repetition belongs to the world.",
+        departures="Nested groups weigh alike, as in the released run (weighting=size: by their sizes). Uninformative "
+        "groups are dropped, not drawn again. Rows stop early by their end token alone: the detection of repetition "
+        "belongs to the world.",
         when_to_use="Long rows, where shared prefixes save decoding.",
         seed=138,
         family="A2",
@@ -36,7 +37,7 @@ treepo = replace(
     ),
     selection=Selection(count=512, rows=InformativeGroups()),
     sampling=BudgetedTree(size=16),
-    credit=Chain((NestedGroups(), Whitened())),
+    credit=Chain((NestedGroups("simple"), Whitened())),
     objective=(Term("policy", ClippedSurrogate(0.2, 0.28), TokenMean()),),
     constraint=(),
     update=replace(grpo.update, minibatches=16),
