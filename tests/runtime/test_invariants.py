@@ -242,6 +242,9 @@ def test_alarms_by_their_numbers(name):
     (found,) = alarms(history(20, **bad), discrete=True, given=())
     assert found.name == name
     assert list(alarms(history(20, **{**bad, **better}), discrete=True, given=())) == []
+    # Imitation has no reward: what it becomes is what it was shown.
+    taught = {metric: pair for metric, pair in bad.items() if metric != "reward"}
+    assert list(alarms(history(20, **taught), discrete=True, given=())) == []
     # Not before there are two windows, not twice, not of densities.
     assert list(alarms(history(9, **bad), discrete=True, given=())) == []
     assert list(alarms(history(20, **bad), discrete=False, given=())) == []

@@ -57,10 +57,10 @@ class History:
         return sum(begun) / len(begun), sum(now) / len(now)
 
     @property
-    def risen(self) -> bool:
-        """Whether the reward is clearly above what it was."""
+    def risen(self) -> bool | None:
+        """Whether the reward is clearly above what it was; None if there is no reward."""
         found = self.then_and_now("reward")
-        return found is not None and found[1] > found[0] + max(1e-3, RISEN * abs(found[0]))
+        return None if found is None else found[1] > found[0] + max(1e-3, RISEN * abs(found[0]))
 
 
 def looked_at(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -98,7 +98,7 @@ def alarms(history: History, *, discrete: bool, given: Sequence[str]) -> Iterato
 
 def _collapse(history: History) -> Alarm | None:
     found = history.then_and_now("entropy")
-    if found is None or found[1] >= COLLAPSED * found[0] or history.risen:
+    if found is None or found[1] >= COLLAPSED * found[0] or history.risen is not False:
         return None
     return Alarm(
         "entropy collapse",
@@ -109,7 +109,7 @@ def _collapse(history: History) -> Alarm | None:
 
 def _explosion(history: History) -> Alarm | None:
     length, cut = history.then_and_now("length"), history.then_and_now("truncated")
-    if length is None or history.risen:
+    if length is None or history.risen is not False:
         return None
     grown = length[1] >= LONGER * max(1.0, length[0])
     stopped = cut is not None and cut[1] >= CUT and cut[0] < CUT / 2
