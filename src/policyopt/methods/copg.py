@@ -20,7 +20,7 @@ copg = replace(
         key="copg",
         title="Contrastive Policy Gradient: Aligning LLMs on sequence-level scores in a supervised-friendly fashion",
         paper="arXiv 2406.19185",
-        equation="eq. 8 (gradient), eq. 11 (loss), appendix (k samples)",
+        equation="contrastive gradient, its loss, k samples in the appendix",
         mechanism="Two answers to one prompt are each other's baseline: each moves by the difference of their "
         "regularised rewards. With that baseline the off-policy gradient is the gradient of a squared difference, "
         "whose minimum is the regularised optimum for every sampler with full support.",

@@ -18,7 +18,7 @@ otr = replace(
         key="otr",
         title="One-Token Rollout: Guiding Supervised Fine-Tuning of LLMs with Policy Gradient",
         paper="arXiv 2509.26313",
-        equation="eq. 5-8 (one-token rollouts, reward, loss)",
+        equation="one-token rollouts, their reward and loss",
         mechanism="Every position of a demonstration is a bandit: draws of the policy that match the demonstrated "
         "choice are rewarded. A position whose choice the policy never draws gives almost no signal, so unlikely "
         "(often wrong) demonstrations move it little.",

@@ -28,7 +28,8 @@ riskpo = replace(
         "badly on a whole bundle weigh more.",
         departures="Papers of a bundle that are all alike have advantage 0 (the released code divides by 1e-6). "
         "`absolute_share` is a form of the released `sum-mean` that can not push right rows down; it is not the "
-        "paper's. The last bundle of a round is smaller if the tasks do not come out even.",
+        "paper's. The last bundle of a round is smaller if the tasks do not come out even. Quantiles are the tracked "
+        "ones; the released settings take their mean with the quantiles of the bundle's own scores.",
         when_to_use="Many tasks that are almost never solved beside many that are; see its card for what was seen.",
         seed=39,
         family="A1",

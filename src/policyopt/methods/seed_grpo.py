@@ -23,7 +23,8 @@ seed_grpo = replace(
         "of unsure tasks are scaled down, so they move the policy less.",
         departures="Answers mean the same where the world says so (equal final answers), not by an entailment model. "
         "The factor is 1 / (1 + alpha SE / log G), read from a re-implementation; the paper's text only asks for one "
-        "that falls (linear and exponential forms are options).",
+        "that falls (linear and exponential forms are options). The entropy weighs clusters by p_k; a summary of the "
+        "paper has the plain mean of -log p_k over clusters.",
         when_to_use="Tasks with wrong or unstable labels, which spread the answers without being learnable.",
         seed=95,
         family="A2",

@@ -22,7 +22,7 @@ t_ppo = replace(
         key="t_ppo",
         title="Truncated Proximal Policy Optimization",
         paper="arXiv 2506.15050",
-        equation="eq. 6 (extended GAE), eq. 7 and 8 (masked policy and value losses)",
+        equation="extended GAE, masked policy and value losses",
         mechanism="A round generates a window of steps only. Rows that are not done stay in a pool, so no round waits "
         "for its longest row; the policy learns from every window at once, the critic from rows that have ended.",
         departures="No official code is known. The value loss is not clipped, every row that has ended is used in its "
