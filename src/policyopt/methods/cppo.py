@@ -24,7 +24,7 @@ cppo = replace(
         "filled with rows of further tasks.",
         departures="Allocation is a larger number of tasks a round (64 for 32 at P = 1/2), not a repacking of device "
         "memory. What the release calls its metric names what is removed; here `pick` names what is kept. Rows are "
-        "ranked within their task, as in the paper; the released code ranks those of a device's batch or of the round.",
+        "ranked within their task, as in the paper; `by` ranks those of the round, as a release does.",
         when_to_use="Large groups, where sampling is cheap and updates are not.",
         seed=97,
         family="A2",
