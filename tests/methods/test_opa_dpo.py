@@ -45,6 +45,14 @@ def test_a_step_counts_as_much_as_it_was_severe() -> None:
     close(gradient, torch.autograd.grad(loss, models["policy"].logp)[0])
 
 
+def test_a_severity_of_whole_answers_is_that_of_all_their_steps() -> None:
+    severity = torch.tensor([0.5, 2.0, 1.5, 0.7])
+    of_rows = ragged().with_rows({"severity": severity})
+    of_steps = severe().with_steps({"severity": severity[:, None].expand(-1, 13).clone()})
+    found = first_step(stage(), grids(), of_rows).gradient
+    close(found, first_step(stage(), grids(), of_steps).gradient)
+
+
 def test_the_anchor_raises_both_chosen_answers_by_their_plain_sums() -> None:
     batch, models = severe(3.0), grids()
     term = replace(load("opa_dpo").objective[1], weight=1.0)

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.objective.surrogates import exact
 from policyopt.ops.masked import select
+from policyopt.ops.sequences import step_weights
 from policyopt.types import Batch
 
 
@@ -20,8 +21,8 @@ class ContextPreference(Loss):
     """DPO between contexts (OPA-DPO's and mDPO's image term): what a row says of itself under its own context should be
     more than under another one, whose reference is asked under the other one too. Equal contexts: log 2, no gradient.
 
-    by: step column of weights, none if empty. anchor: the reference; other, other_anchor: the roles of the policy (with
-    gradient) and of the reference under the other context.
+    by: column of weights, of steps or rows; none if empty. anchor: the reference; other, other_anchor: the roles of the
+    policy (with gradient) and of the reference under the other context.
     """
 
     beta: float = 0.1
@@ -51,7 +52,7 @@ class ContextPreference(Loss):
         )
         gain = select(batch.trained, change - apart)
         if self.by:
-            gain = gain * select(batch.trained, batch.step[self.by])
+            gain = gain * step_weights(batch, self.by)
         return self.beta * gain.sum(1)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:

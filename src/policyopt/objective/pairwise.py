@@ -17,6 +17,7 @@ from policyopt.objective.surrogates import exact
 from policyopt.ops.links import SIDE_LINKS, Divergence, Link, SideLink, preferred, tilted
 from policyopt.ops.masked import select
 from policyopt.ops.pairs import at_rows, pair_rows
+from policyopt.ops.sequences import step_weights
 from policyopt.types import Batch
 
 
@@ -30,7 +31,7 @@ class Stated(Loss, ABC):
     """A loss of what rows say of themselves, s_b = beta sum_t w_bt (log pi - log pi_anchor), an implicit reward.
 
     anchor: a role, None for none (then s is of log pi alone). mean: the mean over the row's trained steps, not the sum.
-    discount: gamma^k for the k-th trained step of a row. by: step column of weights w, none if empty.
+    discount: gamma^k for the k-th trained step of a row. by: column of weights w, of steps or rows; none if empty.
     divergence: the one that ties the policy to the anchor, for sums.
     """
 
@@ -64,7 +65,7 @@ class Stated(Loss, ABC):
             logp = logp - exact(seen[self.anchor], self.anchor)
         steps = select(batch.trained, logp)
         if self.by:
-            steps = steps * select(batch.trained, batch.step[self.by])
+            steps = steps * step_weights(batch, self.by)
         if self.discount < 1:
             steps = steps * self.discount ** (batch.trained.cumsum(1) - 1).clamp(min=0)
         total = steps.sum(1)

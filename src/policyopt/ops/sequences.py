@@ -39,6 +39,12 @@ def spread(batch: Batch, value: Float[Tensor, " B"]) -> Float[Tensor, "B T"]:
     return select(batch.own, value[:, None].expand(-1, batch.steps))
 
 
+def step_weights(batch: Batch, column: str) -> Float[Tensor, "B T"]:
+    """A column of weights on trained steps, 0 elsewhere: of steps, or of rows, whose steps then weigh alike."""
+    weights = batch.step[column] if column in batch.step else batch.row[column][:, None].expand(-1, batch.steps)
+    return select(batch.trained, weights)
+
+
 def total_reward(batch: Batch, column: str = "reward") -> Float[Tensor, " B"]:
     """Sum of a reward column over all steps that are not padding."""
     return select(batch.valid, batch.step[column]).sum(1)
