@@ -58,6 +58,9 @@ def test_a_clone_is_tuned_saved_and_evaluated(tmp_path, command):
     for when in ("before", "after"):
         assert kept[when]["length_sampled"] == 9
         assert kept[when]["return_sampled"] < 0
+    sample = json.loads((run / "samples.jsonl").read_text().splitlines()[-1])
+    assert [len(sample["observations"]), len(sample["observations"][0])] == [sample["length"], 3]
+    assert [len(sample["actions"]), len(sample["actions"][0])] == [sample["length"], 2]
     policy, spec = load_diffusion_policy(run / "model")
     assert (spec.chunk, spec.low, spec.high) == (2, (-2.0,), (2.0,))
     assert len(spec.centre) == len(spec.spread) == policy.network.conditions.features == 3

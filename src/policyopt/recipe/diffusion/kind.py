@@ -33,6 +33,7 @@ from policyopt.types import Batch
 from policyopt.worlds.denoising import DenoisingWorld
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.recordings import Recording
+from policyopt.worlds.segments import ComparedSegments
 from policyopt.worlds.two_clocks import TwoClockWorld
 
 
@@ -73,15 +74,16 @@ class DiffusionSubject(Subject):
         save_diffusion_policy(self.policy, self.spec, folder)
 
     def shown(self, rows: Batch, steps: int, world: Any) -> Sequence[Mapping[str, Any]]:
-        """What was seen and done, action by action; of a recorded chunk, the sample."""
-        if not isinstance(world, TwoClockWorld):
-            return [{"sample": rounded(sample)} for sample in rows.row["_latent"]]
-        acted, found = world.seen_by_environment(rows), []
-        for row, valid in enumerate(acted.valid):
+        """What was seen at every denoising step, and the chunk of actions that its latent stands for; of a recorded
+        chunk, those actions."""
+        emit, found = self.spec.emit(), []
+        for row, valid in enumerate(rows.valid):
             at = valid.nonzero()[:, 0][:steps]
-            seen = acted.step["_obs"][row, at].reshape(len(at), -1)[:, :SHOWN_NUMBERS]
-            done = world.inner.emit(acted.step["_action"][row, at])
-            found.append({"observations": rounded(seen), "actions": rounded(done)})
+            said = {}
+            if "_obs" in rows.step:
+                said["observations"] = rounded(rows.step["_obs"][row, at].flatten(1)[:, :SHOWN_NUMBERS])
+            chunk = rows.step["_next"][row, at].cpu().unflatten(1, (self.spec.chunk, -1))
+            found.append({**said, "actions": rounded(emit(chunk).flatten(1))})
         return found
 
 
@@ -109,7 +111,7 @@ class DiffusionKind:
         check_data(tasks, methods)
         inner = [make_world(section, derive(recipe.seed, "tasks")) for section in tasks]
         held_out = make_world(recipe.tasks, EVALUATION_SEED)
-        data = [recording(section) for section in tasks]
+        data = [episodes_of(section) for section in tasks]
         if recipe.policy.model is not None:
             policy, spec = load_diffusion_policy(recipe.policy.model, recipe.policy.last)
         else:
@@ -158,6 +160,14 @@ def new_spec(new: NewDiffusion, world: EnvironmentWorld, data: Recording | None)
         flat = data.observations.flatten(1).double()
         centre, spread = tuple(flat.mean(0).tolist()), tuple(flat.std(0).clamp(min=1e-3).tolist())
     return DiffusionPolicySpec(seen.shape, actions.low, actions.high, **new.model_dump(), centre=centre, spread=spread)
+
+
+def episodes_of(section: TasksSection) -> Recording | None:
+    """The recorded episodes of some tasks."""
+    found = recording(section)
+    if isinstance(found, ComparedSegments):
+        raise RecipeError("tasks.segments has no effect for diffusion policies; give tasks.minari or tasks.recorded")
+    return found
 
 
 def two_clocks(world: EnvironmentWorld, spec: DiffusionPolicySpec) -> TwoClockWorld:
