@@ -308,8 +308,8 @@ def test_a_leaking_sandbox_is_noticed(bug, sandbox, tmp_path, monkeypatch):
     closed = "import os\ndef solve(x):\n    try: os.fstat(64)\n    except OSError: raise\n    return 7 * x"
     source = escapes.ATTEMPTS[name].source if name in escapes.ATTEMPTS else closed
     limits = Limits(cpu_seconds=20, seconds=60, memory_mb=1024, files_mb=4, files=64)
-    if "million" in source or "1_000_000" in source:
-        source = source.replace("1_000_000", "1_000")
+    # Enough to break the limit, and not more than the machine bears.
+    source = source.replace("1_000_000", "1_000").replace("range(1000): threading", "range(60): threading")
     tests = escapes.tests_of("act", 0)
     assert judge(sandbox, source, tests, limits, 0.0, every=True).passed == 0
     planted(tmp_path, monkeypatch, file, right, wrong)

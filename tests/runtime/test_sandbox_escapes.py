@@ -50,12 +50,20 @@ def host(tmp_path_factory):
 
 
 def children(process: int) -> list[int]:
-    """All living descendants, by /proc."""
+    """All descendants that run, by /proc."""
     found = []
     for task in Path("/proc").glob(f"{process}/task/*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             found += [int(text) for text in (task / "children").read_text().split()]
-    return found + [below for child in found for below in children(child)]
+    running = [child for child in found if not state(child).startswith("Z")]
+    return running + [below for child in running for below in children(child)]
+
+
+def state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
 
 
 @pytest.mark.parametrize("name", escapes.ATTEMPTS)

@@ -24,6 +24,7 @@ from policyopt.sandbox.files import Watched
 log = logging.getLogger("policyopt")
 
 _START_SECONDS = 60.0
+_CLOSE_SECONDS = 2.0
 _GRACE_SECONDS = 10.0  # beyond a program's own limit, before the sandbox counts as broken
 _warned: set[str] = set()
 
@@ -136,10 +137,13 @@ class Sandbox:
     def close(self) -> None:
         """End the zygote and with it everything inside."""
         if self._channel is not None:
-            self._channel.close()
+            self._channel.close()  # at which the zygote ends, and everything with it
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(_GRACE_SECONDS)
+            try:
+                self._process.wait(_CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(_GRACE_SECONDS)
         if self._complaints is not None:
             self._complaints.close()
         self._process = self._channel = self._complaints = None

@@ -37,7 +37,6 @@ class Broken(Exception):
 def watch(run: Callable[[], None], limits: dict[str, Any], given: list[int], control: int, *, isolated: bool) -> None:
     """Run one program on the given descriptors (0 to 5) in a child, and report on `control`. Closing the other end of
     `control` ends the program."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         with contextlib.ExitStack() as folder:
             if isolated:
