@@ -174,7 +174,7 @@ def test_implicit_prompt_keeps_every_shared_turn(tmp_path):
         ('{"prompt": "a", "answer": ', "not valid JSON: Expecting value at column"),
         ('["a"]', "a record is an object with named fields, got list ['a']"),
         ('{"answer": "4"}', "needs 'prompt' or 'messages', got fields ['answer']"),
-        ('{"prompt": "a"}', "needs 'answer' (to verify)"),
+        ('{"prompt": "a"}', "needs 'answer' or 'tests' (to verify)"),
         ('{"prompt": "a", "answer": 4}', "field 'answer' must be a string, got int 4; write it in quotes"),
         ('{"prompt": 7, "answer": "4"}', "field 'prompt' must be a string, got int 7"),
         ('{"prompt": "a", "messages": [], "answer": "4"}', "either 'prompt' or 'messages', got both"),
