@@ -1,4 +1,4 @@
-"""T-PPO: truncated proximal policy optimization (arXiv 2506.15050, eq. 6 to 8).
+"""T-PPO: truncated proximal policy optimization (arXiv 2506.15050).
 
 delta_t = r_t + gamma V(s_t+1) - V(s_t), V(s_l) = 0 if the row has ended, V(s_l-1) if its window ends it for now
 policy: clipped surrogate, mean over the steps of this round's window ;   old log-probabilities as they were sampled
