@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asked import asking, sampled
+from asked import asking, resumed, sampled
 from enumeration import first_step
 from policyopt.compose import CompositionError
 from policyopt.methods import load
@@ -136,3 +136,8 @@ def test_zero_rounds_are_easy_to_hard_fine_tuning() -> None:
     made, plain = load("itool:itool_warmup"), load("sft")
     assert made.objective == plain.objective
     close(first_step(made, grids(), ragged()).gradient, first_step(plain, grids(), ragged()).gradient)
+
+
+def test_it_goes_on_bitwise_after_a_restart() -> None:
+    changes = {"selection.count": 4, "sampling.steps": 1, "sampling.iterations": 2, "before.every": 2}
+    resumed(load("itool"), calls(), lambda: Table(numbers(8, 3, seed=2)), changes=changes)

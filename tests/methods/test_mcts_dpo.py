@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asked import asking, sampled
+from asked import asking, resumed, sampled
 from enumeration import first_step
 from policyopt.compose import CompositionError, Nothing
 from policyopt.methods import load
@@ -145,3 +145,8 @@ def test_where_all_is_alike_there_is_nothing_to_learn() -> None:
     assert batch.row["rank"].tolist() == [-1] * len(batch)
     kept = load("mcts_dpo").selection.keep(None, batch)
     assert len(kept) == 0
+
+
+def test_it_goes_on_bitwise_after_a_restart() -> None:
+    changes = {"selection.count": 3, "sampling.steps": 1, "sampling.iterations": 1}
+    resumed(load("mcts_dpo"), chains(2), lambda: Table(numbers(6, 3, seed=2)), changes=changes)
