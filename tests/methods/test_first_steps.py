@@ -44,6 +44,7 @@ STEPS: list[tuple[str, float, float, float, bool]] = [
     ("dpo:discopop", (1 + LN2) / 2, 0.05 * (4.25 - 5 * LN2), -0.05 * (4.25 - 5 * LN2), False),
     ("dpo:sppo_hard", 0.5e6, -1e3, 1e3, False),
     ("dpo:fdpo", LN2, -0.025, 0.025, False),
+    ("dpo:fdpo_forward_kl", LN2, -0.05, 0.05, False),
     ("dpo:lndpo", LN2, -2.5, 2.5, True),
     ("dpo:aot", LN2, -0.05, 0.05, False),
     ("dpo:aot_unpaired", LN2, -0.05, 0.05, False),

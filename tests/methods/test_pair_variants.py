@@ -76,6 +76,8 @@ def test_f_divergence_by_hand() -> None:
         return math.log(2) - math.log1p(math.exp(-rho))
 
     close(loss_of("fdpo", **{"objective.beta": 0.5}), logistic(0.5 * (tilt(W) - tilt(L))))
+    forward = 0.5 * (math.exp(-L) - math.exp(-W))
+    close(loss_of("fdpo_forward_kl", **{"objective.beta": 0.5}), logistic(forward))
 
 
 def test_simpo_and_cpo_need_no_reference() -> None:

@@ -93,6 +93,9 @@ aot = _on_pairs(
 aot_unpaired = _on_pairs("aot_unpaired", "AOT, without pairs", "arXiv 2406.05882", SortedSides(column="rank"))
 lndpo = _on_pairs("lndpo", "Tulu 3: length-normalised DPO", "arXiv 2411.15124", PairPreference(5.0, mean=True))
 fdpo = _on_pairs("fdpo", "Beyond Reverse KL: f-DPO", "arXiv 2309.16240", PairPreference(divergence="jensen_shannon"))
+fdpo_forward_kl = _on_pairs(
+    "fdpo_forward_kl", "f-DPO with the forward KL", "arXiv 2309.16240", PairPreference(divergence="forward_kl")
+)
 simpo = _on_pairs(
     "simpo",
     "SimPO: Simple Preference Optimization with a Reference-Free Reward",
