@@ -108,6 +108,12 @@ def test_options_that_fit_together_only_may_stand_in_any_order():
         override(load("dpo:kto"), {"objective.column": "label", "objective.beta": 0.2})
 
 
+def test_tokens_are_weighed_alike_where_files_hold_no_weights(given, tmp_path, command):
+    alike = {"sampling.columns": [], "objective.preference.by": ""}
+    called = command("train", recipe(tmp_path, given, "opa_dpo", pairs(), alike))
+    assert called.code == 0, called.err
+
+
 def test_grades_are_labels_of_single_answers(given, tmp_path, command):
     path = recipe(tmp_path, given, "dpo:kto", graded(), columns={"label": "stars"})
     rows, _ = drawn(path)
@@ -159,6 +165,7 @@ REFUSED = {
     "a single answer": ("dpo", labelled, {}, ("compares answers to one prompt", "dpo:kto")),
     "lists for pairs": ("dpo", lists, {}, ("compares two answers", "up to 3", "tasks.pairing=best_worst")),
     "no such number": ("dpo", pairs, {"columns": {"safety": "safe"}}, ("data.jsonl, line 1", "no numbers 'safe'")),
+    "numbers of tokens": ("opa_dpo", pairs, {}, ("weighs tokens by 'severity'", "sampling.columns=[]")),
     "pairs of pairs": ("dpo", pairs, {"pairing": "every"}, ("tasks.pairing=every has no effect",)),
     "noise without labels": ("sft", tiny.sums, {"noise": {"flip": 0.1}}, ("tasks.noise has no effect",)),
     "noise of two kinds": ("dpo", pairs, {"noise": {"flip": 0.1, "temperature": 1.0}}, ("not both",)),

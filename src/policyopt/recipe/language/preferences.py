@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 from statistics import mean
 
 from policyopt.compose import Method, chosen_rows
+from policyopt.objective.pairwise import Stated
 from policyopt.objective.reward_models import ListRanking
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.language.sections import Pairing, TasksSection
@@ -42,8 +43,14 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
             f"method {method.key!r} compares two answers, but the tasks have ranked lists of up to {most}; say "
             "tasks.pairing=best_worst (or neighbours, every), or use a method of lists (pro, lipo_lambda)"
         )
-    known = names(world.pairs)
+    known, of_tokens = names(world.pairs), {term.loss.by for term in method.terms if isinstance(term.loss, Stated)}
     for column in getattr(method.sampling, "columns", ()):
+        if column in of_tokens:
+            raise RecipeError(
+                f"method {method.key!r} weighs tokens by {column!r}, and files hold numbers of whole answers only; "
+                "weigh them alike with sampling.columns=[] and by='' of the loss, or train from Python with a world whose "
+                "recorded_pairs have that step column"
+            )
         if column not in known:
             raise RecipeError(
                 f"method {method.key!r} reads the number {column!r} of recorded answers, but the tasks have only "
