@@ -48,8 +48,8 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
         if column in of_tokens:
             raise RecipeError(
                 f"method {method.key!r} weighs tokens by {column!r}, and files hold numbers of whole answers only; "
-                "weigh them alike with sampling.columns=[] and by='' of the loss, or train from Python with a world whose "
-                "recorded_pairs have that step column"
+                "weigh them alike with sampling.columns=[] and by='' of the loss, or train from Python with a world "
+                "whose recorded_pairs have that step column"
             )
         if column not in known:
             raise RecipeError(
