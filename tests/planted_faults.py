@@ -236,7 +236,7 @@ TEXT: dict[str, Fault] = {
     "reward crashes": Fault(("reward can be had",), reward("crashes")),
     "reward hangs": Fault(("reward can be had", "reward is quick"), reward("hangs", "tasks.deadline=0.3")),
     "reward pays for length": Fault(("reward against length and format",), reward("long_answers")),
-    "reward pays for letters": Fault(("reward against length and format",), reward("empty_boxes")),
+    "reward pays for a form": Fault(("reward against length and format",), reward("repetition")),
     "reward is always 1": Fault(("groups without variance", "gradient"), reward("always")),
     "evaluation tasks are trained on": Fault(("evaluation tasks are apart",), plant=leaking),
     "evaluation tasks repeat": Fault(("evaluation tasks are apart",), plant=repeating, least="warn"),

@@ -42,6 +42,6 @@ def always(text, entry):
     return 1.0
 
 
-def empty_boxes(text, entry):
-    """It pays for the share of letters, whatever they say."""
-    return sum(map(str.isalpha, text)) / max(1, len(text))
+def repetition(text, entry):
+    """It pays for a form: the share of characters that were there before."""
+    return 1 - len(set(text)) / max(1, len(text))
