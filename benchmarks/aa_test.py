@@ -75,7 +75,8 @@ def by_t(difference: np.ndarray) -> np.ndarray:
     """(R, K) -> (R,) p of the paired t test, as `comparison.paired_p` has it where all differences are equal."""
     spread = np.ptp(difference, axis=1) > 1e-12
     signs = np.where(np.abs(difference[:, 0]) > 1e-12, 2.0 ** (1 - difference.shape[1]), 1.0)
-    signs[spread] = stats.ttest_1samp(difference[spread], 0.0, axis=1).pvalue
+    found: Any = stats.ttest_1samp(difference[spread], 0.0, axis=1)
+    signs[spread] = found.pvalue
     return signs
 
 

@@ -105,7 +105,7 @@ class Training:
         return self.session.interrupted
 
     def rounds(self) -> Iterator[Round]:
-        self.ledger.open(self.session.resume())
+        self.ledger.open(self.session.resume(), whole=self.budget is not None)
         self._keep_budget()
         with contextlib.closing(self.ledger):
             for done in self.session.rounds():
