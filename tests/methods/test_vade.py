@@ -60,6 +60,7 @@ def test_draws_have_the_moments_of_beta() -> None:
 def test_information_by_hand() -> None:
     theta = torch.tensor([0.0, 0.5, 0.9])
     close(information(theta, "variance"), [0.0, 0.25, 0.09])
+    close(information(theta, "right_rows"), [0.0, 0.125, 0.009])
     close(information(theta, "entropy"), [0.0, 0.6931471805599453, 0.3250829733914482])
     close(information(theta, "constant"), [1.0, 1.0, 1.0])
 

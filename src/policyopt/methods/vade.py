@@ -23,8 +23,9 @@ vade = replace(
         "informative its group would be, the best are asked, and the posteriors are updated. Old evidence fades, "
         "because the policy moves; nothing is sampled to be thrown away.",
         departures="Information gain is taken as theta (1 - theta) and the decays as 0.99 and 0.9: the paper's own "
-        "were not at hand. Evidence above the uniform prior fades, so posteriors stay proper. No KL term. The data "
-        "(images) is not here; the method reads rewards alone.",
+        "were not at hand (a survey of others gives theta (1 - theta)^2: `right_rows`). Evidence above the uniform "
+        "prior fades, so posteriors stay proper. No KL term. The data (images) is not here; the method reads rewards "
+        "alone.",
         when_to_use="Many tasks, most of them solved always or never, and rewards of 0 or 1.",
         seed=139,
         family="A2",

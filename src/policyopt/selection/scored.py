@@ -36,9 +36,11 @@ def draw_beta(a: Tensor, b: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def information(theta: Tensor, kind: str) -> Tensor:
-    """theta (1 - theta), the entropy of a coin, or the same for all."""
+    """theta (1 - theta); its part of the right rows, theta (1 - theta)^2; the entropy of a coin; the same for all."""
     if kind == "variance":
         return theta * (1 - theta)
+    if kind == "right_rows":
+        return theta * (1 - theta) ** 2
     return torch.special.entr(theta) + torch.special.entr(1 - theta) if kind == "entropy" else torch.ones_like(theta)
 
 
@@ -54,7 +56,7 @@ class ThompsonTasks(Part):
 
     fading: float = 0.99
     fading_attempted: float = 0.9
-    information: Literal["variance", "entropy", "constant"] = "variance"
+    information: Literal["variance", "right_rows", "entropy", "constant"] = "variance"
     right: float = 0.5
 
     def __post_init__(self) -> None:
