@@ -24,9 +24,9 @@ mcts_dpo = replace(
         "and by how right they are judged. The best and the worst step at every depth become a pair of DPO that says "
         "which step it is about; labels are believed as far as the search visited the winner. The policy then searches "
         "again.",
-        departures="The judge of single steps is the world's (`judge_steps`), where the paper asks the policy itself; "
-        "a step is a fixed number of tokens. The reference stays the first policy. IPO on mean log-ratios: "
-        "`objective.link`. The released code counts the root twice an iteration.",
+        departures="The judge of single steps is the world's (`judge_steps`; sampling.confidence 0 asks none), where "
+        "the paper asks the policy itself; a step is a fixed number of tokens. The reference stays the first policy. "
+        "IPO on mean log-ratios: `objective.link` and `mean`. The released code counts the root twice an iteration.",
         when_to_use="Reasoning in steps with a check of the outcome, and the time to search.",
         seed=142,
         family="B1",
