@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,11 +14,11 @@ import torch
 from resume_cases import new_run
 from test_resume import same
 
-from policyopt.compose import Method, Program, Stage
+from policyopt.compose import Cell, Method, Program, Stage
 from policyopt.methods import load
 from policyopt.ops.divergence import k3
 from policyopt.recipe.language.kind import pieces
-from policyopt.report.rollouts import Rollouts, rounded
+from policyopt.report.rollouts import Observer, Rollouts, rounded
 from policyopt.run import Run
 from policyopt.train import rounds
 from policyopt.types import Batch, Round
@@ -53,6 +54,32 @@ def test_recording_leaves_no_trace_and_nothing_is_left_out(key: str, caplog: pyt
     assert [one.metrics for one in plain[1]] == [one.metrics for one in recorded[1]]
     assert len(recorded[2]) == 8
     assert all({"trained", "policy", "weight", "kind"} <= record["steps"].keys() for record in recorded[2])
+
+
+def test_what_is_drawn_and_written_while_looking_is_not_the_run_s() -> None:
+    run, program = new_run("grpo"), Program((Stage(small("grpo"), 2),))
+    next(rounds(run, program))
+    cells = copy.deepcopy(run.cells)
+    ctx, cell = Observer(run, program.stages[0]), Cell("seen", list)
+    assert ctx.step == ctx.stage_step == 0
+    drawn = [torch.rand(2, generator=ctx.rng("minibatches")).tolist() for _ in range(2)]
+    assert drawn[0] != drawn[1]
+    again = Observer(run, program.stages[0])
+    assert torch.rand(2, generator=again.rng("minibatches")).tolist() == drawn[0], "equal looks draw equal numbers"
+    ctx[cell] = [*ctx[cell], 1]
+    assert ctx[cell] == []
+    assert run.cells == cells
+    assert run._calls == {}
+    # A loss with dropout draws from torch's own stream.
+    done = next(rounds(run, program))
+
+    def noisy(rows: Batch, steps: int) -> Sequence[Mapping[str, Any]]:
+        torch.rand(3)
+        return nothing(rows, steps)
+
+    numbers = torch.get_rng_state()
+    list(Rollouts(2, 4).records(run, program.stages[0], done, noisy))
+    assert torch.equal(torch.get_rng_state(), numbers)
 
 
 def test_steps_hold_what_the_update_did() -> None:

@@ -185,6 +185,7 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = viewing.HOSTILE[2].replace("/", "|")[:40]
     two = viewing.make_run(base / name, 10, seed=1, objective="loss\nclip 0.3\nend\n")
     viewing.add_episode(one)
+    viewing.add_alarm(one, [{"prompt": viewing.HOSTILE[0], "answer": viewing.HOSTILE[1], "reward": 0.5}])
     samples = Journal(two.samples)
     base_record = viewing.record(0, random.Random(0), 4, "")
     for extra in (
@@ -212,6 +213,9 @@ def opened(chromium: Any, two_runs: Path) -> Iterator[viewing.Opened]:
 def test_curves_are_chosen_smoothed_and_read_by_the_keyboard(opened: viewing.Opened, tmp_path: Path) -> None:
     page = opened.page
     assert opened.texts(".card h3") == ["reward", "loss/policy"]
+    assert opened.texts(".alarms summary") == ["one, round 3: entropy fell (0.0125)"]
+    page.click(".alarms summary")
+    assert page.inner_text(".alarms pre").splitlines() == [*viewing.HOSTILE[:2], "reward 0.5"]
     assert page.locator(".card canvas").count() == 2
     page.get_by_label(viewing.HOSTILE[0]).check()
     assert opened.texts(".card h3")[2] == viewing.HOSTILE[0]
@@ -252,7 +256,7 @@ def test_rollouts_are_searched_sorted_and_shown_as_they_are(opened: viewing.Open
     assert opened.texts(".list .muted") == [f"{len(wanted)} of 52"]
     assert sorted(opened.texts(".line .c-text")) == sorted(f"answer {n} zebra3" for n in wanted)
     page.fill("#query", '"</script><script>" run:one')
-    page.locator("pre.text", has_text=viewing.HOSTILE[1]).wait_for()
+    page.locator(".detail pre.text", has_text=viewing.HOSTILE[1]).wait_for()
     assert page.inner_text(".tokens .step >> nth=0") == viewing.HOSTILE[1]
     page.fill("#query", "nothing has this text")
     page.locator(".detail", has_text="No rollout is found").wait_for()

@@ -83,6 +83,12 @@ def add_rounds(folder: RunFolder, first: int, last: int, rng: random.Random) -> 
     timing.close()
 
 
+def add_alarm(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
+    alarms = Journal(folder.alarms)
+    alarms.append(3, {"name": "entropy fell", "value": 0.0125, "remedy": "Lower the learning rate", "rows": rows})
+    alarms.close()
+
+
 def add_episode(folder: RunFolder, length: int = 6) -> None:
     made = {
         "return": 3.5, "length": length, "finish": "stopped",

@@ -68,7 +68,7 @@ def collect(folders: Sequence[RunFolder], opened: Mapping[str, Any] | None = Non
 
 def stamp(folders: Sequence[RunFolder]) -> str:
     """Changes whenever something that is shown does."""
-    paths = [p for f in folders for p in (f.metrics, f.timing, f.samples, f.results / "episodes.json")]
+    paths = [p for f in folders for p in (f.metrics, f.samples, f.alarms, f.results / "episodes.json")]
     found = [path.stat() for path in paths if path.exists()]
     return ",".join(f"{one.st_size}:{one.st_mtime_ns}" for one in found)
 
@@ -87,7 +87,14 @@ def _run(folder: RunFolder, name: str, objective: str) -> dict[str, Any]:
         "objective": objective,
         "recipe": _text(folder.recipe),
         "episodes": _episodes(folder),
+        "alarms": [_alarm(line) for line in read(folder.alarms)],
     }
+
+
+def _alarm(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What looked wrong in a round, with the words of some of its rows."""
+    rows = [{name: row.get(name) for name in ("prompt", "answer", "reward")} for row in line.get("rows", ())]
+    return {"round": line["step"], **{name: line.get(name) for name in ("name", "value", "remedy")}, "rows": rows}
 
 
 def _axes(folder: RunFolder, steps: Sequence[int]) -> dict[str, list[float]]:

@@ -7,7 +7,8 @@ class Curves {
     this.box = box;
     this.controls = h("aside", { class: "side", "aria-label": "What is drawn" });
     this.cards = h("div", { class: "cards" });
-    fill(box, this.controls, this.cards);
+    this.alarms = h("section", { class: "alarms", "aria-label": "Alarms" });
+    fill(box, this.controls, h("div", { class: "drawn" }, this.alarms, this.cards));
     this.smoothing = 0;
     this.log = false;
     this.axis = "round";
@@ -25,7 +26,19 @@ class Curves {
       this.metrics = new Set((wanted.length ? wanted : this.names).slice(0, 6));
     }
     this.side();
+    this.warn();
     this.draw();
+  }
+  // What the run itself found wrong.
+  warn() {
+    const found = this.data.runs.flatMap((run, index) => run.alarms.map((alarm) => ({ ...alarm, run, index })));
+    this.alarms.hidden = !found.length;
+    fill(this.alarms, h("h2", {}, found.length === 1 ? "1 alarm" : `${found.length} alarms`), found.slice(0, 50).map((alarm) => {
+      const rows = alarm.rows.filter((row) => row.answer !== null);
+      return h("details", {}, h("summary", {}, swatch(alarm.index), `${alarm.run.name}, round ${alarm.round}: ${alarm.name} (${shown(alarm.value)})`),
+        h("p", {}, alarm.remedy),
+        rows.map((row) => h("pre", { class: "text" }, `${row.prompt ?? ""}\n${row.answer}\nreward ${shown(row.reward)}`)));
+    }));
   }
   side() {
     const runs = this.data.runs.map((run, index) =>

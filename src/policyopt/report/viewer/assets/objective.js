@@ -25,7 +25,7 @@ class Objective {
     const lines = found.lines.map(([sign, text]) => {
       const said = turned ? { "+": "-", "-": "+" }[sign] || sign : sign;
       const name = { "+": "added", "-": "removed", "@": "place", " ": "same" }[said];
-      return h("div", { class: `diff ${name}` }, h("span", { "aria-hidden": "true" }, said === "-" ? "−" : said), h("span", {}, text));
+      return h("div", { class: `diff ${name}` }, h("span", { "aria-hidden": "true" }, { "-": "−", "@": "" }[said] ?? said), h("span", {}, said === "@" ? "⋯" : text));
     });
     const text = h("div", { class: "code", tabIndex: 0, role: "region", "aria-label": "Difference of the printed objectives" }, lines);
     const slots = found.stages.some((stage) => stage.length);
