@@ -35,6 +35,8 @@ def reward(  # noqa: PLR0913 - every argument is an option of the command line
     against it."""
     from pathlib import Path
 
+    from transformers.utils import logging
+
     from policyopt.recipe.base import RecipeError
     from policyopt.recipe.language.rewards import against_gold, on_benchmark, open_scorer
     from policyopt.recipe.language.sections import LanguageRecipe
@@ -46,6 +48,7 @@ def reward(  # noqa: PLR0913 - every argument is an option of the command line
         raise typer.BadParameter("give --pairs FILE, --task RECIPE --policy FOLDER, or both")
     if (task is None) != (policy is None):
         raise typer.BadParameter("--task and --policy belong together")
+    logging.disable_progress_bar()  # a bar for every model that is opened
     scorer = open_scorer(model, reference, beta)
     found: dict[str, Any] = {"model": model}
     if pairs is not None:
