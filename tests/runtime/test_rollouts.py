@@ -17,9 +17,11 @@ from test_resume import same
 from policyopt.compose import Cell, Method, Program, Stage
 from policyopt.methods import load
 from policyopt.ops.divergence import k3
+from policyopt.recipe.budget import Ledger
 from policyopt.recipe.language.kind import pieces
 from policyopt.report.rollouts import Observer, Rollouts, rounded
 from policyopt.run import Run
+from policyopt.runtime.folder import RunFolder
 from policyopt.train import rounds
 from policyopt.types import Batch, Round
 
@@ -195,3 +197,14 @@ def test_recipes_say_how_much_is_recorded(tmp_path, command) -> None:
     # Every third round, and the stage's last.
     assert [(line["step"], line["row"]) for line in found["few"]] == [(s, r) for s in (0, 3, 4) for r in (0, 1)]
     assert all(len(line["tokens"]) == len(line["steps"]["policy"]) <= 3 for line in found["few"])
+
+
+def test_recording_costs_a_run_no_budget(tmp_path, monkeypatch) -> None:
+    """Seconds of a budget are those of training: what is recorded for people is beside it."""
+    folder = RunFolder.create(tmp_path / "run", "name: run\n", "loss\n")
+    ledger, clock = Ledger(folder, new_run("grpo")), iter([0.0, 5.0, 9.0, 10.0])
+    monkeypatch.setattr(Ledger, "_now", lambda self: next(clock))
+    ledger.restart()
+    with ledger.aside():
+        pass
+    assert ledger._now() - ledger._since == 6.0

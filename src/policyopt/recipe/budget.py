@@ -11,9 +11,10 @@ seconds  processor time of the process where the policy is on the CPU, so that o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -116,6 +117,13 @@ class Ledger:
         """What was done since the last round was not training."""
         self._since = self._now()
         self._meter.reset()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside is not training."""
+        began = self._now()
+        yield
+        self._since += self._now() - began
 
     def write(self, step: int, done: Round) -> None:
         read_rows = done.judged[done.judged.row["source"] == Source.DATASET]

@@ -184,7 +184,8 @@ class Training:
         def told(rows: Batch, steps: int) -> Sequence[Mapping[str, Any]]:
             return self.built.subject.shown(rows, steps, world)
 
-        return self.rollouts.records(run, stage, done, told)
+        with self.ledger.aside():
+            return list(self.rollouts.records(run, stage, done, told))
 
     def _alarming(self, step: int, batch: Batch) -> Iterable[Mapping[str, Any]]:
         """The rows beside an alarm."""
