@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError
 
+_LONGEST = 1_000_000  # characters
+
 
 def last_said(text: str, words: Sequence[str]) -> str | None:
-    """The one of some words that stands last in a text, whole and whatever its case; None if it has none of them."""
-    found = re.findall("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), text, re.IGNORECASE)
-    return next((word for word in words if found and word.casefold() == found[-1].casefold()), None)
+    """The one of some words that stands last in a text, whole and whatever its case; None if it has none of them. Of a
+    text longer than ``_LONGEST`` the end is read."""
+    pattern = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words)
+    last = deque(re.finditer(pattern, text[-_LONGEST:], re.IGNORECASE), maxlen=1)
+    return next((word for word in words if last and word.casefold() == last[0].group().casefold()), None)
 
 
 @dataclass(frozen=True)

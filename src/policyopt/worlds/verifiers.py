@@ -79,9 +79,21 @@ class Numeric(Verifier):
         return float(self.relative_tolerance > 0 and math.isfinite(float(last)) and close)
 
 
+_DIGITS, _PARTS = "0123456789", "0123456789,.eE+-"
+_LONGEST_NUMBER = 10_000
+
+
 def last_number(text: str) -> Decimal | None:
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    """None without one. Only the end of a longer run of digits, signs and points than ``_LONGEST_NUMBER`` is read, so
+    that a text of any length takes no time."""
+    end = 1 + max(text.rfind(digit) for digit in _DIGITS)
+    if end == 0:
+        return None
+    first = max(0, end - _LONGEST_NUMBER)
+    # What stands before the run is no part of a number.
+    start = first + len(text[first:end].rstrip(_PARTS))
+    found = _NUMBER.findall(text, start, end)
+    return Decimal(found[-1].replace(",", ""))
 
 
 @dataclass(frozen=True)
@@ -167,9 +179,13 @@ class Form(Verifier):
         return float(re.fullmatch(self.pattern, text.strip()) is not None)
 
 
+_LONGEST_ARGUMENT = 50_000
+
+
 @dataclass(frozen=True)
 class MathVerify(Verifier):
-    """1 iff math-verify finds the text's final expression equal to the answer (LaTeX or plain)."""
+    """1 iff math-verify finds the text's final expression equal to the answer (LaTeX or plain). It reads the last
+    ``_LONGEST_ARGUMENT`` characters."""
 
     float_rounding: int = 6
     trusted: ClassVar[bool] = False
@@ -179,7 +195,7 @@ class MathVerify(Verifier):
 
         # The library's own time-outs are off: they use signals or child processes, and the worker has a
         # deadline.
-        parsed = math_verify.parse(text, parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+        parsed = math_verify.parse(text[-_LONGEST_ARGUMENT:], parsing_timeout=None)  # pyright: ignore[reportArgumentType]
         gold = list(_gold(entry.answer))
         return float(math_verify.verify(gold, parsed, float_rounding=self.float_rounding, timeout_seconds=None))
 
