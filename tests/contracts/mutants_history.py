@@ -44,9 +44,9 @@ def target_that_also_grows(patch: Patch) -> None:
     patch.method(lengths.NearTheTarget, "after", lambda self, *done: real(replaced(self, shrinking=False), *done))
 
 
-@mutant(f"{LAPO}::test_quantiles_and_bonus_by_hand", f"{LAPO}::test_one_right_row_gives_nobody_a_bonus")
+@mutant(f"{LAPO}::test_quantiles_and_bonus_by_hand", f"{LAPO}::test_one_right_row_is_its_own_range")
 def middle_of_all_rows(patch: Patch) -> None:
-    """Quantiles over wrong rows as well, and a bonus where they are equal."""
+    """Quantiles over wrong rows as well."""
 
     def bonus(self, ctx, batch, right):
         length, every = batch.lengths.double(), torch.ones_like(right)

@@ -78,7 +78,8 @@ def middles():
         ("three right rows of four", [1.0, 1.0, 1.0, 0.0, 1.0, 0.0], {}, None),
         ("steep sides", [1.0, 1.0, 1.0, 1.0, 1.0, 1.0], {"decay": 2.0, "weight": 1.0}, None),
         ("wide quantiles", [1.0, 1.0, 0.8, 1.0, 0.0, 0.0], {"low": 0.1, "high": 0.95, "right": 0.9}, None),
-        ("one right row: nobody gains", [0.0, 1.0, 0.0, 0.0, 1.0, 1.0], {"shrinking": True}, None),
+        ("one right row, rows of one length", [0.0, 1.0, 0.0, 0.0, 1.0, 1.0], {"shrinking": True}, None),
+        ("nobody gains at a point", [0.0, 1.0, 0.0, 0.0, 1.0, 1.0], {"point": False}, None),
         ("an unscored row", [1.0, 1.0, 1.0, 1.0, 1.0, 1.0], {"decay": 3.0}, [1, 1, 0, 1, 1, 1]),
     ):
         known = scored or [1] * 6
@@ -89,7 +90,7 @@ def middles():
                 return 0.0
             low, high = quantile(mine, options.get("low", 0.3)), quantile(mine, options.get("high", 0.7))
             n = sum(mask[b])
-            if low >= high:
+            if low >= high and not options.get("point", True):
                 return 0.0
             away = 0.0 if low <= n <= high else min(abs(n - low), abs(n - high))
             return max(0.0, 1 - away / options.get("decay", 100.0))

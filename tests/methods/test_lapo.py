@@ -54,14 +54,18 @@ def test_quantiles_and_bonus_by_hand() -> None:
     close(high, [7.1] * 4)
     paid = NearTheMiddle(weight=1.0, decay=2.0)(context(method(), grids()), rewarded(batch, [1.0, 1.0, 1.0, 1.0]))
     close(total_reward(paid), [1 + 0.1, 2.0, 2.0, 1 + 0.55])
-    close(middle_bonus(torch.tensor([4.0]), torch.tensor([4.0]), torch.tensor([4.0]), 100.0), [0.0])
+    four = torch.tensor([4.0, 4.0])
+    close(middle_bonus(torch.tensor([4.0, 9.0]), four, four, 10.0), [1.0, 0.5])
+    close(middle_bonus(torch.tensor([4.0, 9.0]), four, four, 10.0, point=False), [0.0, 0.0])
     close(bell(torch.tensor([3.0]), torch.tensor([5.0]), 2.0), [math.exp(-0.5)])
 
 
-def test_one_right_row_gives_nobody_a_bonus() -> None:
+@pytest.mark.parametrize(("point", "expected"), [(True, 1.7), (False, 1.0)])
+def test_one_right_row_is_its_own_range(point, expected) -> None:
+    """Eq. 2 and 5: both quantiles are its length, which lies between them. The release pays nobody."""
     batch = with_row(ragged((2, 4, 7, 8), tools=False), group=[0, 0, 1, 1])
-    paid = NearTheMiddle()(context(method(), grids()), rewarded(batch, [1.0, 0.0, 0.0, 0.0]))
-    close(total_reward(paid), [1.0, 0.0, 0.0, 0.0])
+    paid = NearTheMiddle(point=point)(context(method(), grids()), rewarded(batch, [1.0, 0.0, 0.0, 0.0]))
+    close(total_reward(paid), [expected, 0.0, 0.0, 0.0])
 
 
 def test_the_median_is_the_latest_then_only_falls() -> None:

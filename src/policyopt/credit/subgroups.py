@@ -15,7 +15,7 @@ from policyopt.types import Batch
 @dataclass(frozen=True)
 class AgainstPar(Part):
     """Adds to the advantages how far the rows of a group that share the column `by` are, on average, from their `par`
-    (row columns): HBPO's term between budgets (arXiv 2507.15844, eq. 6), not normalised. weight 2 is as released."""
+    (row columns): HBPO's term of a budget (arXiv 2507.15844, section 3.3), not normalised. weight 2 is as released."""
 
     by: str = "budget"
     weight: float = 1.0

@@ -1,4 +1,4 @@
-"""HBPO: hierarchical budget policy optimization (arXiv 2507.15844, eq. 2 to 7).
+"""HBPO: hierarchical budget policy optimization (arXiv 2507.15844, eq. 1 to 6).
 
 R_i = f2(b) within budget b, f1(n_i, b) beyond it, 0 if wrong;  f2(b) = beta cos(pi b / 2L),  f1 = f2(n) - alpha |n - b|
 A_i = (mean R of i's budget - f2(b_i)) + (R_i - mean R) / std R
@@ -22,14 +22,13 @@ hbpo = replace(
         key="hbpo",
         title="Hierarchical Budget Policy Optimization for Adaptive Reasoning",
         paper="arXiv 2507.15844",
-        equation="eq. 2 to 5 (budget rewards), eq. 6 and 7 (advantage between and within budgets)",
+        equation="eq. 1 to 3 (budget rewards), eq. 4 (advantage in the whole group), eq. 5 (sum with that of a budget)",
         mechanism="The attempts of a task are told different token budgets. Within its budget a right answer is worth "
         "more the smaller the budget, beyond it less the longer it is. Advantages compare all attempts of the task and "
         "add how far a budget's attempts are from what that budget could be worth: which budget suits the task is "
         "learned without labels, and kept when nothing is told.",
-        departures="Formula (6) is the paper's; released code adds the term between budgets twice (weight=2) and takes "
-        "the smaller of both curves within the budget (lesser=true). That term is not normalised, so advantages "
-        "reach -beta.",
+        departures="The sum is the paper's; released code adds a budget's term twice (weight=2) and takes the smaller "
+        "of both curves within the budget (lesser=true). That term is not normalised, so advantages reach -beta.",
         when_to_use="Answers should be as long as the task needs, and nobody knows how long that is.",
         seed=13,
         family="A2",

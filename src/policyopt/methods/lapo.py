@@ -1,4 +1,4 @@
-"""LAPO: length-adaptive policy optimization (arXiv 2507.15758, eq. 3 to 7), two stages of GRPO.
+"""LAPO: length-adaptive policy optimization (arXiv 2507.15758, eq. 1 to 8), two stages of GRPO.
 
 1 (`lapo`): R_i = acc_i + w1 clip(1 - dist(n_i, [q30, q70]) / 100, 0, 1) for right rows, quantiles of the group's right
   lengths;  M[x] = their median
@@ -20,12 +20,14 @@ lapo = replace(
         key="lapo",
         title="LAPO: Internalizing Reasoning Efficiency via Length-Adaptive Policy Optimization",
         paper="arXiv 2507.15758",
-        equation="eq. 3 and 4 (first stage), eq. 5 to 7 (second stage)",
+        equation="eq. 1 to 5 (lengths and reward of the first stage), eq. 6 to 8 (second stage)",
         mechanism="First, right answers of a length that is usual among the group's right ones gain, and every task's "
         "median right length is remembered. Then that number is told at the beginning of the answer and right answers "
         "near it gain; it is lowered whenever the new median is shorter. The budget becomes part of the reasoning.",
         departures="Two methods, to be run one after the other: `lapo`, then `lapo:lapo_internalised`, which reads "
-        "what the first remembered. No KL term. The target is told by a template of the prompt, not after a think tag.",
+        "what the first remembered. No KL term. The target is told by a template of the prompt, not after a think tag. "
+        "The release pays nobody where the right rows are of one length (point=False). A task without right rows in a "
+        "round keeps its median, as released; the paper sets 4096.",
         when_to_use="Right answers that are shorter than the usual exist, and lengths should suit each task.",
         seed=72,
         family="A2",

@@ -35,13 +35,13 @@ def linear_saving(length: Tensor, target: Tensor, right: Tensor, slack: float = 
     return torch.where(over > 0, -over / target, short)
 
 
-def middle_bonus(length: Tensor, low: Tensor, high: Tensor, decay: float) -> Tensor:
-    """1 between two bounds, then linearly down to 0 at `decay` steps from the nearer; 0 where the bounds do not differ
-    (arXiv 2507.15758, eq. 4)."""
+def middle_bonus(length: Tensor, low: Tensor, high: Tensor, decay: float, *, point: bool = True) -> Tensor:
+    """1 between two bounds, then linearly down to 0 at `decay` steps from the nearer (arXiv 2507.15758, eq. 5); without
+    `point` 0 where the bounds do not differ."""
     away = torch.minimum((length - low).abs(), (length - high).abs())
     inside = (low <= length) & (length <= high)
     bonus = torch.where(inside, 1.0, (1 - away / decay).clamp(min=0))
-    return torch.where(low < high, bonus, 0.0)
+    return bonus if point else torch.where(low < high, bonus, 0.0)
 
 
 def bell(length: Tensor, target: Tensor, sigma: float) -> Tensor:
@@ -151,12 +151,14 @@ class RemembersMedian(LengthReward, ABC):
 @dataclass(frozen=True)
 class NearTheMiddle(RemembersMedian):
     """LAPO's first stage (arXiv 2507.15758): right rows gain if their length lies between two quantiles of the right
-    lengths of the group, less and less up to `decay` steps outside. Equal quantiles: nobody gains."""
+    lengths of the group, less and less up to `decay` steps outside. point: also where the quantiles are one length (a
+    single right row; as released nobody gains there)."""
 
     weight: float = 0.7
     low: float = 0.3
     high: float = 0.7
     decay: float = 100.0
+    point: bool = True
 
     formula = "R_b += w right_b clip(1 - dist(|o_b|, [q_low, q_high]) / decay, 0, 1), quantiles of right rows of g"
 
@@ -170,7 +172,7 @@ class NearTheMiddle(RemembersMedian):
     def bonus(self, ctx: Context, batch: Batch, right: Tensor) -> Tensor:
         length, group = batch.lengths.double(), batch.row["group"]
         low, high = (group_quantile(length, group, right, share) for share in (self.low, self.high))
-        return torch.where(right, middle_bonus(length, low, high, self.decay), 0.0)
+        return torch.where(right, middle_bonus(length, low, high, self.decay, point=self.point), 0.0)
 
 
 @dataclass(frozen=True)
