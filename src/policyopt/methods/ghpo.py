@@ -1,4 +1,4 @@
-"""GHPO: adaptive guidance (arXiv 2507.10628, eq. 5 to 7 and algorithm 1).
+"""GHPO: adaptive guidance (arXiv 2507.10628).
 
 for w in 0, 0.25, 0.5, 0.75: sample o_1..o_G ~ pi_old(. | x, first w of the solution); stop if one is right
 GRPO on the last group, under the prompt it was sampled from
@@ -17,13 +17,14 @@ ghpo = replace(
         key="ghpo",
         title="GHPO: Adaptive Guidance for Stable and Efficient LLM Reinforcement Learning",
         paper="arXiv 2507.10628",
-        equation="eq. 5 to 7, algorithm 1 (adaptive prompt refinement)",
+        equation="adaptive prompt refinement of groups without a right row, shares 1/4, 1/2, 3/4",
         mechanism="If all attempts at a task fail, it is asked again with the first quarter of a reference solution in "
         "its prompt, then half, then three quarters, until one succeeds. The group trained on is the last, under its "
         "own prompt, so hard tasks teach instead of giving zero gradients, and tasks within reach stay as they are.",
         departures="Shares are of the solution's tokens or characters, as the world's template counts them. A group is "
         "solved if one total reward exceeds `right`: give the accuracy alone as reward, or raise `right` above a bonus "
-        "for form.",
+        "for form. The objective has a KL term; the paper's runs have none. Its optional first 20 steps of GRPO are a "
+        "stage of the run.",
         when_to_use="Tasks beyond the policy's reach whose solutions are known.",
         seed=53,
         family="A2",
