@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from policyopt.evaluation.comparison_record import ComparisonRecord, from_json
-from policyopt.report.comparison import answer, cost, ranking, tuning
+from policyopt.report.comparison import answer, cost, ranking, shown, tuning
 
 DOCS = Path(__file__).parents[1] / "docs" / "studies"
 NAME = "on_policy"
@@ -40,9 +40,11 @@ LIMITS = """\
 ## What this does not say
 
 The tasks are small, the models tiny, the budgets short: it is a study of ten implementations that can be repeated on a
-laptop, not of how methods rank on large models. A search of three learning rates is coarse; where the choice is at an
-end of it, the page says so. One pass over the rows leaves methods that clip their ratios little to clip. "Cannot tell
-apart" is not "equal": the records say how many seeds would probably do.
+laptop, not of how methods rank on large models. A search of three learning rates on one or two seeds is coarse; where
+the choice is at an end of it, the page says so. Returns end at 200 for the agent, and near 1 for the points: methods
+that reach the end can not differ there, and the mean over the curve tells who was faster. One pass over the rows leaves
+methods that clip their ratios little to clip. "Cannot tell apart" is not "equal": the records say how many seeds would
+probably do.
 """
 
 
@@ -56,7 +58,9 @@ def overview(records: dict[str, ComparisonRecord]) -> str:
         cells = []
         for task in records:
             place = found[task].get(arm)
-            cells.append("a run failed" if place is None else f"{place.mean}, place {place.rank[0]} to {place.rank[1]}")
+            cells.append(
+                "a run failed" if place is None else f"{shown(place.mean)}, place {place.rank[0]} to {place.rank[1]}"
+            )
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n\nMeans over seeds with 95 % t intervals; places that the differences leave open."
 

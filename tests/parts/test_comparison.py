@@ -1,9 +1,11 @@
 """Statistics of comparisons: against hand-worked numbers, textbook power tables, and what must not matter."""
 
+import importlib.util
 import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,3 +256,14 @@ def test_the_picture_is_a_function_of_the_record(tmp_path):
     assert b"http" not in first.replace(b"http://www.w3.org", b"").replace(b"http://purl.org", b"").replace(
         b"http://creativecommons.org", b""
     )  # nothing is fetched
+
+
+def test_the_study_is_the_page_of_its_records():
+    path = Path(__file__).parents[2] / "benchmarks" / "study_page.py"
+    spec = importlib.util.spec_from_file_location("study_page", path)
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    records = study.read(study.DOCS / study.NAME)
+    assert list(records) == list(study.TASKS)
+    assert all(len(record.arms) == 10 and record.began_alike for record in records.values())
+    assert (study.DOCS / f"{study.NAME}.md").read_text(encoding="utf-8") == study.page(records)

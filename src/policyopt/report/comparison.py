@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from policyopt.evaluation.comparison import MOST_SEEDS, POWER, Comparison, Finding, Pair
 from policyopt.evaluation.comparison_record import ComparisonRecord, RunRecord
-from policyopt.evaluation.statistics import MINIMUM_SEEDS
+from policyopt.evaluation.statistics import MINIMUM_SEEDS, Interval
 
 COUNTED = {
     "tokens": "steps of policies (tokens, actions, denoising steps), generated or read, also those thrown away",
@@ -44,7 +45,7 @@ def answer(record: ComparisonRecord, found: Comparison) -> str:
     best = found.places[0].arm
     behind = [pair.second for pair in found.pairs if pair.first == best and pair.finding == Finding.BETTER]
     level = [pair.second for pair in found.pairs if pair.first == best and pair.finding == Finding.OPEN]
-    said = [f"**{best}** has the best mean, {found.places[0].mean}."]
+    said = [f"**{best}** has the best mean, {shown(found.places[0].mean)}."]
     if behind:
         said.append(f"It is better than {_names(behind)}.")
     if level:
@@ -57,6 +58,15 @@ def answer(record: ComparisonRecord, found: Comparison) -> str:
     if near:
         said.append(f"About {_rounded(min(near)[0])} seeds would probably tell it from {min(near)[1]}.")
     return " ".join(said)
+
+
+def shown(found: Interval) -> str:
+    """With two digits of its width; more are not known."""
+    width = found.high - found.low
+    if not 0 < width < math.inf:
+        return f"{found.estimate:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    decimals = max(0, 1 - math.floor(math.log10(width)))
+    return f"{found.estimate:z.{decimals}f} [{found.low:z.{decimals}f}, {found.high:z.{decimals}f}]"
 
 
 def _rounded(seeds: int) -> int:
@@ -79,7 +89,7 @@ def ranking(record: ComparisonRecord, found: Comparison) -> str:
         whole = sum(sum(value for _, value in run.curve[1:]) / (len(run.curve) - 1) for run in runs) / len(runs)
         low, high = place.rank
         where = str(low) if low == high else f"{low} to {high}"
-        rows.append([where, place.arm, str(place.mean), f"{whole:.3f}", f"{min(values):.3f}, {max(values):.3f}"])
+        rows.append([where, place.arm, shown(place.mean), f"{whole:.4g}", f"{min(values):.4g}, {max(values):.4g}"])
     return f"{_table(rows)}\n\n*Place*: those that the differences below leave open. Means with 95 % t intervals."
 
 
@@ -97,7 +107,7 @@ def _differences(found: Comparison) -> str:
 def _difference(pair: Pair) -> list[str]:
     would = "" if pair.finding != Finding.OPEN else _would(pair)
     finding = f"**{pair.finding}**" if pair.finding != Finding.OPEN else str(pair.finding)
-    return [pair.first, pair.second, str(pair.difference), f"{pair.p:.3g}", finding, would]
+    return [pair.first, pair.second, shown(pair.difference), f"{pair.p:.3g}", finding, would]
 
 
 def _would(pair: Pair) -> str:
