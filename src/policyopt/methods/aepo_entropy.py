@@ -21,7 +21,7 @@ aepo_entropy = replace(
         key="aepo_entropy",
         title="Arbitrary Entropy Policy Optimization: Entropy Is Controllable in Reinforcement Fine-tuning",
         paper="arXiv 2510.08141",
-        equation="eq. 6-9 (temperature-adjusted REINFORCE terms, switching rule); released code: selection of rows",
+        equation="temperature-adjusted REINFORCE terms, switching rule; released code: selection of rows",
         mechanism="No entropy bonus: good rows of a flatter (sharper) policy are learned beside the group, which "
         "raises (lowers) the entropy without ever rewarding noise. Which of both depends on the last round's entropy.",
         departures="The entropy is that of the rows kept by the last round; the first round counts as above the "

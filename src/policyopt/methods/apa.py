@@ -18,7 +18,7 @@ apa = replace(
         key="apa",
         title="Fine-Tuning Language Models with Advantage-Induced Policy Alignment",
         paper="arXiv 2306.02231",
-        equation="eq. 5-7 (squared error to the optimum without its normaliser)",
+        equation="squared error to the optimum without its normaliser",
         mechanism="The optimum of the KL-regularised return is the first policy times exp(A / lambda). The policy's "
         "log-probabilities are regressed on that, with advantages of a critic. One number, lambda, sets how far it "
         "may go from the first policy; there is no ratio, no clip and no KL in the reward.",

@@ -21,7 +21,7 @@ bnpo = replace(
         key="bnpo",
         title="BNPO: Beta Normalization Policy Optimization",
         paper="arXiv 2506.02864",
-        equation="eq. 8-12 (advantage, exponents of least variance), eq. 16 (advantage decomposition)",
+        equation="advantage, exponents of least variance, advantage decomposition; released code",
         mechanism="Advantages are divided by a density that follows how success rates are spread over the batch's "
         "tasks. Mean-centred advantages and GRPO's are the special cases of exponents 1 and 3/2; the exponents fitted "
         "to the batch make the advantages' mean square least.",

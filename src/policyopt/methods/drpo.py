@@ -21,7 +21,7 @@ drpo = replace(
         key="drpo",
         title="DRPO: Efficient Reasoning via Decoupled Reward Policy Optimization",
         paper="arXiv 2510.04474",
-        equation="eq. 7-11 (discriminative objective, weights of right rows); released code: penalty",
+        equation="discriminative objective, weights of right rows; released code: penalty",
         mechanism="Right rows are raised above a soft maximum of the group's wrong ones. The wish for short answers "
         "only divides the weight among the right rows, so a long right row weighs less but is never pushed down. A "
         "squared hinge on the change replaces the clip.",

@@ -1,4 +1,4 @@
-"""GVM: gradient variance minimisation for rejection sampling and RL (arXiv 2505.02391, eq. 8 and algorithm 1).
+"""GVM: gradient variance minimisation for rejection sampling and RL (arXiv 2505.02391).
 
 pilot: acceptance rate p_i, mean gradient norm G_i of accepted rows;  N_i ~ G_i / sqrt(p_i + alpha / p_i^(beta - 1))
 RAFT: L = -mean_i mean over accepted rows log pi(o);   RAFT++: -mean over accepted tokens min(r, clip(r));   or GRPO
@@ -26,7 +26,7 @@ gvm_raft = replace(
         key="gvm_raft",
         title="Optimizing Chain-of-Thought Reasoners via Gradient Variance Minimization in Rejection Sampling and RL",
         paper="arXiv 2505.02391",
-        equation="eq. 8 (allocation), algorithm 1 (RAFT, RAFT++, GRPO)",
+        equation="allocation of least gradient variance, for RAFT, RAFT++ and GRPO",
         mechanism="For a fixed number of generations the error of the gradient is least if a task gets attempts in "
         "proportion to the size of its gradient over the root of its success rate. A few pilot attempts estimate both.",
         departures="In RAFT's weight 1 / (N_i p_i) the expected number of accepted rows is replaced by their actual "

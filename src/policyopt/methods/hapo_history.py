@@ -1,4 +1,4 @@
-"""HAPO: history-aware policy optimization (arXiv 2505.11225, eq. 3 to 5).
+"""HAPO: history-aware policy optimization (arXiv 2505.11225).
 
 R_i = 1[right] + w l_i;  l_i = max(f, -c) if right, min(f, 0) if wrong;  f = cos(pi n_i / (2 h)) below 2 h, else -1
 h: the task's shortest right length of earlier rounds (none: l_i = 0);  then GRPO.
@@ -18,7 +18,7 @@ hapo_history = replace(
         key="hapo_history",
         title="HAPO: Training Language Models to Reason Concisely via History-Aware Policy Optimization",
         paper="arXiv 2505.11225",
-        equation="eq. 3 to 5 (length reward against the task's history)",
+        equation="length reward against the task's history",
         mechanism="Every task remembers its shortest right answer so far. Answers are rewarded for being shorter than "
         "that and charged for being longer, right ones by so little that being right stays worth more, wrong ones "
         "never rewarded. The record falls as the policy gets shorter, and the target with it.",

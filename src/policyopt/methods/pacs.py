@@ -22,7 +22,7 @@ pacs = replace(
         key="pacs",
         title="Implicit Actor Critic Coupling via a Supervised Learning Framework for RLVR",
         paper="arXiv 2509.02522",
-        equation="eq. 4-6 (proxy reward, leave-one-out logit, cross-entropy); released code: variants, class weights",
+        equation="proxy reward, leave-one-out logit, cross-entropy; released code: variants, class weights",
         mechanism="A verifier's outcome is a class label. The row's log-likelihood gain over the policy that wrote "
         "it, compared with the others of its group, is the logit of a classifier of that label. The gradient is a "
         "policy gradient whose weight, label less predicted probability, fades as the rows are told apart.",

@@ -1,4 +1,4 @@
-"""POAD: policy optimization with action decomposition (arXiv 2405.15821, eq. 11 to 14).
+"""POAD: policy optimization with action decomposition (arXiv 2405.15821).
 
 Tokens j = 1..n of action t:  inside (j < n)  delta = V_{j+1} - V_j,                A_j = delta + lam A_{j+1}
                               last   (j = n)  delta = R_t + gamma V(o_{t+1}) - V_n, A_n = delta + gamma lam A_{t+1,1}
@@ -17,7 +17,7 @@ poad = replace(
         key="poad",
         title="Reinforcing Language Agents via Policy Optimization with Action Decomposition",
         paper="arXiv 2405.15821",
-        equation="section 4.2 (Bellman backup with action decomposition), eq. 11 to 14",
+        equation="Bellman backup with action decomposition; released code",
         mechanism="An action of an agent is a string of tokens, but time passes between actions only: a token's value "
         "is handed to the next token of its action undiscounted, and reward and discount come at the action's end. "
         "Credit reaches single tokens without making long names of an action worth less than short ones.",

@@ -29,7 +29,7 @@ ppo_max = replace(
         key="ppo_max",
         title="Secrets of RLHF in Large Language Models Part I: PPO",
         paper="arXiv 2307.04964",
-        equation="section 5.4 (PPO-max), eq. 17 (reward with a token penalty), algorithm 1",
+        equation="section 5.4 (PPO-max), reward with a token penalty",
         mechanism="Scores of a reward model are normalised by running moments and clipped, the distance to the "
         "reference is charged token by token in the reward, advantages are whitened and clipped, and both losses clip. "
         "What keeps training stable is the charge; perplexity, length and KL are what to watch, not the reward.",

@@ -1,4 +1,4 @@
-"""PROPS: on-policy learning without on-policy sampling (arXiv 2311.08290, algorithm 2, eq. 7).
+"""PROPS: on-policy learning without on-policy sampling (arXiv 2311.08290).
 
 before each piece of a round:  phi <- theta ;  rho = pi_phi / pi_theta on the steps of the buffer D
 phi descends mean_D max(rho, clip(rho, 1 - e, 1 + e)), until mean (rho - 1 - log rho) > d ;  the piece is sampled by phi
@@ -24,7 +24,7 @@ props = replace(
         key="props",
         title="On-Policy Policy Gradient Reinforcement Learning Without On-Policy Sampling",
         paper="arXiv 2311.08290",
-        equation="eq. 7 (behaviour loss), algorithms 1 and 2",
+        equation="behaviour loss, its place in the on-policy loop",
         mechanism="On-policy learning needs data that are distributed as the policy's, not independent draws from it. "
         "A behaviour policy that begins at the policy is moved a little away from what the data hold too often, so the "
         "next rows correct the sampling error, and rows of earlier rounds stay of use.",

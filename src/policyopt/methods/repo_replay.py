@@ -1,4 +1,4 @@
-"""RePO: replay-enhanced policy optimization (arXiv 2506.09340, eq. 3 to 6).
+"""RePO: replay-enhanced policy optimization (arXiv 2506.09340).
 
 fresh rows: A = (R - mean_on R) / (std_on R + e), r = pi / pi_old;   replayed: A = (R - mean_off R) / (std_off R + e),
 r = pi / (pi that wrote them);   L = -1/N [sum_fresh + lambda sum_replayed] mean_t min(r A, clip(r, 1 - e, 1 + e) A)
@@ -21,7 +21,7 @@ repo_replay = replace(
         key="repo_replay",
         title="RePO: Replay-Enhanced Policy Optimization",
         paper="arXiv 2506.09340",
-        equation="eq. 3 to 6 (replay strategies, split advantages, two clipped terms)",
+        equation="replay strategies, split advantages, two clipped terms",
         mechanism="Every task keeps its latest rows with their behaviour log-probabilities and rewards. When it is "
         "asked again some of them join its group: random, recent, of highest reward or of largest variance. Fresh and "
         "replayed rows are standardised apart, and ratios are against whoever wrote the row.",

@@ -1,4 +1,4 @@
-"""RLFR: reinforcement learning with flow rewards (arXiv 2510.10201, eq. 4 to 8).
+"""RLFR: reinforcement learning with flow rewards (arXiv 2510.10201).
 
     flow loss on right rows: mean_d (v(x_s, s, c) - (h - n))^2, x_s = s h + (1 - s) n, h a token's hidden state
     z_t = minmax over the row of s / (1 - s) mean_d (v - (h - n))^2 at s = 0.8, 0 where not above the threshold
@@ -28,7 +28,7 @@ rlfr = replace(
         key="rlfr",
         title="RLFR: Extending Reinforcement Learning for LLMs with Flow Environment",
         paper="arXiv 2510.10201",
-        equation="eq. 4 (flow matching), eq. 5 to 7 (deviation), eq. 8 (advantage)",
+        equation="flow matching, deviation of a step, advantage",
         mechanism="A small flow is fitted to the hidden states of right rows, first recorded ones, then the "
         "policy's own. A token whose state the flow explains badly lies off the paths of right answers and is "
         "charged, beside the outcome that the whole row is judged by.",
@@ -48,7 +48,7 @@ rlfr = replace(
 
 rlfr_flow = replace(
     rlfr,
-    about=replace(rlfr.about, key="rlfr_flow", equation="eq. 4 (flow matching on recorded rows)"),
+    about=replace(rlfr.about, key="rlfr_flow", equation="flow matching on recorded rows"),
     sampling=Recorded(),
     credit=Nothing(),
     objective=(_FLOW,),

@@ -20,7 +20,7 @@ rloo = Method(
         key="rloo",
         title="Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
         paper="arXiv 2402.14740",
-        equation="eq. 8 (leave-one-out), eq. 3 (KL-shaped reward)",
+        equation="leave-one-out estimator, KL-shaped reward",
         mechanism="The whole response is one action. Each sample is compared with the mean reward of the other "
         "samples of its prompt: an unbiased baseline without a critic. The KL to the reference is part of the reward.",
         departures="The clipped product ratio of the reference implementation is used, so that several updates per "

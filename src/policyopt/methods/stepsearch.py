@@ -1,4 +1,4 @@
-"""StepSearch: step-wise PPO for agents that search (arXiv 2505.15107, eq. 4 to 9).
+"""StepSearch: step-wise PPO for agents that search (arXiv 2505.15107).
 
 search t:  r = w_step (G_t - P_t), G_t = (1/m) sum_j max(c_tj - best so far_j, 0), P_t = share of documents seen before
 row:       R = F1(answer) + w_key K, K = mean over keyword groups of the best query's F1 ;   less kl_coef KL a token
@@ -23,7 +23,7 @@ stepsearch = replace(
         key="stepsearch",
         title="StepSearch: Igniting LLMs Search Ability via Step-Wise Proximal Policy Optimization",
         paper="arXiv 2505.15107",
-        equation="eq. 4 to 6 (gain, redundancy, step reward), eq. 7 to 9 (answer and keyword rewards)",
+        equation="gain, redundancy and reward of a step; answer and keyword rewards",
         mechanism="A search is paid when it is made: for what it adds about the gold passages beyond the best so far, "
         "less for what had been found already. Searches with good words are paid at the end. The critic sees tokens of "
         "the policy only; what the search engine wrote is skipped.",

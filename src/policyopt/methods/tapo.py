@@ -1,4 +1,4 @@
-"""TAPO: thought-augmented policy optimization (arXiv 2505.15692, eq. 4 to 6).
+"""TAPO: thought-augmented policy optimization (arXiv 2505.15692).
 
 T(q) = the pattern of the complexity nearest to the question's;   o_i ~ pi_old(. | q, T_i(q));   GRPO under (q, T_i(q))
 """
@@ -16,7 +16,7 @@ tapo = replace(
         key="tapo",
         title="Thought-Augmented Policy Optimization: Bridging External Guidance and Internal Capabilities",
         paper="arXiv 2505.15692",
-        equation="eq. 4 to 6 (thought patterns in the prompt of GRPO)",
+        equation="thought patterns in the prompt of GRPO",
         mechanism="Patterns of thought (decompose, verify, try cases) are matched to questions by complexity and told "
         "in the prompt, one per attempt; the policy still finds the concrete steps. Update and reward are GRPO's.",
         departures="The library of patterns is given: mining it by tree search on 500 seed problems is data work that "

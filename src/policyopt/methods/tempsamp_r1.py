@@ -20,7 +20,7 @@ tempsamp_r1 = replace(
         key="tempsamp_r1",
         title="TempSamp-R1: Effective Temporal Sampling with Reinforcement Fine-Tuning for Video LLMs",
         paper="arXiv 2509.18056",
-        equation="eq. 4-7 (mixed group, non-linear shaping)",
+        equation="mixed group, non-linear shaping",
         mechanism="The ground truth stands in every group as one more row, so that at least one is good. Its reward "
         "would make all own rows look bad; the shaping compresses rewards above a threshold and spreads those below.",
         departures="The method is sampling and shaping. The temporal intersection over union is the world's grade; "
