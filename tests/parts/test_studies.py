@@ -140,4 +140,3 @@ def test_a_demonstration_that_is_drawn_twice_is_one_demonstration():
     assert states[0] == states[2] == states[4]
     assert states[1] == states[5]
     assert len({str(row) for row in states}) > 1
-    assert rows.row["task"].tolist() == [2, 0, 2, 1, 2, 0, 3, 4, 5, 6, 7]
