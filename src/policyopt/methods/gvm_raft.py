@@ -31,8 +31,8 @@ gvm_raft = replace(
         "proportion to the size of its gradient over the root of its success rate. A few pilot attempts estimate both.",
         departures="In RAFT's weight 1 / (N_i p_i) the expected number of accepted rows is replaced by their actual "
         "one: the mean over a task's accepted rows, then over tasks. Pilot rows are not trained on. Tasks whose pilot "
-        "has no right row get no attempts. No KL term: the released runs of RAFT++ and GRPO have one of 0.001. Variants "
-        "gvm_raft:gvm_raft_plus (RAFT++) and gvm_raft:gvm_grpo.",
+        "has no right row get no attempts. No KL term: the released runs of RAFT++ and GRPO have one of 0.001. "
+        "Variants gvm_raft:gvm_raft_plus (RAFT++) and gvm_raft:gvm_grpo.",
         when_to_use="Rejection sampling with a fixed budget over tasks of very different difficulty.",
         seed=166,
         family="A2",
