@@ -46,7 +46,7 @@ def scaled_in_rows(
 @dataclass(frozen=True)
 class FlowDeviation(Part):
     """Step column `deviation`: how badly the flow `model` explains the hidden state after each own step, the mean over
-    `shares` of share / (1 - share) times its squared error, scaled in each row (RLFR, arXiv 2510.10201, eq. 5 to 7);
+    `shares` of share / (1 - share) times its squared error, scaled in each row (RLFR, arXiv 2510.10201);
     see `scaled_in_rows` for the other options."""
 
     shares: tuple[float, ...] = (0.8,)
@@ -82,7 +82,7 @@ class FlowDeviation(Part):
 @dataclass(frozen=True)
 class DenseAdvantage(Part):
     """A row's advantage, paid at its last step, and a dense reward `weight` times a column, both discounted to every
-    own step (RLFR, arXiv 2510.10201, eq. 8). gamma = 1: A + weight times the column's sum to go."""
+    own step (RLFR, arXiv 2510.10201). gamma = 1: A + weight times the column's sum to go."""
 
     column: str = "deviation"
     weight: float = -0.01

@@ -33,7 +33,8 @@ rlfr = replace(
         "policy's own. A token whose state the flow explains badly lies off the paths of right answers and is "
         "charged, beside the outcome that the whole row is judged by.",
         departures="One layer is hooked, the last; the condition is the token before. The flow trains at uniform "
-        "times; the token mask by entropy is left out. KL stays a term of the loss.",
+        "times; the token mask by entropy is left out. KL stays a term of the loss. Numbers are defaults of the "
+        "released program; its scripts have threshold=0.6, top=15, 1e-4 for the flow and no KL.",
         when_to_use="Outcome rewards, some right answers at hand, and hidden states to look at.",
         seed=4,
         family="A2",

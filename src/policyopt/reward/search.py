@@ -18,7 +18,7 @@ from policyopt.types import Batch
 class SearchReward(Part):
     """Pays every search, at its own last step, for the information that it adds about the gold documents, less the
     share of documents that had been returned before; and the row, at its end, for how well its queries match the
-    keywords of the sub-questions (StepSearch, arXiv 2505.15107, eq. 4 to 9).
+    keywords of the sub-questions (StepSearch, arXiv 2505.15107).
 
     step, keywords: the two weights. within: a document twice in one search counts as returned before (as released).
     """
