@@ -42,7 +42,7 @@ class DecomposedAdvantage(GeneralisedAdvantage):
 @dataclass(frozen=True)
 class HeldAdvantage(GeneralisedAdvantage):
     """GAE of rows that may be unfinished: what follows the last step of a row that goes on is worth as much as the
-    state before that step (EGAE of T-PPO, arXiv 2506.15050, eq. 6); a row that has ended, by itself or by a limit, is
+    state before that step (EGAE of T-PPO, arXiv 2506.15050); a row that has ended, by itself or by a limit, is
     worth 0 after its end. `return` is the plain discounted reward to go, the critic's target for rows that have ended.
     """
 

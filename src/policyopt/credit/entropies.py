@@ -45,7 +45,7 @@ class StepEntropies(Part):
 @dataclass(frozen=True)
 class EntropyScores(Part):
     """Step column `entropy_score` in -1..1: where a step's log-entropy stands among those of the round's steps, 0 at
-    their `quantile` (HAPO, arXiv 2509.16591, eq. 3 and 4); see `ops.entropies.EntropyScale`."""
+    their `quantile` (HAPO, arXiv 2509.16591 v2, eq. 5 and 6); see `ops.entropies.EntropyScale`."""
 
     quantile: float = 0.8
 

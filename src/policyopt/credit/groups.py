@@ -91,7 +91,7 @@ class GroupCentred(Part):
 
 @dataclass(frozen=True)
 class LeaveOneOut(Part):
-    """RLOO's advantage (arXiv 2402.14740, eq. 8): unbiased. A group of one gives 0."""
+    """RLOO's advantage (arXiv 2402.14740): unbiased. A group of one gives 0."""
 
     formula = "A_b = R_b - mean of R over the other rows of g"
 

@@ -20,7 +20,7 @@ from policyopt.types import Batch
 @dataclass(frozen=True)
 class StepStandardised(Part):
     """GRPO's advantage with mean and population deviation over all steps of the group, so that a row counts by its
-    length and sum_b |o_b| A_b = 0 in every group (HAPO, arXiv 2509.16591, eq. 6): what an average over steps needs.
+    length and sum_b |o_b| A_b = 0 in every group (HAPO, arXiv 2509.16591 v2, eq. 9): what an average over steps needs.
 
     bound: a group with an advantage of at least this size gets GRPO's instead (std over rows, n - 1); None: never.
     """

@@ -48,7 +48,7 @@ class ClipByNoise(Part):
 
 @dataclass(frozen=True)
 class ClipByEntropy(Part):
-    """A clip range for every step from its `entropy_score` h in -1..1 (HAPO, arXiv 2509.16591, eq. 11 and 12): sure
+    """A clip range for every step from its `entropy_score` h in -1..1 (HAPO, arXiv 2509.16591 v2, eq. 12 and 13): sure
     steps may become less likely by more (side "low"), unsure ones more likely ("high")."""
 
     base: float = 0.2

@@ -22,7 +22,7 @@ def steps_of_right(seen: Seen, batch: Batch) -> Tensor:
 @dataclass(frozen=True)
 class HiddenFlowMatching(Loss):
     """mean_d (v(x, share, c) - (h - n))^2 with x = share h + (1 - share) n, h the policy's hidden state after a step,
-    c the one before (RLFR, arXiv 2510.10201, eq. 4). Noise and shares are drawn once per optimiser step."""
+    c the one before (RLFR, arXiv 2510.10201). Noise and shares are drawn once per optimiser step."""
 
     model: str = "flow"
 

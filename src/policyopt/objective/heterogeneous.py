@@ -17,7 +17,7 @@ from policyopt.types import Batch
 class HeterogeneousSurrogate(ClippedSurrogate):
     """The clipped surrogate of A (1 + amount h), h the step's `entropy_score`, where the ratio of an unsure step
     (h > 0) has left the middle half of its clip range, or that of a sure one has not; of A elsewhere (HAPO, arXiv
-    2509.16591, eq. 7 to 10). The factor has no gradient. score: the column of h."""
+    2509.16591 v2, eq. 10 and 11). The factor has no gradient. score: the column of h."""
 
     amount: float = 1.0
     score: str = "entropy_score"

@@ -24,7 +24,7 @@ MEDIAN = "median right length"
 
 # -- curves, (B,) from (B,) ------------------------------------------------------------------------------------------
 def cosine_saving(length: Tensor, target: Tensor) -> Tensor:
-    """cos(pi n / (2 h)) below 2 h, -1 beyond: 1 at n = 0, 0 at n = h (arXiv 2505.11225, eq. 3)."""
+    """cos(pi n / (2 h)) below 2 h, -1 beyond: 1 at n = 0, 0 at n = h (arXiv 2505.11225)."""
     return torch.where(length < 2 * target, torch.cos(math.pi * length / (2 * target)), -1.0)
 
 

@@ -103,7 +103,7 @@ def allocation(weights: Tensor, total: int) -> Tensor:
 
 def variance_weights(rate: Tensor, norm: Tensor, alpha: float, beta: float) -> Tensor:
     """G / sqrt(p + alpha / p^(beta - 1)) of acceptance rates p and gradient norms G (N,); 0 where one is 0 (arXiv
-    2505.02391, eq. 8). alpha = 0: the allocation of least variance, G / sqrt(p)."""
+    2505.02391). alpha = 0: the allocation of least variance, G / sqrt(p)."""
     usable = (rate > 0) & (norm > 0)
     safe = torch.where(usable, rate, 1.0)
     return torch.where(usable, norm / (safe + alpha / safe ** (beta - 1)).sqrt(), 0.0)
