@@ -65,9 +65,9 @@ def divided_by_the_accumulation_count_again(patch: Patch) -> None:
 
 @mutant(f"{NORMALISATION}::test_trap_03_the_window_is_the_optimiser_step", traps=(3,))
 def normalised_over_the_generation_batch(patch: Patch) -> None:
-    original = gradient.GradientSteps.step
+    original = gradient.GradientSteps.differentiate
 
-    def step(self, ctx, batch, model):
+    def differentiate(self, ctx, batch, model):
         everything = getattr(ctx, "whole", None)
         if everything is not None:
             share = int(batch.trained.sum()) / int(everything.trained.sum())
@@ -80,7 +80,7 @@ def normalised_over_the_generation_batch(patch: Patch) -> None:
         ctx.whole = batch
         return call(self, ctx, batch)
 
-    patch.method(gradient.GradientSteps, "step", step)
+    patch.method(gradient.GradientSteps, "differentiate", differentiate)
     patch.method(gradient.GradientSteps, "__call__", remember)
 
 

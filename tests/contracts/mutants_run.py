@@ -29,10 +29,10 @@ def reference_is_the_policy(patch: Patch) -> None:
 
 @mutant(f"{RUN}::test_trap_38_the_reference_is_bitwise_unchanged", traps=(38,))
 def reference_follows_the_policy(patch: Patch) -> None:
-    step = GradientSteps.step
+    apply = GradientSteps.apply
 
-    def wrong(self, ctx, batch, model):
-        step(self, ctx, batch, model)
+    def wrong(self, ctx, models):
+        apply(self, ctx, models)
         if "reference" in ctx.models:
             with torch.no_grad():
                 for other, mine in zip(
@@ -40,21 +40,21 @@ def reference_follows_the_policy(patch: Patch) -> None:
                 ):
                     other.lerp_(mine, 1e-9)
 
-    patch.method(GradientSteps, "step", wrong)
+    patch.method(GradientSteps, "apply", wrong)
 
 
 @mutant(f"{RUN}::test_trap_38_a_step_moves_its_own_model_only", traps=(38,))
 def a_step_decays_other_models(patch: Patch) -> None:
-    step = GradientSteps.step
+    apply = GradientSteps.apply
 
-    def wrong(self, ctx, batch, model):
-        step(self, ctx, batch, model)
+    def wrong(self, ctx, models):
+        apply(self, ctx, models)
         with torch.no_grad():
             for name in ctx.models:
                 for parameter in ctx.models[name].parameters():
                     parameter.mul_(1 - 1e-6)
 
-    patch.method(GradientSteps, "step", wrong)
+    patch.method(GradientSteps, "apply", wrong)
 
 
 # -- 46 ---------------------------------------------------------------------------------------------------------
