@@ -18,7 +18,11 @@ _KEPT = "kept by "  # the cells of a stage that is gone back to are themselves a
 
 
 class Engine(Protocol):
-    """How steps are generated: `next` + `append` until every row is done, or something faster that equals it."""
+    """How steps are generated: `next` + `append` until every row is done, or something faster that equals it.
+
+    One that keeps a copy of the weights also has `fingerprint()`, of that copy (`ops.fingerprint`): it must be the
+    policy's in every round (`runtime.invariants`).
+    """
 
     def __call__(
         self,
