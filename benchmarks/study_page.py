@@ -44,7 +44,8 @@ laptop, not of how methods rank on large models. A search of three learning rate
 the choice is at an end of it, the page says so. Returns end at 200 for the agent, and near 1 for the points: methods
 that reach the end can not differ there, and the mean over the curve tells who was faster. One pass over the rows leaves
 methods that clip their ratios little to clip. "Cannot tell apart" is not "equal": the records say how many seeds would
-probably do.
+probably do. The seeds are as many as the machine had time for, with as many processes beside each other as a command
+says; the agent's were raised from five to eight after a first report, which told nothing apart either.
 """
 
 
