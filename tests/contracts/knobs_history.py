@@ -33,10 +33,11 @@ def paid(part: Any) -> Tensor:
     return part(ctx, batch).step["reward"]
 
 
-def alike(part: Any) -> Tensor:
-    """What rows are paid whose right ones are of one length."""
+def paid_with_alike(part: Any) -> Tensor:
+    """The same, and what rows are paid whose right ones are of one length."""
     batch = rewarded(ragged((3, 3, 3, 6), tools=False), [1.0, 1.0, 1.0, 0.0])
-    return part(context(method(), {"policy": torch.nn.Identity()}), batch).step["reward"]
+    alike = part(context(method(), {"policy": torch.nn.Identity()}), batch).step["reward"]
+    return torch.cat([paid(part).flatten(), alike.flatten()])
 
 
 def judged(part: Any, world: Any, policy: Any, count: int = 3) -> Tensor:
@@ -83,8 +84,11 @@ def said(part: Any) -> Tensor:
 
 KNOBS = (
     Knob(lengths.AgainstHistory(), paid, {"weight": 0.5, "right": 0.8, "floor": 0.2}),
-    Knob(lengths.NearTheMiddle(decay=4.0), paid, {"weight": 0.5, "right": 0.8, "low": 0.1, "high": 0.9, "decay": 2.0}),
-    Knob(lengths.NearTheMiddle(), alike, {"point": False}),
+    Knob(
+        lengths.NearTheMiddle(decay=4.0),
+        paid_with_alike,
+        {"weight": 0.5, "right": 0.8, "low": 0.1, "high": 0.9, "decay": 2.0, "point": False},
+    ),
     Knob(lengths.NearTheTarget(sigma=5.0), paid, {"weight": 0.5, "right": 0.8, "sigma": 2.0}),
     Knob(lengths.WithinBudget(limit=16.0), paid, {"limit": 8.0, "beta": 1.0, "alpha": 0.5, "right": 0.8}),
     Knob(told.Remembered(), said, {"unknown": 7.0}),
