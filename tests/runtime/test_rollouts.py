@@ -32,6 +32,7 @@ def nothing(rows: Batch, steps: int) -> Sequence[Mapping[str, Any]]:
 
 def small(key: str) -> Method:
     method = load(key)
+    method = replace(method, selection=replace(method.selection, count=8))
     return replace(method, world="pairs" if method.sampling.data == "pairs" else "world")
 
 
@@ -112,17 +113,20 @@ def test_steps_hold_what_the_update_did() -> None:
 
 
 def test_rows_that_selection_left_out_are_shown_as_such() -> None:
-    """dapo drops groups whose rewards are all equal; the first rows are shown nevertheless, in their order."""
-    _, done, records = train("dapo", Rollouts(10**6, 64), count=6)
+    """cppo trains on the rows of a group with the largest advantages; the others are shown nevertheless, in order."""
+    _, done, records = train("cppo", Rollouts(10**6, 64), count=1)
     credited, kept = done[-1].credited, done[-1].kept
-    assert 0 < len(kept) <= len(credited) == len(records)
-    assert sum(record["kept"] for record in records) == len(kept)
-    groups = set(kept.row["group"].tolist())
+    assert 0 < len(kept) < len(credited) == len(records)
+
+    def contents(batch: Batch) -> list[tuple[int, list[float]]]:
+        steps = zip(batch.row["group"].tolist(), batch.step["behaviour"], batch.own, strict=True)
+        return [(group, rounded(logp[own])) for group, logp, own in steps]
+
+    assert [(record["group"], record["steps"]["behaviour"]) for record in records] == contents(credited)
+    shown = [(record["group"], record["steps"]["behaviour"]) for record in records if record["kept"]]
+    assert sorted(shown) == sorted(contents(kept))
     for record in records:
-        assert record["kept"] == (record["group"] in groups)
-        if not record["kept"]:
-            assert not any(record["steps"]["trained"])
-            assert "weight" not in record["steps"]
+        assert any(record["steps"]["trained"]) == record["kept"] == ("weight" in record["steps"])
 
 
 def test_only_the_first_steps_are_recorded_and_the_totals_stay() -> None:

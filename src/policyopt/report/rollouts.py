@@ -71,7 +71,9 @@ class Rollouts:
         Where selection made rows of another form (turns, pieces), its rows are shown.
         """
         rows = done.credited[: self.rows]
-        places = [_place(rows, row, done.kept) for row in range(len(rows))]
+        places: list[int] = []
+        for row in range(len(rows)):
+            places.append(_place(rows, row, done.kept, places))
         if len(done.kept) and all(place < 0 for place in places):
             rows = done.kept[: self.rows]
             places = list(range(len(rows)))
@@ -213,16 +215,18 @@ def _public(batch: Batch) -> dict[str, Tensor]:
     } | ({"advantage": batch.step["advantage"]} if "advantage" in batch.step else {})
 
 
-def _place(rows: Batch, row: int, kept: Batch) -> int:
-    """Where a row is in another batch, -1: nowhere. It is known by its draw, its task and its steps."""
+def _place(rows: Batch, row: int, kept: Batch, taken: Sequence[int]) -> int:
+    """Where a row is in another batch, -1: nowhere. It is known by its draw, its task and its steps; of rows that are
+    alike in all of these each has a place of its own."""
     if not len(kept):
         return -1
     near = (kept.row["group"] == rows.row["group"][row]) & (kept.row["task"] == rows.row["task"][row])
     names = [name for name in rows.step if name in ("kind", "behaviour") or name.startswith("_")]
-    for place in near.nonzero()[:, 0].tolist():
-        if all(name in kept.step and _equal(rows.step[name][row], kept.step[name][place]) for name in names):
-            return place
-    return -1
+    if not all(name in kept.step for name in names):
+        return -1
+    free = [place for place in near.nonzero()[:, 0].tolist() if place not in taken]
+    alike = (place for place in free if all(_equal(rows.step[name][row], kept.step[name][place]) for name in names))
+    return next(alike, -1)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
