@@ -1,7 +1,6 @@
 """The conformance runner: shipped vectors, their independent generator, planted errors, names and coverage."""
 
 import json
-import time
 
 import make_vectors
 import pytest
@@ -75,10 +74,8 @@ def shipped():
     return [case for path in sorted(SHIPPED.glob("*.json")) for case in json.loads(path.read_text())["cases"]]
 
 
-def test_shipped_vectors_pass_quickly(capsys):
-    start = time.perf_counter()
+def test_shipped_vectors_pass(capsys):
     assert conformance_main() == 0
-    assert time.perf_counter() - start < 10
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(shipped()) + 1
     assert all(line.startswith("ok") for line in lines[:-1])
