@@ -9,11 +9,12 @@ import sys
 import tempfile
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_sandbox_escapes import missing
+from test_sandbox_escapes import children, missing
 
 import escapes
 from policyopt.sandbox import host, seccomp, zygote
@@ -204,6 +205,37 @@ print(random.random(), hash('a'), {'a', 'b', 'c'})
     assert lines[0] == "[] False False True False"
     # Equal programs see equal luck, so that scores can be repeated.
     assert lines[1] == one.stdout.decode().strip()
+
+
+def test_the_kernel_says_that_a_program_is_confined(sandbox):
+    """Seen from outside: no privilege, a filter, another user than root, namespaces of its own, its pipes only."""
+    source = {"kind": "script", "source": "print('here', flush=True)\nimport time; time.sleep(1000)"}
+    sandbox.start()
+    with ThreadPoolExecutor(1) as other:
+        running = other.submit(sandbox.run, source, Limits(seconds=3))
+        found: list[int] = []
+        until = time.monotonic() + 3
+        while len(found) < 3 and time.monotonic() < until:  # zygote, warden, program
+            found = children(sandbox._process.pid)
+        place = Path(f"/proc/{found[-1]}")
+        while "Seccomp:\t2" not in (place / "status").read_text() and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        lines = [line.partition(":") for line in (place / "status").read_text().splitlines()]
+        spaces = {path.name: path.readlink() for path in (place / "ns").iterdir()}
+        ours = {path.name: path.readlink() for path in Path("/proc/self/ns").iterdir()}
+        descriptors = sorted(path.name for path in (place / "fd").iterdir())
+        environment = (place / "environ").read_bytes()
+        assert running.result().limit == "seconds"
+    status = {name: value.split() for name, _, value in lines}
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind][0], 16) == 0, kind
+    assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    assert "0" not in status["Uid"] + status["Gid"] + status["Groups"]
+    assert status["NSpid"][-1] == "1"
+    assert {name for name in spaces if spaces[name] == ours[name]} <= {"time", "time_for_children"}
+    assert descriptors == ["0", "1", "2", "3", "4"]
+    assert b"PATH" not in environment
 
 
 def test_usual_programs_run(sandbox):

@@ -68,8 +68,8 @@ def prctl(what: int, one: int = 0, two: int = 0) -> int:
     return _checked(f"prctl({what})", _libc.prctl(what, *numbers))
 
 
-def drop_privileges() -> None:
-    """No capability is left in any set, and nothing that is executed can give one back."""
+def bound_privileges() -> None:
+    """Nothing that this process or its children execute gives them a capability; those they have stay."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(64):
@@ -79,6 +79,10 @@ def drop_privileges() -> None:
             if error.errno != _EINVAL:  # the kernel knows no more of them
                 raise
             break
+
+
+def drop_privileges() -> None:
+    """No capability is left; see `bound_privileges`."""
     header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
     _checked("capset", _libc.capset(header, (ctypes.c_uint32 * 6)()))
 

@@ -26,8 +26,6 @@ def run() -> None:
     """Do the job on descriptor 5 and end the process."""
     with open(warden.JOB, "rb") as file:
         job = json.loads(file.read())
-    for name in [name for name in sys.modules if name.split(".")[0] == "policyopt"]:
-        del sys.modules[name]
     random.seed(0)  # a program that draws has the same luck every time
     atexit._clear()
     os.environ.clear()

@@ -51,6 +51,7 @@ def _start(channel: socket.socket, *, isolated: bool) -> None:
         _, status = os.waitpid(child, 0)
         os._exit(max(os.waitstatus_to_exitcode(status), 0))
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    kernel.bound_privileges()
     os.setsid()
 
 
@@ -66,6 +67,8 @@ def _received(channel: socket.socket) -> tuple[bytes, list[int]]:
 def _serve(channel: socket.socket, *, isolated: bool) -> None:
     from policyopt.sandbox import program, warden
 
+    for name in [name for name in sys.modules if name.split(".")[0] == OUR_OWN]:
+        del sys.modules[name]  # programs shall not import us
     while True:
         line, given = _received(channel)
         _reap()
