@@ -46,7 +46,7 @@ def texts(tmp_path_factory):
     recipe = {
         "name": "healthy",
         "policy": {"new": {"hidden_size": 16, "layers": 1, "heads": 2, "positions": 128, "model_type": "llama"}},
-        "tasks": {"jsonl": str(path), "limit": 12, "verifier": "planted_rewards:opening"},
+        "tasks": {"jsonl": str(path), "limit": 12, "verifier": "answer_spans", "verifier_options": {"width": 1}},
         "stages": [{"method": "grpo", "steps": 5, "options": {"selection.count": 12, "sampling.size": 16}}],
         "evaluation": {"tasks": 8, "samples": 8},
     }
