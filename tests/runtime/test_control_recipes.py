@@ -194,7 +194,7 @@ WRONG = {
         "no effect with an untrained policy",
     ),
     "unit without data": ("tasks.unit=episode", "no effect with an environment alone"),
-    "two data sets": ("tasks={gymnasium: CartPole-v1, minari: x, recorded: {}}", "one of tasks.minari and"),
+    "two data sets": ("tasks={gymnasium: CartPole-v1, minari: x, recorded: {}}", "one of tasks.minari, tasks.recorded and"),
     "pairs": ("stages=[{method: dpo, steps: 1}]", "recorded"),
     "option of the method": ("sampling.horizons=3", "Did you mean 'sampling.horizon'"),
     "models without effect": ("models.teacher=x", "have no effect"),

@@ -310,16 +310,16 @@ def test_interrupts_in_another_thread_change_nothing() -> None:
 def test_a_failed_round_loses_nothing(whole: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round fails after its first optimiser steps have moved the policy: the state before it is what is saved."""
     first, moved = cases.session(tmp_path, "ppo", every=100), []
-    step = GradientSteps.step
+    differentiate = GradientSteps.differentiate
 
     def fail(self: GradientSteps, ctx: Any, batch: Any, model: str) -> None:
         if ctx.step == 7 and model == "critic":
             moved.append(first.run.models["policy"].state_dict()["logits"].clone())
             raise NonFiniteGradientError("the gradient of 'critic' is nan")
-        step(self, ctx, batch, model)
+        differentiate(self, ctx, batch, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GradientSteps, "step", fail)
+        patch.setattr(GradientSteps, "differentiate", fail)
         with pytest.raises(NonFiniteGradientError) as caught:
             list(first.rounds())
     assert "policyopt resume" in caught.value.__notes__[0]
