@@ -170,9 +170,10 @@ def test_trap_55_delayed_models_step_at_every_nth_update() -> None:
     steps = {"critic": 0, "policy": 0}
 
     class Counting(GradientSteps):
-        def step(self, ctx, batch, model):
-            steps[model] += 1
-            super().step(ctx, batch, model)
+        def apply(self, ctx, models):
+            for model in models:
+                steps[model] += 1
+            super().apply(ctx, models)
 
     terms = (Term("a", PolicyGradient(), TokenMean()),)
     ctx = context(method(*terms, update=update), grids())
