@@ -72,7 +72,7 @@ def attempts() -> list[str]:
                 ended = {"limit": f"limit: {found.limit}"}.get(
                     escapes.ending(found), found.why.replace(str(file), "FILE")
                 )
-                shown = ended[:70].replace("|", "\\|").replace("`", "'")
+                shown = ended.replace(sys.base_prefix, "PYTHON")[:70].replace("|", "\\|").replace("`", "'")
                 rows.append(f"| {kind} | {name} | `{shown or '-'}` | {found.passed / found.run:g} | {float(right):g} |")
     return [
         f"{held} of {len(escapes.ATTEMPTS)} attempts were contained and scored 0, each with a right program after it.",

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from policyopt.compose import Program
 from policyopt.recipe.base import UNITS, BudgetSection, RecipeError
 from policyopt.run import Run
@@ -40,20 +38,11 @@ class Metered:
     def reset(self) -> None:
         self.tokens, self.samples, self.tasks = 0, 0, hashlib.blake2b(digest_size=8)
 
-    def __call__(
-        self,
-        policy: Any,
-        world: Any,
-        batch: Batch,
-        keys: Tensor,
-        temperature: float,
-        version: int,
-        steps: int | None = None,
-    ) -> Batch:
+    def __call__(self, policy: Any, world: Any, batch: Batch, *given: Any, **options: Any) -> Batch:
         before = batch.lengths
         fresh = before == 0
         self._draw(batch[fresh])
-        done = self.engine(policy, world, batch, keys, temperature, version, steps=steps)
+        done = self.engine(policy, world, batch, *given, **options)
         self.tokens += int(done.lengths.sum() - before.sum())
         self.samples += int(fresh.sum())
         return done

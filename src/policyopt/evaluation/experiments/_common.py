@@ -42,18 +42,9 @@ class CountingEngine:
     def __init__(self) -> None:
         self.rows = self.steps = 0
 
-    def __call__(
-        self,
-        policy: Any,
-        world: Any,
-        batch: Batch,
-        keys: Tensor,
-        temperature: float,
-        version: int,
-        steps: int | None = None,
-    ) -> Batch:
+    def __call__(self, policy: Any, world: Any, batch: Batch, *given: Any, **options: Any) -> Batch:
         self.rows += len(batch)
-        done = generate(policy, world, batch, keys, temperature, version, steps)
+        done = generate(policy, world, batch, *given, **options)
         self.steps += int(done.lengths.sum() - batch.lengths.sum())
         return done
 
