@@ -19,11 +19,9 @@ apa = replace(
         title="Fine-Tuning Language Models with Advantage-Induced Policy Alignment",
         paper="arXiv 2306.02231",
         equation="squared error to the optimum without its normaliser",
-        mechanism="The optimum of the KL-regularised return is the first policy times exp(A / lambda). The policy's "
-        "log-probabilities are regressed on that, with advantages of a critic. One number, lambda, sets how far it "
-        "may go from the first policy; there is no ratio, no clip and no KL in the reward.",
-        departures="Whitening counts trained steps only (the released code also counts padding). The running scale of "
-        "rewards is not there.",
+        mechanism="The optimum of the KL-regularised return is the first policy times exp(A / lambda): "
+        "log-probabilities are regressed on that, with a critic's advantages. No ratio, no clip, no KL in the reward.",
+        departures="Whitening counts trained steps only (the released code: padding too). No running scale of rewards.",
         when_to_use="A critic, and a wish for a distance from the first policy that stops growing.",
         seed=135,
         family="A1",

@@ -22,11 +22,9 @@ bcpg_nsa = Method(
         title="Unearthing Gems from Stones: Policy Optimization with Negative Sample Augmentation for LLM Reasoning",
         paper="arXiv 2505.14403",
         equation="behaviour-constrained policy gradient, negative sample augmentation",
-        mechanism="Offline reinforcement learning on recorded answers. In wrong answers the steps that two judges both "
-        "call right are pushed away less, or rewarded, while all others keep the penalty; a small charge on the "
-        "distance from who wrote the data keeps the policy near it.",
-        departures="instantiation: the gradient of E[R] - tau KL(pi || mu). Judges are methods of the world "
-        "(`judge_steps` by default). An epoch is a round: all epochs of a round use its rows.",
+        mechanism="Offline, on recorded answers. In wrong ones the steps that two judges both call right are pushed "
+        "away less, or rewarded; a small charge on the distance from who wrote the data keeps the policy near it.",
+        departures="instantiation: gradient of E[R] - tau KL(pi || mu); judges are the world's; a round is an epoch.",
         when_to_use="Fixed data with more wrong than right answers, and judges of steps.",
         seed=82,
         family="A2",

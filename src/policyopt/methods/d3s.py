@@ -39,6 +39,7 @@ d3s = replace(
 )
 
 _WORLD = {"selection.count": 8, "update.learning_rate": 0.1}
+_UNTIL = {"unit": "steps", "level": 0.8}
 
 claim = Claim(
     statement="80 % is reached with fewer trained steps than when every step of every row is trained on.",
@@ -47,13 +48,8 @@ claim = Claim(
     observable="trained steps until 80 % of the symbols are right",
     higher_is_better=False,
     smallest_effect=2000.0,
-    treated=Arm("d3s", _WORLD, {"unit": "steps", "level": 0.8}),
-    baseline=Arm(
-        "d3s",
-        {"selection": Selection(count=8), "update.learning_rate": 0.1},
-        {"unit": "steps", "level": 0.8},
-        "every row and step",
-    ),
+    treated=Arm("d3s", _WORLD, _UNTIL),
+    baseline=Arm("d3s", {"selection": Selection(count=8), "update.learning_rate": 0.1}, _UNTIL, "every row and step"),
     rounds=60,
     budget="cost",
     scope="Steps that are sampled cost nothing here. Part of the gain is step size: kept steps have larger "

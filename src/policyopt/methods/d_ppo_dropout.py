@@ -20,12 +20,10 @@ d_ppo_dropout = replace(
         "Optimization Methods",
         paper="arXiv 2310.20380",
         equation="the bound on the surrogate's variance and its cross terms, D-PPO",
-        mechanism="The variance of the importance-weighted surrogate grows over the epochs of a round. Every sample is "
-        "scored by its cross term with the others, and a fixed share with the smallest scores, of each sign, is left "
-        "out of the policy's loss in that minibatch.",
-        departures="The score is an instantiation of ours of the paper's cross term (no official code is known): "
-        "phi_t = u_t sum_{k != t} u_k, u = r A, over the minibatch, floor(rho n) of each sign, rho = 0.2. The critic "
-        "learns from all samples.",
+        mechanism="The surrogate's variance grows over a round's epochs. Every sample is scored by its cross term "
+        "with the others; the share with the smallest scores, of each sign, is left out of the policy's loss.",
+        departures="The score is our instantiation of the paper's cross term (no official code is known): phi_t "
+        "above, floor(rho n) of each sign, rho = 0.2. The critic learns from all samples.",
         when_to_use="Many epochs on a batch, when the logged variance of r A climbs within a round.",
         seed=88,
         family="A1",

@@ -24,9 +24,8 @@ hbpo = replace(
         paper="arXiv 2507.15844",
         equation="eq. 1 to 3 (budget rewards), eq. 4 (advantage in the whole group), eq. 5 (sum with that of a budget)",
         mechanism="The attempts of a task are told different token budgets. Within its budget a right answer is worth "
-        "more the smaller the budget, beyond it less the longer it is. Advantages compare all attempts of the task and "
-        "add how far a budget's attempts are from what that budget could be worth: which budget suits the task is "
-        "learned without labels, and kept when nothing is told.",
+        "more the smaller the budget, beyond it less the longer it is. Advantages compare all attempts of the task "
+        "and add how far those of a budget are from its par: which budget suits a task is learned without labels.",
         departures="The sum is the paper's; released code adds a budget's term twice (weight=2) and takes the smaller "
         "of both curves within the budget (lesser=true). That term is not normalised, so advantages reach -beta.",
         when_to_use="Answers should be as long as the task needs, and nobody knows how long that is.",

@@ -24,8 +24,7 @@ mdpo = replace(
         mechanism="Every round approximately solves a proximal problem: the linearised return less an exact divergence "
         "to the policy that took the steps, by several gradient steps on that sum (at the first alone the divergence "
         "has no gradient). The pull to the old policy grows over training. Nothing is clipped.",
-        departures="Advantages are whitened. The m steps use all rows of the round. Policy and critic are two models; "
-        "the critic takes as many steps.",
+        departures="Advantages are whitened; the m steps use all rows of a round, and the critic takes as many.",
         when_to_use="Where an exact divergence is at hand and a soft bound on the change is wanted in place of a clip.",
         seed=91,
         family="A1",

@@ -1,8 +1,7 @@
 """MPO: meta policy optimization with an evolving reward model (arXiv 2504.20157, section 3).
 
 R_i = RM(x, o_i | rubric_j), raw ;  every k batches: c_m = MRM_analyse(x_m, o_m, R_m, rubric_j) of n drawn rows,
-rubric^m = MRM_refine(c_m, rubric_j), rubric_(j+1) = MRM_merge(rubric^1 .. rubric^n) ;   policy: PPO with KL in the
-reward
+rubric^m = MRM_refine(c_m, rubric_j), rubric_(j+1) = MRM_merge(rubric^1 .. rubric^n) ;   PPO with KL in the reward
 """
 
 from dataclasses import replace
@@ -20,12 +19,11 @@ mpo_meta_reward = replace(
         title="Toward Evaluative Thinking: Meta Policy Optimization with Evolving Reward Models",
         paper="arXiv 2504.20157",
         equation="section 3 (meta analysis, refinement and merging of the rubric), PPO objective",
-        mechanism="The judge's rubric is a variable of training. Every k batches a meta judge looks at what the policy "
-        "wrote and how it was scored, refines the rubric for each sample and merges the refinements, so that a "
-        "loophole that the policy has found is closed while it learns.",
-        departures="Both judges are methods of the world: language models in the paper, lists of rules here. The "
-        "charge for leaving the reference is the released 0.02; the released run on mathematics rewrites every 20 "
-        "batches from 16 rows.",
+        mechanism="The judge's rubric is a variable. Every k batches a meta judge reads what was written and how it "
+        "was scored, refines the rubric for each sample and merges the refinements: a loophole is closed while the "
+        "policy learns.",
+        departures="Both judges are methods of the world: language models in the paper, lists of rules here. beta = "
+        "0.02 is the released one; the released run on mathematics rewrites every 20 batches from 16 rows.",
         when_to_use="A prompted judge that the policy learns to exploit.",
         seed=71,
         family="A2",

@@ -21,11 +21,9 @@ nft = replace(
         title="Bridging Supervised Learning and Reinforcement Learning in Math Reasoning",
         paper="arXiv 2505.18116",
         equation="eq. 8 (implicit negative policy), eq. 10 (loss per token); released code: floors, weights of prompts",
-        mechanism="Right rows are imitated. Wrong rows are explained by the policy that is left when the right rows' "
-        "share is taken out of the one that wrote them, which lowers their likelihood: supervised learning on both, "
-        "without a clip range. Groups of one kind are dropped.",
-        departures="A mean over rows in place of the code's sum. Minibatches keep groups together, so that q is the "
-        "group's own. The variant with one ratio per row is the part SequenceImplicitNegative.",
+        mechanism="Right rows are imitated. Wrong rows are explained by what is left of their writer without right "
+        "rows, so their likelihood falls: supervised learning, no clip range. Groups of one kind are dropped.",
+        departures="A mean over rows, not a sum. Minibatches keep groups whole. Row ratios: SequenceImplicitNegative.",
         when_to_use="Binary rewards, several minibatches on a batch, no wish to set a clip range.",
         seed=44,
         family="A1",

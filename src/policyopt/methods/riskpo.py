@@ -24,12 +24,12 @@ riskpo = replace(
         paper="arXiv 2510.00911",
         equation="section 3 (mixed value at risk, bundles, quantile tracking); released code: sharing of advantages",
         mechanism="Several tasks form a bundle, so that a score is more than one bit. The goal is the mean of the "
-        "scores' middle range and, with a weight, of their lower tail, in place of the mean of all: attempts that do "
-        "badly on a whole bundle weigh more.",
-        departures="Papers of a bundle that are all alike have advantage 0 (the released code divides by 1e-6). "
-        "`absolute_share` is a form of the released `sum-mean` that can not push right rows down; it is not the "
-        "paper's. The last bundle of a round is smaller if the tasks do not come out even. Quantiles are the tracked "
-        "ones; the released settings take their mean with the quantiles of the bundle's own scores.",
+        "scores' middle range and, with a weight, of their lower tail: attempts that do badly on a whole bundle weigh "
+        "more.",
+        departures="Papers of a bundle that are all alike have advantage 0 (released: divided by 1e-6). "
+        "`absolute_share`, a form of the released `sum-mean` that can not push right rows down, is not the paper's. A "
+        "round's last bundle may be smaller. Quantiles are the tracked ones (released: their mean with those of the "
+        "bundle's scores).",
         when_to_use="Many tasks that are almost never solved beside many that are; see its card for what was seen.",
         seed=39,
         family="A1",

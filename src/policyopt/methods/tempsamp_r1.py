@@ -23,11 +23,10 @@ tempsamp_r1 = replace(
         equation="mixed group, non-linear shaping",
         mechanism="The ground truth stands in every group as one more row, so that at least one is good. Its reward "
         "would make all own rows look bad; the shaping compresses rewards above a threshold and spreads those below.",
-        departures="The method is sampling and shaping. The temporal intersection over union is the world's grade; "
-        "video, the format reward and the two stages with and without written reasoning are not here. The epsilon is "
-        "1e-4; KL is off. The ground truth's ratio is against the policy that began the update, scored by teacher "
-        "forcing. The paper's other two ways are the parts CappedGiven (its reward) and OfOwnRows(best=1.2) (its "
-        "advantage).",
+        departures="The method is sampling and shaping. The intersection over union is the world's grade; video, the "
+        "format reward and the two stages (with and without written reasoning) are not here. Epsilon is 1e-4, KL is "
+        "off. The ground truth's ratio is against the policy that began the update, by teacher forcing. The paper's "
+        "other two ways: CappedGiven (its reward), OfOwnRows(best=1.2) (its advantage).",
         when_to_use="Answers that are numbers or intervals, a ground truth for each, and own attempts that rarely hit.",
         seed=158,
         family="A1",

@@ -22,9 +22,8 @@ urpo = replace(
         title="URPO: A Unified Reward & Policy Optimization Framework for Large Language Models",
         paper="arXiv 2507.17515",
         equation="unified data format, rank reward of the referee, self-generated rewards",
-        mechanism="One model in two roles and one GRPO loop. On preference data it learns to score candidates in the "
-        "order that people gave them; on open-ended tasks the same weights score its own group of answers, and these "
-        "scores are the rewards. No reward model is kept, and player and referee improve together.",
+        mechanism="One model in two roles: on preference data it learns to score candidates in people's order; on "
+        "open-ended tasks the same weights score its own group of answers, and these scores are the rewards.",
         departures="instantiation: Kendall's tau, two referee calls in random orders, a warm-up stage without "
         "open-ended tasks (`urpo_warm_up`, the first stage of a Program). Prompts of both roles are the world's.",
         when_to_use="Preference data and open-ended tasks together, where a frozen reward model would be outgrown.",

@@ -19,12 +19,9 @@ verpo = replace(
         title="VeRPO: Verifiable Dense Reward Policy Optimization for Code Generation",
         paper="arXiv 2601.03525",
         equation="dense turn reward from weighted unit tests; dual-level advantage",
-        mechanism="A program's reward is the weighted sum of the tests it passes: hard tests weigh more, tests that "
-        "are passed about as often share their weight. Each turn of a repair dialogue has that reward, the episode one "
-        "for full correctness that falls with its turns; the two advantages are added.",
-        departures="a, width, gamma and b are not published: 2, 0.1, 0.9 and 0.5. instantiation: turns are compared "
-        "with all turns of the group (credit.among=place: with those of the same number). No KL term. The program "
-        "runner is the world's; here small strings.",
+        mechanism="A program's reward is the weighted sum of the tests it passes: hard tests weigh more, crowded ones "
+        "less. Each turn of a repair dialogue has it, the episode one for full correctness that falls with its turns.",
+        departures="instantiation: a, width, gamma, b = 2, 0.1, 0.9, 0.5; turns against all of the group (`among`).",
         when_to_use="Programs with several unit tests of which most rows pass some and few pass all.",
         seed=246,
         family="A2",
