@@ -27,6 +27,7 @@ from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
 from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.invariants import Rules
+from policyopt.runtime.lock import alone
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
 from policyopt.runtime.trackers import missing
@@ -42,10 +43,11 @@ SNAPSHOT_PARAMETERS = 50_000_000  # larger models are not copied in memory befor
 
 
 class Training:
-    """A run of a recipe in its folder. Use as a context manager: graders have worker processes."""
+    """A run of a recipe in its folder, which it locks. Use as a context manager: graders have worker processes."""
 
     def __init__(self, built: Built, folder: RunFolder, display: Display | None = None):
-        self.built, self.folder = built, folder
+        self.built, self.folder, self.opened = built, folder, ExitStack()
+        self.opened.callback(built.close)
         self.stamps = Stamps(built.program.stages, folder)
         kept = self.stamps.hooks
         self.ledger, self.budget = Ledger(folder, built.run), None
@@ -81,24 +83,28 @@ class Training:
             built = opened.enter_context(build(recipe))
             printed = "\n\n".join(executed(stage.method) for stage in built.program.stages)
             folder = RunFolder.create(recipe.folder or f"runs/{recipe.name}", recipe.yaml(), printed)
+            opened.enter_context(alone(folder.path))
             training = cls(built, folder, display)
             training.stamps.write()
-            opened.pop_all()  # the training closes what was built
+            training.opened = opened.pop_all()
             return training
 
     @classmethod
     def resume(cls, path: str | Path, display: Display | None = None, *, accept: bool = False) -> Training:
         """Go on with a run from its newest good checkpoint. accept: also if what it minimises has changed since."""
         folder = RunFolder.open(path)
-        training = cls(build(load_recipe(folder.recipe)), folder, display)
-        training.stamps.accept = accept
-        return training
+        with ExitStack() as opened:
+            opened.enter_context(alone(folder.path))
+            training = cls(opened.enter_context(build(load_recipe(folder.recipe))), folder, display)
+            training.stamps.accept = accept
+            training.opened = opened.pop_all()
+            return training
 
     def __enter__(self) -> Training:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.built.close()
+        self.opened.close()
 
     @property
     def interrupted(self) -> bool:

@@ -46,7 +46,6 @@ class RunFolder:
             folder = cls(next(name for name in names if _claim(name)))
         except OSError as error:
             raise RunFolderError(f"the run folder {path} can not be made: {error}; choose another") from error
-        folder.checkpoints.mkdir()
         write_atomic(folder.objective, objective)
         write_atomic(folder.recipe, recipe)  # last: a folder with a recipe is a run
         return folder
@@ -146,11 +145,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _claim(path: Path) -> bool:
-    """Make the folder ours: new, or there and empty. Two runs started together do not get the same new one."""
+    """Make the folder ours: new, or there and empty. Of runs started together only one gets it."""
     try:
         path.mkdir()
     except FileExistsError:
-        return path.is_dir() and not any(path.iterdir())
+        if not path.is_dir() or any(path.iterdir()):
+            return False
+    try:
+        RunFolder(path).checkpoints.mkdir()
+    except FileExistsError:
+        return False
     return True
 
 

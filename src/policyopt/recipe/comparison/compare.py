@@ -21,6 +21,7 @@ from policyopt.recipe.comparison.results import comparison_record, is_finished, 
 from policyopt.report.comparison import markdown
 from policyopt.report.comparison_plot import draw
 from policyopt.runtime.atomic import write_atomic
+from policyopt.runtime.lock import alone, is_lock
 
 
 class Board(Protocol):
@@ -54,9 +55,14 @@ def claim_folder(plan: Plan, folder: Path) -> None:
                 f"{folder} holds another comparison: {', '.join(differ)} differ. Give another --folder, or the same "
                 "command; only arms and seeds can be added"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"{folder} is not empty and holds no comparison; give another --folder")
+    _must_be_ours(folder)
     write_atomic(path, plan.to_json())
+
+
+def _must_be_ours(folder: Path) -> None:
+    """A comparison's, or empty, or not there."""
+    if folder.exists() and not (folder / "plan.json").is_file() and not all(map(is_lock, folder.iterdir())):
+        raise RecipeError(f"{folder} is not empty and holds no comparison; give another --folder")
 
 
 def check(plan: Plan) -> None:
@@ -74,8 +80,18 @@ def check(plan: Plan) -> None:
 def compare(plan: Plan, folder: Path, board: Board, processes: int | None = None, command: str = "") -> Compared:
     """Train what is missing, then write the report. Equal plans give equal reports, but for clocks, however many
     processes there are and however often they were stopped (a budget of seconds is a clock)."""
+    _must_be_ours(folder)
     check(plan)
-    claim_folder(plan, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"the folder {folder} can not be made: {error}; give another --folder") from error
+    with alone(folder):
+        claim_folder(plan, folder)
+        return _compare(plan, folder, board, processes, command)
+
+
+def _compare(plan: Plan, folder: Path, board: Board, processes: int | None, command: str) -> Compared:
     with Pool(min(processes or cores(), len(plan.arms) * plan.seeds), folder / "log.txt") as pool:
         tried: dict[str, dict[str, float]] = {}
         searched = list(tuning(plan, folder))
