@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +37,31 @@ class Engine(Protocol):
     ) -> Batch: ...
 
 
+class Trainers(Protocol):
+    """Processes that train one run together. Each has the run's models, state and random numbers and goes through the
+    same rounds; only what is said here is divided between them (`runtime.sharding`)."""
+
+    def parameters(self, ctx: Any, model: str) -> list[nn.Parameter]:
+        """What an optimiser of a model's trained parameters moves: this process's parts of them."""
+        ...
+
+    def backward(self, ctx: Any, batch: Batch, planned: Any, micro_rows: int | None, parameters: Any) -> None:
+        """Give the parameters the gradient of the planned terms over the whole batch."""
+        ...
+
+    def norm(self, gradients: Any) -> float:
+        """Euclidean norm of all of them together, over all processes."""
+        ...
+
+    def moved(self, ctx: Any, models: Any) -> None:
+        """The models' weights are what the optimisers made of them."""
+        ...
+
+    def rows(self, batch: Batch, compute: Callable[[Batch], Any]) -> Any:
+        """compute(batch), a value or record whose rows follow from the batch's rows one by one."""
+        ...
+
+
 class Meter:
     """Metrics as (sum, count) pairs, so that micro-batches, padding and ranks can not change them."""
 
@@ -51,14 +77,29 @@ class Meter:
         chosen = values[mask]
         self.add(name, chosen.detach().cpu().double().sum(), chosen.numel())
 
+    def take(self, other: Meter) -> None:
+        """What another one has recorded."""
+        self._pairs += other._pairs
+
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """Sum and count by name."""
+        sums: dict[str, tuple[float, float]] = {}
+        for name, value, count in self._pairs:
+            total, counted = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + float(value), counted + float(count))
+        return sums
+
     def result(self) -> dict[str, float]:
         """Means by name. A metric that nothing counted towards (an empty mask) is left out, not reported as 0."""
-        sums: dict[str, list[float]] = {}
-        for name, value, count in self._pairs:
-            entry = sums.setdefault(name, [0.0, 0.0])
-            entry[0] += float(value)
-            entry[1] += float(count)
-        return {name: total / count for name, (total, count) in sums.items() if count}
+        return {name: total / count for name, (total, count) in self.sums().items() if count}
+
+
+@dataclass(frozen=True)
+class Past:
+    """A policy as it was before a round, for sampling that runs ahead: its weights and its number of updates."""
+
+    weights: Mapping[str, Tensor]
+    updates: int
 
 
 class Run:
@@ -75,11 +116,13 @@ class Run:
         self.models: dict[str, nn.Module] = dict(models)
         self.worlds = {"world": world, **(worlds or {})}
         self.engine, self.seed = engine, seed
+        self.trainers: Trainers | None = None  # None: this process alone
         self.step = 0  # rounds
         self.updates = 0  # optimiser steps
         self.drawn = 0  # tasks drawn since the stage began
         self.stage_start = 0
         self.cells: dict[str, Any] = {}
+        self.past: dict[int, Past] = {}  # by round; empty where every round samples with the newest weights
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self._saved_optimizers: dict[str, Any] = {}
         self.recorded: dict[tuple[int, str, str], Recordings] = {}
@@ -129,6 +172,17 @@ class Run:
             cells = {name: cell for name, cell in self.cells.items() if not name.startswith(_KEPT)}
             self.cells[_KEPT + stage.keeps] = copy.deepcopy(cells)
 
+    def beside(self, models: dict[str, nn.Module], engine: Engine, cells: dict[str, Any]) -> Run:
+        """A run in the same stage and worlds with models and cells of its own, for what samples ahead of this one."""
+        other = Run({}, self.worlds["world"], engine, self.seed, self.worlds)
+        other.stage_start, other.models, other.cells = self.stage_start, models, cells
+        return other
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How often each purpose asked for random numbers in this round: the place in its streams."""
+        return self._calls
+
     def optimizer(self, key: str, make: Callable[[], torch.optim.Optimizer]) -> torch.optim.Optimizer:
         if key not in self.optimizers:
             self.optimizers[key] = make()
@@ -149,6 +203,7 @@ class Run:
             "built": sorted(self._built),
             "models": {name: model.state_dict() for name, model in self.models.items()},
             "optimizers": {**self._saved_optimizers, **optimizers},
+            **({"past": {step: vars(past) for step, past in self.past.items()}} if self.past else {}),
         }
 
     def load_state(self, state: Mapping[str, Any], program: Program) -> None:
@@ -167,6 +222,8 @@ class Run:
         for name, model in self.models.items():
             model.load_state_dict(state["models"][name])
         self.cells = copy.deepcopy(dict(state["cells"]))
+        past = state.get("past", {})
+        self.past = {step: Past(copy.deepcopy(held["weights"]), held["updates"]) for step, held in past.items()}
         self.optimizers = {}
         self._saved_optimizers = copy.deepcopy(dict(state["optimizers"]))
 
@@ -264,6 +321,10 @@ class StageContext:
     def seed(self) -> int:
         return self.run.seed
 
+    @property
+    def trainers(self) -> Trainers | None:
+        return self.run.trainers
+
     def count_update(self) -> None:
         self.run.updates += 1
 
@@ -299,6 +360,8 @@ class StageContext:
         """The optimiser of a model's trained parameters in this stage; `spec` makes it when it is first asked for."""
 
         def make() -> torch.optim.Optimizer:
+            if self.trainers is not None:
+                return spec.make(self.trainers.parameters(self, model))
             return spec.make([p for p in self.models[model].parameters() if p.requires_grad])
 
         return self.run.optimizer(f"{self._stage.start}:{self.stage.key}/{model}", make)

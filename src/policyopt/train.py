@@ -17,19 +17,30 @@ Watch = Callable[[StageContext, Batch], None]
 """Looks at what a round is about to train on, and may refuse it by raising."""
 
 
+Sampled = Callable[[StageContext], Batch]
+"""The rows of a round as they were judged."""
+
+
 def unwatched(ctx: StageContext, kept: Batch) -> None:
     """Looks at nothing."""
 
 
-def rounds(run: Run, program: Program, watch: Watch = unwatched) -> Iterator[Round]:
-    """Train until the program ends, one round at a time. The run can be saved between any two rounds."""
+def sample(ctx: StageContext) -> Batch:
+    """Sample and judge now, with the models as they are."""
+    return ctx.stage.sampling(ctx, _draw(ctx), _judge(ctx))
+
+
+def rounds(run: Run, program: Program, watch: Watch = unwatched, sampled: Sampled = sample) -> Iterator[Round]:
+    """Train until the program ends, one round at a time. The run can be saved between any two rounds.
+
+    sampled: who samples; `sample`, or what has done so ahead of time (`runtime.ahead`)."""
     while run.step < program.steps:
         stage = program.at(run.step)
         run.enter(stage)
         ctx, method = StageContext(run, stage), stage.method
         for enter in method.before:
             enter(ctx)
-        judged, credited, kept = gather(ctx)
+        judged, credited, kept = gather(ctx, sampled)
         if len(kept) and kept.trained.any():
             kept = collect_roles(ctx, kept)
             watch(ctx, kept)
@@ -44,10 +55,10 @@ def rounds(run: Run, program: Program, watch: Watch = unwatched) -> Iterator[Rou
         yield done
 
 
-def gather(ctx: StageContext) -> tuple[Batch, Batch, Batch]:
+def gather(ctx: StageContext, sampled: Sampled = sample) -> tuple[Batch, Batch, Batch]:
     """What a round samples: rows as they were judged, with credit, and those that are kept. No model changes."""
     method = ctx.stage
-    judged = method.sampling(ctx, _draw(ctx), _judge(ctx))
+    judged = sampled(ctx)
     credited = method.credit(ctx, judged)
     return judged, credited, method.selection.keep(ctx, credited)
 

@@ -88,6 +88,18 @@ class InvariantsSection(Section):
     alarms: bool = True
 
 
+class RuntimeSection(Section):
+    """Where and when a run samples and trains; `runtime=ray` alone says `on`.
+
+    staleness: rounds by which sampling runs ahead of training (`policyopt.runtime.ahead`); 0: not at all. deadline:
+    seconds that a round of samples is waited for.
+    """
+
+    on: Literal["local"] = "local"
+    staleness: int = Field(default=0, ge=0)
+    deadline: float = Field(default=3600.0, gt=0)
+
+
 class Recipe(Section):
     """A whole run. Every kind of policy has its own sections `policy`, `tasks` and `evaluation`.
 
@@ -111,6 +123,7 @@ class Recipe(Section):
     samples: SamplesSection = SamplesSection()
     trackers: tuple[TrackerName, ...] = ()  # of the metrics, besides the run's own files and TensorBoard
     invariants: InvariantsSection = InvariantsSection()
+    runtime: RuntimeSection = RuntimeSection()
     folder: str | None = None  # None: runs/NAME
 
     @model_validator(mode="after")

@@ -52,6 +52,15 @@ class Metered:
         drawn = dict(zip(rows.row["group"].tolist(), rows.row["task"].tolist(), strict=True))
         self.tasks.update(repr(list(drawn.values())).encode())
 
+    def apart(self) -> Metered:
+        """The same engine counted anew, for a round that is sampled ahead of its training."""
+        return Metered(self.engine)
+
+    def take(self, other: Metered) -> None:
+        """What was counted apart."""
+        self.tokens, self.samples = self.tokens + other.tokens, self.samples + other.samples
+        self.tasks = other.tasks
+
     def __getattr__(self, name: str) -> Any:
         """Engines that can also generate streams."""
         found = getattr(self.engine, name)

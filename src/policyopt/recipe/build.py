@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from policyopt.options import override
 from policyopt.recipe.base import Recipe, RecipeError, Section, StageSection, problems
 from policyopt.recipe.kinds import Subject, kind_of
 from policyopt.run import Run
+from policyopt.runtime.ahead import check_ahead, corrected, weighs
+
+log = logging.getLogger("policyopt")
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Built:
 def build(recipe: Recipe) -> Built:
     """Everything a run needs; all that can be wrong with a recipe is found here, before any training."""
     sections = [_stage_tasks(recipe.tasks, index, stage) for index, stage in enumerate(recipe.stages)]
-    methods = [_method(stage, recipe.runs or recipe.kind) for stage in recipe.stages]
+    methods = [_timed(_method(stage, recipe.runs or recipe.kind), recipe) for stage in recipe.stages]
     _check_models(recipe, methods)
     different = {repr(section): section for section in sections}
     names = {key: "world" if index == 0 else f"tasks {index}" for index, key in enumerate(different)}
@@ -96,6 +100,22 @@ def _method(stage: StageSection, kind: str) -> Method:
     if kind not in method.about.policies:
         raise RecipeError(f"method {method.key!r} does not run on {kind} policies, only on {method.about.policies}")
     return method
+
+
+def _timed(method: Method, recipe: Recipe) -> Method:
+    """The method as it is trained when sampling runs ahead of it."""
+    if not recipe.runtime.staleness or method.sampling.data:
+        return method
+    check_ahead(method)
+    found = corrected(method)
+    if not weighs(found):
+        log.warning(
+            "runtime.staleness=%d: no term of %s compares the policy with the one that sampled, so rows of an earlier "
+            "policy count as if they were of the present one",
+            recipe.runtime.staleness,
+            method.key,
+        )
+    return found
 
 
 def _check_models(recipe: Recipe, methods: Sequence[Method]) -> None:

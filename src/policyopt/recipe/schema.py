@@ -43,6 +43,8 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 def make_recipe(data: Mapping[str, Any], changes: Sequence[str] = ()) -> Recipe:
     """A checked recipe with `key=value` changes applied; the error says every problem at once."""
     data = copy.deepcopy(dict(data))
+    if isinstance(data.get("runtime"), str):
+        data["runtime"] = {"on": data["runtime"]}
     for change in changes:
         apply_change(data, change)
     recipe = _recipe_of(data)
@@ -82,6 +84,7 @@ def apply_change(data: dict[str, Any], change: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of {change!r} is not valid YAML: {error}") from error
+    key = "runtime.on" if key == "runtime" and isinstance(value, str) else key
     stages, names = _stages(data), key.split(".")
     if names[0] in ROOTS:
         _set_option(stages[-1], key, value)

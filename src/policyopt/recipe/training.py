@@ -25,6 +25,7 @@ from policyopt.recipe.stamps import Stamps
 from policyopt.report.objective_stamp import executed
 from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
+from policyopt.runtime.ahead import Ahead
 from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.invariants import Rules
 from policyopt.runtime.lock import alone
@@ -73,6 +74,10 @@ class Training:
             display=display,
             snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS,
         )
+        self.ahead: Ahead | None = None
+        if (rounds_ahead := built.recipe.runtime.staleness) > 0:
+            self.ahead = Ahead(built.run, built.program, rounds_ahead, built.recipe.runtime.deadline)
+            self.session.sampled = self.ahead
 
     @classmethod
     def start(cls, recipe: Recipe, display: Display | None = None) -> Training:
@@ -113,7 +118,7 @@ class Training:
     def rounds(self) -> Iterator[Round]:
         self.ledger.open(self.session.resume(), whole=self.budget is not None)
         self._keep_budget()
-        with contextlib.closing(self.ledger):
+        with contextlib.closing(self.ledger), self.ahead or contextlib.nullcontext():
             for done in self.session.rounds():
                 yield done
                 self.ledger.restart()

@@ -141,6 +141,10 @@ def staleness(before: Before) -> Alarm | None:
     age = before.ctx.updates - kept.step["version"][sampled]
     least, most = int(age.min()), int(age.max())
     bound = before.rules.staleness
+    past = before.ctx.run.past
+    if past:  # sampling runs ahead by a number of rounds: their updates are counted
+        ahead = before.ctx.updates - min(held.updates for held in past.values())
+        bound = ahead if bound is None else min(bound, ahead)
     if least >= 0 and (bound is None or most <= bound):
         return None
     return Alarm(
@@ -172,13 +176,18 @@ def reference(before: Before) -> Alarm | None:
     )
 
 
-def frozen_models(method: Method) -> list[str]:
-    """Copies and given models whose log-probabilities are read, and that nothing of the method names as its to
-    write."""
+def written_models(method: Method) -> set[str]:
+    """What the method trains, and every name that something which may write weights has among its options."""
     written = {term.trains for term in method.terms} | {method.policy, "policy"}
     for hook in _hooks(method):
         written |= set(_names(hook))
-    asked = {role.model for role in method.roles.values()} - written
+    return written
+
+
+def frozen_models(method: Method) -> list[str]:
+    """Copies and given models whose log-probabilities are read, and that nothing of the method names as its to
+    write."""
+    asked = {role.model for role in method.roles.values()} - written_models(method)
     return [name for name, spec in method.models.items() if isinstance(spec, Copy | Given) and name in asked]
 
 
@@ -212,7 +221,7 @@ def _names(value: Any) -> Iterator[str]:
 def synchronised(before: Before) -> Alarm | None:
     """An engine that holds a copy of the weights (it then says their `fingerprint()`) sampled with these weights."""
     engine: Any = before.ctx.run.engine
-    if not hasattr(engine, "fingerprint"):
+    if not hasattr(engine, "fingerprint") or before.ctx.run.past:  # sampled ahead: with older weights, on purpose
         return None
     held, own = engine.fingerprint(), fingerprint(before.policy)
     if held == own:

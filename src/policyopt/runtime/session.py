@@ -17,7 +17,7 @@ from policyopt.runtime.invariants import Alarm
 from policyopt.runtime.journal import Journal
 from policyopt.runtime.progress import Display, Silent
 from policyopt.runtime.watch import Watch
-from policyopt.train import rounds
+from policyopt.train import Sampled, rounds, sample
 from policyopt.types import Batch, Round
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Session:
         if checkpoint_every < 1:
             raise CompositionError(f"checkpoint_every must be at least 1 round, not {checkpoint_every}")
         self.run, self.program, self.folder = run, program, folder
+        self.sampled: Sampled = sample  # see `train.rounds`
         self.checkpoint_every = checkpoint_every
         self.store = folder.store(keep)
         self.hooks = Hooks() if hooks is None else hooks
@@ -130,7 +131,7 @@ class Session:
         self._alarms.append(step, {"name": alarm.name, "value": alarm.value, "remedy": alarm.remedy, "rows": shown})
 
     def _train(self, record: Record, stop: Interrupt) -> Iterator[Round]:
-        loop = rounds(self.run, self.program, self.watch)
+        loop = rounds(self.run, self.program, self.watch, self.sampled)
         while not self.finished:
             index, stage = self._stage()
             self._start_stage(index, stage)
