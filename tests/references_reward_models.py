@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from enumeration import Fixed
 from policyopt.compose import Method, RewardModel, Term
-from policyopt.objective.reward_models import ListRanking, PairHinge, PairRanking, RowCrossEntropy
+from policyopt.objective.reward_models import ListRanking, PairHinge, PairOdds, PairRanking, RowCrossEntropy
 from policyopt.selection.tasks import Selection
 from policyopt.types import Batch
 from policyopt.update.gradient import GradientSteps
@@ -54,7 +54,14 @@ def labelled(worth: float, label: float):
     return -label * math.log(p) - (1 - label) * math.log(1 - p), p - label
 
 
+def odds(said: float, smoothing: float = 0.0):
+    """By the log-odds themselves."""
+    value = -(1 - smoothing) * math.log(sigma(said)) - smoothing * math.log(sigma(-said))
+    return value, sigma(said) - (1 - smoothing)
+
+
 REFERENCES: dict[type, Any] = {
+    PairOdds: odds,
     PairRanking: ranking,
     PairHinge: hinge,
     ListRanking: listed,
@@ -71,6 +78,18 @@ class Said(nn.Module):
 
     def worth(self, batch: Batch) -> Tensor:
         return self.numbers[batch.row["_row"]]
+
+
+class Compared(nn.Module):
+    """A preference model of free numbers: log-odds that row `_row` a is preferred to b, antisymmetric."""
+
+    def __init__(self, numbers: Tensor):
+        super().__init__()
+        self.numbers = nn.Parameter(numbers.clone())
+
+    def compare(self, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
+        one, other = batch.row["_row"][first], batch.row["_row"][second]
+        return self.numbers[one, other] - self.numbers[other, one]
 
 
 def said(*numbers: float) -> Said:

@@ -84,6 +84,10 @@ class SeenBatch:
         able = self._able(model, "worth", "rewards of whole rows")
         return self._once(f"worth by {model}", lambda: able.worth(self.batch))
 
+    def compare(self, model: str, first: Tensor, second: Tensor) -> Tensor:
+        """(n,) with gradient: the log-odds that rows `first` (n,) are preferred to rows `second`."""
+        return self._able(model, "compare", "preferences between rows").compare(self.batch, first, second)
+
     def noise(self, purpose: str, points: int = 1) -> dict[str, Tensor]:
         """Row columns that say how `match` noises the rows' samples again; for `Loss.plan`."""
         return self._able("policy", "noise", "a forward process").noise(self.batch, self.rng(purpose), points)
@@ -144,6 +148,36 @@ def asked(world: Any, ability: str, what: str) -> Any:
             "that can, or another method"
         )
     return found
+
+
+def preferred(ctx: Context, model: str, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
+    """(n,) how far a model of the run prefers rows `first` (n,) of a batch to rows `second` of the same tasks, in 0..1,
+    without gradient; nan where it has no answer. A trained model gives `compare`, a judge `prefers(first, second)`."""
+    able: Any = ctx.models[model]
+    if not comparing(able):
+        raise CompositionError(
+            f"model {model!r} ({type(able).__name__}) can not say which of two rows is better; train one (method "
+            "preference_model) or give a judge of pairs (judges.NAME with ask: pair)"
+        )
+    with torch.no_grad():
+        if hasattr(able, "compare"):
+            return able.compare(batch, first, second).sigmoid()
+        return able.prefers(batch[first], batch[second])
+
+
+def preference(ctx: Context, judge: str | None, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
+    """(n,) the probability that each first row is preferred: as a model of the run says (1/2 where it does not answer),
+    or, without one, the world, `prefer(first, second) -> (n,)`."""
+    if judge is not None:
+        return preferred(ctx, judge, batch, first, second).nan_to_num(0.5)
+    if not len(first):
+        return torch.zeros(0, device=first.device)
+    return asked(ctx.world, "prefer", "which of two rows is preferred")(batch[first], batch[second])
+
+
+def comparing(model: Any) -> bool:
+    """Whether a model says which of two rows is better."""
+    return hasattr(model, "compare") or hasattr(model, "prefers")
 
 
 def collect_roles(ctx: Context, batch: Batch) -> Batch:

@@ -104,6 +104,7 @@ _COMPUTED = {"own": ("kind",), "valid": ("kind",), "trained": ("kind", "train"),
 ROW_COLUMNS = ("task", "group", "source", "finish", "scored", "temperature")
 STEP_COLUMNS = ("kind", "train", "behaviour", "reward", "turn", "version")
 PROMPT = "_prompt"  # row column (B, P) of a context: left-padded with NO_TOKEN
+REFERENCE_ANSWER = "reference answer"  # the context of rows that are read beside their task's own answer
 NO_TOKEN = -1
 
 

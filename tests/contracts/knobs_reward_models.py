@@ -9,15 +9,16 @@ from test_dead_knobs import Knob
 from torch import Tensor
 
 from policyopt.feedback.judged import JudgedPairs
-from policyopt.objective.reward_models import PairHinge, PairRanking, RowCrossEntropy
+from policyopt.objective.reward_models import PairHinge, PairOdds, PairRanking, RowCrossEntropy
 from policyopt.reward.reward_models import ModelReward
 from policyopt.seen import SeenBatch
-from references_reward_models import said, training
+from references_reward_models import Compared, said, training
 from support import context, grids, ragged
 
 
 def _ctx() -> Any:
-    models = {**grids(), "reward": said(0.7, -0.4, -1.1, 0.3)}
+    compared = Compared(torch.arange(16.0, dtype=torch.float64).view(4, 4).sin())
+    models = {**grids(), "reward": said(0.7, -0.4, -1.1, 0.3), "preference": compared}
     return context(training(ragged()), models)
 
 
@@ -51,6 +52,7 @@ def judged(part: Any) -> Tensor:
 
 KNOBS = (
     Knob(PairRanking(), value, {"margin": "gap", "label_smoothing": 0.1, "centred": 0.5}),
+    Knob(PairOdds(), value, {"label_smoothing": 0.1}),
     Knob(PairHinge(), value, {"margin": 2.0}),
     Knob(RowCrossEntropy(), value, {"label": None}),
     Knob(ModelReward(("reward", "other"), combine="lower"), disagreeing, {"weight": 0.5, "pessimism": 2.0}),

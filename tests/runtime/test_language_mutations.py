@@ -130,7 +130,7 @@ PLANTED = {
     ),
     "dropout while scoring": Planted(
         18,
-        lambda patch: patch.setattr(language._AlwaysEval, "train", nn.Module.train),
+        lambda patch: patch.setattr(language.AlwaysEval, "train", nn.Module.train),
         lambda: test_language.test_trap_18_dropout_is_off_even_in_training_mode("qwen2", {"attention_dropout": 0.5}),
     ),
     "chunks in the wrong order": Planted(

@@ -15,7 +15,7 @@ from policyopt.evaluation.reward_models import best_of_n_exact, pair_quality
 from policyopt.policies.checkpoint import load_language
 from policyopt.policies.reward_checkpoint import load_reward, save_reward
 from policyopt.policies.tokenizer import load_tokenizer
-from policyopt.recipe.language.rewards import on_benchmark, open_scorer
+from policyopt.recipe.language.rewards import Completion, on_benchmark, open_scorer
 from policyopt.worlds.prompts import token_world
 from policyopt.worlds.reward_bench import Item, item_of, read_items, write_items
 from policyopt.worlds.tasks import Entry, SourceError
@@ -88,10 +88,10 @@ def test_accuracies_are_those_of_hand():
 def test_pairs_are_calibrated_where_sigma_of_the_difference_is_the_share_preferred():
     gap = torch.linspace(-3, 3, 4001, dtype=torch.float64)
     ahead = torch.rand(4001, generator=torch.Generator().manual_seed(0), dtype=torch.float64) < gap.sigmoid()
-    chosen, rejected = torch.where(ahead, gap, -gap), torch.zeros_like(gap)
-    assert pair_quality(chosen, rejected)["calibration_error"] < 0.02
-    assert pair_quality(5 * chosen, rejected)["calibration_error"] > 0.1
-    assert pair_quality(torch.ones(3), torch.ones(3))["accuracy"] == 0
+    odds = torch.where(ahead, gap, -gap)
+    assert pair_quality(odds)["calibration_error"] < 0.02
+    assert pair_quality(5 * odds)["calibration_error"] > 0.1
+    assert pair_quality(torch.zeros(3))["accuracy"] == 0
 
 
 def test_a_proxy_that_is_right_at_first_is_over_optimised_later():
@@ -151,7 +151,7 @@ def test_folders_of_reward_models_and_implicit_rewards_are_scored(given):
 
     scorer = open_scorer(given["policy"], given["other"], 0.3)
     assert scorer.worth is not None
-    asked = [(item.prompt, text) for item in ITEMS for text in item.completions]
+    asked = [Completion(item.prompt, text) for item in ITEMS for text in item.completions]
     expected = [value for item in ITEMS for value in scores(implicit, given["policy"], item)]
     assert scorer.worth(asked) == pytest.approx(expected, abs=1e-6)
 

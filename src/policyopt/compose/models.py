@@ -81,9 +81,11 @@ class QCritic:
 @dataclass(frozen=True)
 class RewardModel:
     """A number for every whole row, made by the policy's own kind (`policy.make_reward(rng)`), read by
-    `Seen.worth`."""
+    `Seen.worth`. context: what rows are read under, if not their prompt: `REFERENCE_ANSWER` conditions the model on the
+    task's own answer."""
 
     of: str = "policy"
+    context: str | None = None
     renewed: ClassVar[bool] = False
 
     def build(self, run: Any, name: str) -> nn.Module:
@@ -93,7 +95,44 @@ class RewardModel:
                 f"model {name!r} is a reward model of rows, which {type(policy).__name__} policies do not offer; use "
                 "a language policy or a table, or give the model as an object with `worth(batch) -> (B,)`"
             )
-        return policy.make_reward(run.rng(f"build/{name}"))
+        return _reading(policy.make_reward(run.rng(f"build/{name}")), name, self.context)
+
+
+@dataclass(frozen=True)
+class PreferenceModel:
+    """How far a row is preferred to another of its task, made by the policy's own kind (`policy.make_preference(rng,
+    dimension)`), read by `Seen.compare`. dimension: of an answer's representation, even. context: as of `RewardModel`.
+    """
+
+    of: str = "policy"
+    dimension: int = 6
+    context: str | None = None
+    renewed: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.dimension < 2 or self.dimension % 2:
+            raise CompositionError(f"representations of preferences have an even dimension, not {self.dimension}")
+
+    def build(self, run: Any, name: str) -> nn.Module:
+        policy = run.models[self.of]
+        if not hasattr(policy, "make_preference"):
+            raise CompositionError(
+                f"model {name!r} compares rows, which {type(policy).__name__} policies do not offer; use a language "
+                "policy or a table, or give the model as an object with `compare(batch, first, second) -> (n,)`"
+            )
+        return _reading(policy.make_preference(run.rng(f"build/{name}"), self.dimension), name, self.context)
+
+
+def _reading(model: Any, name: str, context: str | None) -> nn.Module:
+    """The model, made to read rows under a context of its own."""
+    if context is not None:
+        if not hasattr(model, "context"):
+            raise CompositionError(
+                f"model {name!r} reads rows under the context {context!r}, which {type(model).__name__} can not; use a "
+                "language policy, or context=None"
+            )
+        model.context = context
+    return model
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,11 @@ def calibration_error(share: Float[Tensor, " M"], right: Float[Tensor, " M"], bi
     return float(error.sum() / len(share))
 
 
-def pair_quality(chosen: Float[Tensor, " M"], rejected: Float[Tensor, " M"]) -> dict[str, Any]:
-    """JSON data on the rewards of pairs: the share that is ordered as labelled (a tie is not), its interval, and the
-    calibration error of sigma(r - r') as the probability of being preferred, each pair read in both orders."""
-    gap = (chosen - rejected).double()
+def pair_quality(odds: Float[Tensor, " M"]) -> dict[str, Any]:
+    """JSON data on the log-odds by which a model prefers the chosen side of pairs (of a reward model r - r'): the share
+    that is ordered as labelled (a tie is not), its interval, and the calibration error of sigma(log-odds) as the
+    probability of being preferred, each pair read in both orders."""
+    gap = odds.double()
     found = proportion_interval(int((gap > 0).sum()), len(gap))
     both, right = torch.cat([gap, -gap]).sigmoid(), torch.cat([torch.ones_like(gap), torch.zeros_like(gap)])
     return {

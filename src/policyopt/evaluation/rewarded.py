@@ -92,13 +92,16 @@ def _measured(batch: Batch, policy: Any, world: Any, rewards: Mapping[str, Any],
 
 
 def on_pairs(model: Any, world: Any) -> dict[str, Any]:
-    """How a reward model orders the recorded pairs of a world (see `pair_quality`)."""
+    """How a reward model or a preference model orders the recorded pairs of a world (see `pair_quality`)."""
     device = next(model.parameters(), torch.zeros(0)).device  # a judge behind an API has no parameters
-    sides: list[Tensor] = []
+    odds: list[Tensor] = []
     for ids in torch.arange(world.size, device=device).split(CHUNK):
         rows = world.recorded_pairs(world.tasks(ids).with_rows({"group": ids}))
+        better, worse = better_and_worse(rows.row["pair"], rows.row["rank"], rows.row["label"])
         with torch.no_grad():
-            worth = model.worth(rows)
-        order = better_and_worse(rows.row["pair"], rows.row["rank"], rows.row["label"])
-        sides.append(torch.stack([worth[side] for side in order]))
-    return pair_quality(*torch.cat(sides, 1).double().cpu())
+            if hasattr(model, "compare"):
+                odds.append(model.compare(rows, better, worse))
+            else:
+                worth = model.worth(rows)
+                odds.append(worth[better] - worth[worse])
+    return pair_quality(torch.cat(odds).double().cpu())

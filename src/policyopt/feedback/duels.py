@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.sequences import total_reward
-from policyopt.seen import asked
+from policyopt.seen import preference
 from policyopt.types import Batch, Source
 
 
@@ -20,21 +19,24 @@ class Duels(Part):
     winner of each is drawn with the probability that the world gives, `prefer(first, second) -> (B,)`. It has rank 0,
     the other rank 1; a row without an opponent has rank -1.
 
-    drawn: off, the more probable one wins (the first of equals).
+    drawn: off, the more probable one wins (the first of equals). judge: a model of the run that compares rows in the
+    world's place (`seen.preferred`); 1/2 where it does not answer.
     """
 
     drawn: bool = True
+    judge: str | None = None
 
     needs = "a world that compares rows"
     formula = "y_w = y_1 with probability P(y_1 > y_2), else y_2"
     writes = ("pair", "rank")
 
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return () if self.judge is None else (self.judge,)
+
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         first, second = neighbours(batch).T
-        chance: Any = torch.zeros(0)
-        if len(first):
-            prefer = asked(ctx.world, "prefer", "which of two rows is preferred")
-            chance = prefer(batch[first], batch[second]).double().cpu()
+        chance = preference(ctx, self.judge, batch, first, second).double().cpu()
         level = torch.rand(len(chance), generator=ctx.rng("duels"), dtype=torch.float64) if self.drawn else 0.5
         wins = ((chance > level) | (chance == 0.5) if not self.drawn else chance > level).to(first.device)
         pair, rank = torch.full_like(batch.row["group"], -1), torch.full_like(batch.row["group"], -1)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.feedback.duels import neighbours
+from policyopt.seen import preferred
 from policyopt.types import Batch
 
 
 @dataclass(frozen=True)
 class JudgedPairs(Part):
     """The scored rows of a group meet in twos, in order, before a judge: a model of the run that says how far it
-    prefers first rows to second ones, asked in both orders, `prefers(first, second) -> (n,)` in 0..1, nan where it
-    did not answer. The preferred row has rank 0, the other 1. No pair (rank -1) comes of a verdict within `margin` of
-    1/2, for instance of a judge that prefers whatever it reads first, or of no answer.
+    prefers first rows to second ones, a trained preference model or a judge that is asked in both orders (see
+    `seen.preferred`), nan where it did not answer. The preferred row has rank 0, the other 1. No pair (rank -1) comes
+    of a verdict within `margin` of 1/2, for instance of a judge that prefers whatever it reads first, or of no answer.
     """
 
     judge: str = "judge"
@@ -37,14 +37,8 @@ class JudgedPairs(Part):
         return (self.judge,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        model: Any = ctx.models[self.judge]
-        if not hasattr(model, "prefers"):
-            raise CompositionError(
-                f"model {self.judge!r} ({type(model).__name__}) can not say which of two rows is better; give a judge "
-                "of pairs (judges.NAME with ask: pair)"
-            )
         first, second = neighbours(batch).T
-        chance = model.prefers(batch[first], batch[second]).double() if len(first) else torch.zeros(0)
+        chance = preferred(ctx, self.judge, batch, first, second).double()
         won = (chance - 0.5).sign().where((chance - 0.5).abs() > self.margin, 0.0).nan_to_num(0.0).to(first.device)
         pair, rank = torch.full_like(batch.row["group"], -1), torch.full_like(batch.row["group"], -1)
         decided = won != 0

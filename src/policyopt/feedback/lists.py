@@ -10,7 +10,7 @@ from torch import Tensor
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.rejection import accepted
 from policyopt.ops.sequences import total_reward
-from policyopt.seen import asked
+from policyopt.seen import preference
 from policyopt.types import Batch
 
 
@@ -44,19 +44,20 @@ class RankedRows(Part):
 class SoftTournament(Part):
     """Every row of a group against every other: `strength` (B, K), the probability that a row is better than the row of
     rank k of its list, by the world's `prefer` in both orders; ranks by the sum of a row's strengths (OSP, arXiv
-    2405.14103). hard: 1 for the better, 0 for the other, 1/2 at a tie.
+    2405.14103). hard: 1 for the better, 0 for the other, 1/2 at a tie. judge: a model of the run that compares rows in
+    the world's place (`seen.preferred`); 1/2 where it does not answer.
 
     The label is the mean strength.
     """
 
     hard: bool = False
+    judge: str | None = None
 
     needs = "a world that compares rows"
     formula = "p_ij = (P(i > j) + 1 - P(j > i)) / 2, rank by sum_j p_ij"
     writes = ("pair", "rank", "label", "strength")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        prefer = asked(ctx.world, "prefer", "which of two rows is preferred")
         group, scored = batch.row["group"], batch.row["scored"]
         size = int(torch.bincount(group.unique(return_inverse=True)[1]).max()) if len(batch) else 0
         dtype = batch.step["reward"].dtype
@@ -65,7 +66,7 @@ class SoftTournament(Part):
         for one in group[scored].unique():
             rows = ((group == one) & scored).nonzero()[:, 0]
             left, right = rows.repeat_interleave(len(rows)), rows.repeat(len(rows))
-            there, back = prefer(batch[left], batch[right]), prefer(batch[right], batch[left])
+            there, back = (preference(ctx, self.judge, batch, *sides) for sides in ((left, right), (right, left)))
             chance = (0.5 * (there + 1 - back)).to(dtype).view(len(rows), len(rows))
             if self.hard:
                 chance = 0.5 * (1 + torch.sign(chance - 0.5))
@@ -74,6 +75,10 @@ class SoftTournament(Part):
             pair[rows], rank[rows[order]] = one, torch.arange(len(rows), device=rank.device)
             table[rows, : len(rows)], label[rows] = chance[:, order], wins
         return batch.with_rows({"pair": pair, "rank": rank, "label": label, "strength": table})
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        return () if self.judge is None else (self.judge,)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
     L = -mean log sigma( r(x, y_w) - r(x, y_l) )
 
-A stage of its own: a later one reads the model `reward` by `reward: model_reward`.
+A stage of its own: a later one reads the model `reward` by `reward: model_reward`. `reward_model:reference_conditioned`
+reads r(x, y*, y): the task's own answer y* stands beside the prompt.
 """
+
+from dataclasses import replace
 
 from policyopt.claim import Arm, Claim
 from policyopt.compose import About, Method, RewardModel, Term, chosen_rows
 from policyopt.objective.reward_models import PairRanking
 from policyopt.sampling.samplers import RecordedPairs
 from policyopt.selection.tasks import Selection
+from policyopt.types import REFERENCE_ANSWER
 from policyopt.update.averaging import RowMean
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import AdamW
@@ -32,6 +36,19 @@ reward_model = Method(
     objective=(Term("reward", PairRanking(), RowMean(), mask=chosen_rows, trains="reward", couples=("pair",)),),
     update=GradientSteps({"reward": AdamW(1e-5)}),
     models={"reward": RewardModel()},
+)
+
+reference_conditioned = replace(
+    reward_model,
+    about=replace(
+        reward_model.about,
+        key="reference_conditioned",
+        equation="eq. 1, r reads the reference answer as well",
+        mechanism="The same model and loss; every row is read under a context that holds the task's own answer.",
+        when_to_use="Answers that are right in many ways, so that no rule compares them with the recorded one.",
+        policies=("language",),
+    ),
+    models={"reward": RewardModel(context=REFERENCE_ANSWER)},
 )
 
 _WORLD = {"update.learning_rate": 0.05, "update.schedule": "constant"}

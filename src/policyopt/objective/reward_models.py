@@ -48,12 +48,13 @@ class PairComparison(RewardModelLoss, ABC):
         return worth[chosen] - worth[rejected], chosen
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
-        difference, chosen = self.difference(seen, batch)
-        right = 0.5 * (1 + torch.sign(difference))
-        return {
-            "margin": at_rows(difference, chosen, len(batch)),
-            "accuracy": at_rows(right, chosen, len(batch)),
-        }
+        return told_apart(*self.difference(seen, batch), batch)
+
+
+def told_apart(odds: Tensor, chosen: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+    """Log-odds (n,) of chosen rows and whether they are above 0, on these rows."""
+    right = 0.5 * (1 + torch.sign(odds))
+    return {"margin": at_rows(odds, chosen, len(batch)), "accuracy": at_rows(right, chosen, len(batch))}
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,35 @@ class PairHinge(PairComparison):
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         difference, chosen = self.difference(seen, batch)
         return at_rows((self.margin - difference).clamp(min=0), chosen, len(batch))
+
+
+@dataclass(frozen=True)
+class PairOdds(RewardModelLoss):
+    """The likelihood of a preference by a model that compares both rows, with or without scores behind it (general
+    preference model, arXiv 2410.02197), divided by nothing. label_smoothing e: labels are wrong with probability e."""
+
+    model: str = "preference"
+    label_smoothing: float = 0.0
+
+    needs = "preferences between rows"
+    formula = "-(1 - e) log sigma(s) - e log sigma(-s), s = log-odds(w > l)"
+    reads = ("pair", "rank")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 0.5:
+            raise CompositionError(f"need 0 <= label_smoothing < 0.5, got {self.label_smoothing}")
+
+    def odds(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-odds of the chosen row of every pair, and the chosen rows."""
+        chosen, rejected = pair_rows(batch).T
+        return seen.compare(self.model, chosen, rejected), chosen
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        odds, chosen = self.odds(seen, batch)
+        return at_rows(pair_logistic(odds, 1.0, self.label_smoothing), chosen, len(batch))
+
+    def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
+        return told_apart(*self.odds(seen, batch), batch)
 
 
 def list_rows(batch: Batch) -> list[Int[Tensor, " K"]]:

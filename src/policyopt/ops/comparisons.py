@@ -57,3 +57,9 @@ def group_log_mean_exp(
     mean = group_mean(raised, ids, valid)
     some = mean > 0
     return torch.where(some, temperature * (torch.where(some, mean, 1.0).log() + top), 0.0)
+
+
+def skew(first: Float[Tensor, "*#n D"], second: Float[Tensor, "*#n D"]) -> Float[Tensor, "*n"]:
+    """v^T R w, R blocks of ((0, 1), (-1, 0)): the sum over planes of v_1 w_2 - v_2 w_1. Of representations (r, 1) it is
+    the difference of scores r. skew(v, w) = -skew(w, v)."""
+    return (first[..., 0::2] * second[..., 1::2] - first[..., 1::2] * second[..., 0::2]).sum(-1)

@@ -11,30 +11,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policyopt.policies.classifiers import (
+    LOW_PRECISION,
+    AlwaysEval,
+    LanguagePreference,
+    LanguageReward,
+    UnsupportedModelError,
+    classifier_of,
+    states_of,
+)
 from policyopt.policies.packing import Packed, pack
 from policyopt.policies.token_scores import score_tokens
 from policyopt.types import Batch, Categorical, Scores
 
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
 
-
-class UnsupportedModelError(ValueError):
-    """A model whose outputs this library would misread."""
-
-
-class _AlwaysEval(nn.Module):
-    """A module that ignores `train()`.
-
-    Dropout is off during training too. A ratio of two log-probabilities compares two *policies*; with dropout each
-    would be of another random sub-network, so the first step's ratio would not be 1 and every KL would be positive
-    at no distance. Nothing else in a decoder depends on the mode.
-    """
-
-    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - the signature is torch's
-        return super().train(False)
-
-
-class Language(_AlwaysEval):
+class Language(AlwaysEval):
     """Wraps `AutoModelForCausalLM` (or a PEFT model of one) as a `compose.Policy` on `_prompt` and `_token` columns.
 
     score_rows: rows scored at a time when no gradient is asked for. head_tokens: tokens whose logits exist at a
@@ -79,12 +70,12 @@ class Language(_AlwaysEval):
     def head(self, states: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
         """Logits in at least float32: the product too, because bfloat16 logits lose ratios between policies."""
         head = self.causal.get_output_embeddings()
-        if states.dtype in _LOW_PRECISION and type(head) is nn.Linear:
+        if states.dtype in LOW_PRECISION and type(head) is nn.Linear:
             bias = None if head.bias is None else head.bias.float()
             logits = F.linear(states.float(), head.weight.float(), bias)
         else:
             logits = head(states)
-            logits = logits.float() if logits.dtype in _LOW_PRECISION else logits
+            logits = logits.float() if logits.dtype in LOW_PRECISION else logits
         # Gemma 2's cap: softcap * tanh(logits / softcap).
         cap = self.causal.config.get_text_config().to_dict().get("final_logit_softcapping")
         return logits if cap is None else cap * torch.tanh(logits / cap)
@@ -93,7 +84,7 @@ class Language(_AlwaysEval):
     def next(self, batch: Batch) -> Categorical:
         """The distribution (B, V) of the token after every row's last one, untempered, by a whole forward."""
         packed = pack(batch)
-        states = _states(self.backbone, packed)
+        states = states_of(self.backbone, packed)
         row = torch.arange(len(batch), device=batch.device)
         return Categorical.of(self.head(states[row, packed.last]))
 
@@ -114,7 +105,7 @@ class Language(_AlwaysEval):
     def _score(self, packed: Packed, token: Tensor, temperature: Tensor, *, full: bool) -> Scores:
         valid = packed.valid
         row, step = valid.nonzero(as_tuple=True)
-        states = _states(self.backbone, packed) if len(row) else self.causal.get_input_embeddings().weight[:0]
+        states = states_of(self.backbone, packed) if len(row) else self.causal.get_input_embeddings().weight[:0]
         flat = (row * packed.tokens.shape[1] + packed.first[row] + step) if len(row) else row
         chosen = states.reshape(-1, states.shape[-1]).index_select(0, flat)
         if full:
@@ -144,7 +135,7 @@ class Language(_AlwaysEval):
     def hidden(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """The decoder's last states once each token is read; padding repeats the last one."""
         packed = pack(batch)
-        states = _states(self.backbone, packed)
+        states = states_of(self.backbone, packed)
         at = packed.first[:, None] + 1 + torch.arange(packed.valid.shape[1], device=packed.first.device)
         at = torch.minimum(at, packed.last[:, None])
         return states.gather(1, at[..., None].expand(*at.shape, states.shape[-1]))
@@ -156,10 +147,19 @@ class Language(_AlwaysEval):
     def make_reward(self, rng: torch.Generator) -> LanguageReward:
         """A reward model of rows that starts as a copy of this policy's decoder, adapters merged into it, with a head
         of small random weights."""
-        return LanguageReward(classifier_of(self, rng), self.score_rows)
+        return LanguageReward(classifier_of(self.merged, rng, 1), self.score_rows)
+
+    def make_preference(self, rng: torch.Generator, dimension: int) -> LanguagePreference:
+        """The same with a head of representations by which rows are compared."""
+        return LanguagePreference(classifier_of(self.merged, rng, dimension), self.score_rows)
+
+    @property
+    def merged(self) -> Any:
+        """The causal model, or a copy of it with its adapters merged into it."""
+        return copy.deepcopy(self.model).merge_and_unload() if self.adapted else self.causal
 
 
-class LanguageCritic(_AlwaysEval):
+class LanguageCritic(AlwaysEval):
     """Values from a copy of a decoder and a scalar head that starts at zero (so every first value is 0).
 
     With adapters, the copy's adapters and the head are trained; without, everything is.
@@ -173,7 +173,7 @@ class LanguageCritic(_AlwaysEval):
         weight = next(iter(backbone.parameters()))
         self.score_rows = score_rows
         # In float32 at least, as the policy's logits are.
-        dtype = torch.float32 if weight.dtype in _LOW_PRECISION else weight.dtype
+        dtype = torch.float32 if weight.dtype in LOW_PRECISION else weight.dtype
         self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1, device=weight.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -189,69 +189,11 @@ class LanguageCritic(_AlwaysEval):
         return torch.cat([self._value(packed[part]) for part in chunks])
 
     def _value(self, packed: Packed) -> Tensor:
-        states = _states(self.backbone, packed)
+        states = states_of(self.backbone, packed)
         at = packed.first[:, None] + torch.arange(packed.valid.shape[1] + 1, device=packed.first.device)
         at = torch.minimum(at, packed.last[:, None])
         values = self.head(states.to(self.head.weight.dtype))[..., 0]
         return values.gather(1, at)
-
-
-class LanguageReward(_AlwaysEval):
-    """Wraps `AutoModelForSequenceClassification` of one label: its score at the last token of prompt and answer is what
-    the row is worth. All of it is trained. Saved and opened by `policies.reward_checkpoint`."""
-
-    def __init__(self, classifier: Any, score_rows: int = 256):
-        super().__init__()
-        if getattr(classifier.config, "num_labels", 0) != 1 or not hasattr(classifier, "score"):
-            raise UnsupportedModelError(
-                f"a reward model has one label and a linear head `score`; this {type(classifier).__name__} has "
-                f"{getattr(classifier.config, 'num_labels', 0)} labels"
-            )
-        self.model, self.score_rows = classifier, score_rows
-        self.model.get_input_embeddings().padding_idx = None
-        self.eval()
-
-    @property
-    def vocabulary(self) -> int:
-        return self.model.get_input_embeddings().weight.shape[0]
-
-    def worth(self, batch: Batch, context: str | None = None) -> Float[Tensor, " B"]:
-        """What every row is worth under one of its contexts, at least in float32; never scaled by a temperature."""
-        packed = pack(batch, context)
-        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
-            return self._worth(packed)
-        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
-        return torch.cat([self._worth(packed[part]) for part in chunks])
-
-    def _worth(self, packed: Packed) -> Tensor:
-        states = _states(self.model.base_model, packed)
-        row = torch.arange(len(states), device=states.device)
-        found = self.model.score(states[row, packed.last])[:, 0]
-        return found.float() if found.dtype in _LOW_PRECISION else found
-
-
-def classifier_of(policy: Language, rng: torch.Generator) -> Any:
-    """`AutoModelForSequenceClassification` of one label on a copy of a policy's decoder; the head's weights are normal
-    with standard deviation 1 / sqrt(width + 1) (Stiennon et al. 2020)."""
-    # Imported here because it takes seconds and few runs need it.
-    from transformers import AutoModelForSequenceClassification
-
-    causal = copy.deepcopy(policy.model).merge_and_unload() if policy.adapted else policy.causal
-    config = copy.deepcopy(causal.config)
-    config.num_labels = 1
-    with torch.random.fork_rng(devices=[]):
-        made = AutoModelForSequenceClassification.from_config(config, dtype=causal.dtype)
-    made.base_model.load_state_dict(causal.base_model.state_dict())
-    weight = made.score.weight
-    drawn = torch.randn(weight.shape, generator=rng, dtype=torch.float64) / math.sqrt(weight.shape[1] + 1)
-    with torch.no_grad():
-        weight.copy_(drawn)
-    return made.to(causal.device)
-
-
-def _states(backbone: Any, packed: Packed) -> Float[Tensor, "B L D"]:
-    """Hidden states of packed rows. Without a mask the decoder is causal and its positions start at 0."""
-    return backbone(input_ids=packed.tokens, use_cache=False).last_hidden_state
 
 
 def _joined(parts: list[Scores]) -> Scores:
@@ -271,7 +213,7 @@ def _check_head(policy: Language) -> None:
     with torch.no_grad():
         theirs = policy.causal(input_ids=probe, use_cache=False).logits
         ours = policy.head(policy.backbone(input_ids=probe, use_cache=False).last_hidden_state)
-    tolerance = 0.05 if theirs.dtype in _LOW_PRECISION else 1e-4
+    tolerance = 0.05 if theirs.dtype in LOW_PRECISION else 1e-4
     if not torch.allclose(ours.to(theirs.dtype), theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max())):
         raise UnsupportedModelError(
             f"{type(policy.causal).__name__} does more to its logits than a linear head and a softcap, so its "

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from policyopt.ops.comparisons import skew
 from policyopt.ops.masked import select
 from policyopt.types import Batch, Categorical, Scores
 
@@ -75,6 +76,11 @@ class Table(Softmax):
         first = 0.01 * torch.randn(*self.logits.shape, generator=rng, dtype=torch.float64)
         return TableReward(first.to(self.logits))
 
+    def make_preference(self, rng: torch.Generator, dimension: int) -> TablePreference:
+        # Not small: at 0 a product of two representations has no slope.
+        first = torch.randn(*self.logits.shape, dimension, generator=rng, dtype=torch.float64) / dimension**0.5
+        return TablePreference(first.to(self.logits))
+
 
 class TableCritic(nn.Module):
     """A value per state; the state after a row's end has value 0, the state after a cut row its own value."""
@@ -115,3 +121,18 @@ class TableReward(nn.Module):
     def worth(self, batch: Batch) -> Tensor:
         """(B,)"""
         return select(batch.own, self.values[batch.step["_state"], batch.step["_step"]]).sum(1)
+
+
+class TablePreference(nn.Module):
+    """How far rows are preferred to each other, by a skew-symmetric form of their representations: sums over own steps
+    of those (S, V, D) of a state and choice."""
+
+    def __init__(self, values: Tensor):
+        super().__init__()
+        self.values = nn.Parameter(values.clone())
+
+    def compare(self, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
+        """(n,) the log-odds that rows `first` (n,) are preferred to rows `second` (n,)."""
+        each = self.values[batch.step["_state"], batch.step["_step"]]
+        said = select(batch.own[..., None].expand_as(each), each).sum(1)
+        return skew(said[first], said[second])

@@ -14,6 +14,7 @@ from policyopt.recipe.build import Built, kept
 from policyopt.report.branches import Branch, markdown, record
 from policyopt.runtime.atomic import write_atomic
 from policyopt.runtime.folder import RunFolder
+from policyopt.seen import comparing
 
 
 @contextmanager
@@ -54,12 +55,14 @@ class Branches:
         for name in self.stages:
             with wearing(self.built.policy, self._model(name)):
                 self.built.subject.save(self.folder.models / name)
-        for name, model in self._reward_models().items():
+        for name, model in self._judges().items():
             self.built.subject.save_reward(model, self.folder.models / name)
 
-    def _reward_models(self) -> Mapping[str, Any]:
+    def _judges(self) -> Mapping[str, Any]:
+        """The reward and preference models that the run trained."""
         run, given = self.built.run, self.built.recipe.supplied
-        return {name: model for name, model in run.models.items() if hasattr(model, "worth") and name not in given}
+        able = {name: model for name, model in run.models.items() if hasattr(model, "worth") or comparing(model)}
+        return {name: model for name, model in able.items() if name not in given}
 
     def report(self) -> dict[str, Any]:
         """report.md and results/branches.json. Empty if this kind of policy has nothing to compare by task."""
@@ -69,7 +72,8 @@ class Branches:
         return found
 
     def _measured(self) -> Mapping[str, Any]:
-        subject, rewards = self.built.subject, self._reward_models()
+        subject, judges = self.built.subject, self._judges()
+        rewards = {name: model for name, model in judges.items() if hasattr(model, "worth")}
         branches, over = [], ""
         for name, stage in self.stages.items():
             start = self._model(stage.start_from) if stage.start_from else None
@@ -77,4 +81,4 @@ class Branches:
             branches.append(Branch(name, stage.method, stage.start_from, {k: v.tolist() for k, v in scores.items()}))
         if not over:
             return {}
-        return record(branches, over, subject.judged_rewards(rewards), self.built.recipe.seed)
+        return record(branches, over, subject.judged_rewards(judges), self.built.recipe.seed)

@@ -12,7 +12,7 @@ from policyopt.compose import Context, Part
 from policyopt.ops.comparisons import pairs_within
 from policyopt.ops.sequences import on_last
 from policyopt.ops.wins import win_rates
-from policyopt.seen import asked
+from policyopt.seen import asked, comparing, preference
 from policyopt.types import Batch
 
 
@@ -23,7 +23,9 @@ class WinRate(Part):
 
     opponents: compare with rows of the group that the row column `opponent` marks only (`sampling.opponents`).
     level: what is subtracted; 1/2 makes it an advantage whose mean over a group compared with itself is 0.
-    judge: a model of the run that says who wins (`JudgedWins`); None asks the world, `prefer(first, second) -> (B,)`.
+    judge: a model of the run that says who wins: one that compares rows (`seen.preferred`; 1/2 where it does not
+    answer), or a language model that is asked in words (`judged_chance`). None asks the world, `prefer(first, second)
+    -> (B,)`.
     """
 
     opponents: bool = False
@@ -45,19 +47,17 @@ class WinRate(Part):
         scored = batch.row["scored"]
         others = scored & batch.row["opponent"] if self.opponents else scored
         row, other = pairs_within(batch.row["group"], scored, others).T
-        chance = self.chance(ctx, batch[row], batch[other]).to(batch.step["reward"])
+        chance = self.chance(ctx, batch, row, other).to(batch.step["reward"])
         rate = win_rates(chance, row, len(batch))
         reward = torch.where(scored, rate - self.level, 0.0)
         ctx.meter.mean("win_rate", rate, scored & ~batch.row["opponent"] if self.opponents else scored)
         return batch.with_steps({"reward": on_last(batch, reward)})
 
-    def chance(self, ctx: Context, first: Batch, second: Batch) -> Tensor:
+    def chance(self, ctx: Context, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
         """(n,) that each first row is preferred to its second."""
-        if not len(first):
-            return torch.zeros(0, device=first.device)
-        if self.judge is None:
-            return asked(ctx.world, "prefer", "which of two rows is preferred")(first, second)
-        return judged_chance(ctx, self.judge, first, second)
+        if self.judge is None or comparing(ctx.models[self.judge]) or not len(first):
+            return preference(ctx, self.judge, batch, first, second)
+        return judged_chance(ctx, self.judge, batch[first], batch[second])
 
 
 def judged_chance(ctx: Context, judge: str, first: Batch, second: Batch) -> Tensor:

@@ -26,7 +26,7 @@ Prefer = Callable[[Sequence[str], Sequence[str], Sequence[int]], Sequence[float 
 """First answers, second answers and their tasks -> the probability that each first one is better; None: unknown."""
 
 
-def _check(what: str, template: str, fields: set[str]) -> None:
+def check_template(what: str, template: str, fields: set[str]) -> None:
     found = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     if found != fields:
         raise WorldError(f"the template of {what} holds the fields {sorted(fields)} and no other, not {template!r}")
@@ -42,9 +42,9 @@ class JudgePrompt:
     words: tuple[str, str] = ("A", "B")
 
     def __post_init__(self) -> None:
-        _check("a judge", self.template, {"prompt", "first", "second"})
+        check_template("a judge", self.template, {"prompt", "first", "second"})
         if self.aided is not None:
-            _check("a judge with an answer of its own", self.aided, {"prompt", "first", "second", "own"})
+            check_template("a judge with an answer of its own", self.aided, {"prompt", "first", "second", "own"})
         if not all(self.words) or self.words[0] == self.words[1]:
             raise WorldError(f"a judge's two verdicts are different words, not {self.words}")
 
@@ -78,7 +78,7 @@ class Critiques:
     right: float = 0.5
 
     def __post_init__(self) -> None:
-        _check("a refinement", self.refine, {"prompt", "solution", "critique"})
+        check_template("a refinement", self.refine, {"prompt", "solution", "critique"})
 
 
 @dataclass(frozen=True)

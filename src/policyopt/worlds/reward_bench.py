@@ -2,7 +2,8 @@
 
 One object a line. `chosen` and `rejected` are texts, lists of texts (RewardBench 2: several wrong completions) or
 conversations that end with the assistant's message; `prompt` is a text or a conversation, and may be left out where
-conversations hold it. `subset`, `id`, `chosen_model` and `rejected_model` are kept; other fields are passed over.
+conversations hold it. `subset`, `id`, `chosen_model`, `rejected_model` and `answer`, a reference answer, are kept;
+other fields are passed over.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Item:
     id: str = ""
     chosen_model: str = ""
     rejected_model: str = ""
+    answer: str = ""  # the reference answer, for models that read it
 
     def __post_init__(self) -> None:
         if not self.chosen or not self.rejected:
@@ -83,6 +85,8 @@ def item_of(record: object) -> Item:
     prompt = _prompt(given, before)
     texts = {name: tuple(text for _, text in side) for name, side in sides.items()}
     told = {name: str(given[name]) for name in ("subset", "id", "chosen_model", "rejected_model") if name in given}
+    if "answer" in given:
+        told["answer"] = fields.text(given, "answer")
     return Item(prompt, texts["chosen"], texts["rejected"], **told)
 
 
@@ -123,4 +127,5 @@ def record_of(item: Item) -> dict[str, Any]:
     prompt = item.prompt if isinstance(item.prompt, str) else [dict(message) for message in item.prompt]
     record = {"prompt": prompt, "chosen": side(item.chosen), "rejected": side(item.rejected), "subset": item.subset}
     told = {"id": item.id, "chosen_model": item.chosen_model, "rejected_model": item.rejected_model}
+    told["answer"] = item.answer
     return {**record, **{name: value for name, value in told.items() if value}}

@@ -57,8 +57,9 @@ class TokenWorld:
     prompts: token ids per task, never empty. eos: ends an answer; it is the answer's last own, trained step. limit:
     own steps at most; an answer that reaches it without eos is TRUNCATED. judge: see `Judge`; None if the tasks
     have no reward. decode: tokens to clean text; decode_raw: special tokens kept. recorded_answers, pairs (or lists, or
-    single answers with labels): one per task, or None. positions: what the model can hold of prompt and answer
-    together. prompter: for tasks that are told more than their prompt says. closing: see `conclude`.
+    single answers with labels): one per task, or None. contexts: other prompts of every task, by name. positions: what
+    the model can hold of prompt and answer together. prompter: for tasks that are told more than their prompt says.
+    closing: see `conclude`.
 
     Why a row ended is known from lengths and from what was sampled, never from looking for padding ids.
     """
@@ -73,6 +74,7 @@ class TokenWorld:
     decode_raw: Decode | None = None
     recorded_answers: Sequence[list[int]] | None = None
     pairs: Sequence[Ranked] | None = None
+    contexts: Mapping[str, Sequence[list[int]]] = field(default_factory=dict)
     positions: int | None = None
     prompter: Prompter | None = None
     closing: Sequence[int] = ()  # tokens that end a thought, after which an answer is asked for
@@ -89,7 +91,8 @@ class TokenWorld:
                 f"every prompt needs at least one token; {empty} of {self.size} prompts are empty: remove those tasks "
                 "or use a tokenizer that starts texts with a BOS token"
             )
-        for name, recorded in (("recorded_answers", self.recorded_answers), ("pairs", self.pairs)):
+        recordings = {"recorded_answers": self.recorded_answers, "pairs": self.pairs, **self.contexts}
+        for name, recorded in recordings.items():
             if recorded is not None and len(recorded) != self.size:
                 raise WorldError(f"{name} needs one entry per task: {len(recorded)} for {self.size} tasks")
         self._check_room()
@@ -98,11 +101,12 @@ class TokenWorld:
         if self.positions is None:
             return
         room = self.positions - self.limit
-        long = sum(len(prompt) > room for prompt in self.prompts)
+        lengths = [len(prompt) for prompts in (self.prompts, *self.contexts.values()) for prompt in prompts]
+        long = sum(length > room for length in lengths)
         if long:
             raise WorldError(
                 f"prompt and answer together must fit the model's {self.positions} positions; {long} of {self.size} "
-                f"prompts leave no room for {self.limit} tokens (the longest has {max(map(len, self.prompts))}): "
+                f"prompts leave no room for {self.limit} tokens (the longest has {max(lengths)}): "
                 "remove them, lower the limit or use a model with more positions"
             )
         over = sum(max(self._recorded_lengths(task), default=0) + 1 > self.positions for task in range(self.size))
@@ -113,8 +117,8 @@ class TokenWorld:
             )
 
     def _recorded_lengths(self, task: int) -> list[int]:
-        """Of the prompt and each recorded answer of a task together."""
-        prompt = self.prompts[task]
+        """Of the prompt, or the longest of a task's contexts, and each recorded answer of a task together."""
+        prompt = max((self.prompts[task], *(prompts[task] for prompts in self.contexts.values())), key=len)
         found = [] if self.recorded_answers is None else [len(prompt) + len(self.recorded_answers[task])]
         if self.pairs is not None:
             held = self.pairs[task]
@@ -128,8 +132,10 @@ class TokenWorld:
         return len(self.prompts)
 
     def tasks(self, ids: Int[Tensor, " N"]) -> Tasks:
-        """Tasks with their prompts, padded on the left with NO_TOKEN."""
-        return Tasks(ids, {PROMPT: _padded([self.prompts[index] for index in ids.tolist()], ids.device)})
+        """Tasks with their prompts and contexts, padded on the left with NO_TOKEN."""
+        held = {PROMPT: self.prompts, **{f"{PROMPT}:{name}": prompts for name, prompts in self.contexts.items()}}
+        chosen = ids.tolist()
+        return Tasks(ids, {name: _padded([each[task] for task in chosen], ids.device) for name, each in held.items()})
 
     @property
     def instructions(self) -> Collection[str]:

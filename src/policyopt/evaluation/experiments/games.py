@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from policyopt.compose import Method
 from policyopt.evaluation.experiments._common import Outcome, fit, numbers, probabilities, random_table
+from policyopt.policies.tabular import Table
 from policyopt.run import Run
-from policyopt.types import Round
-from policyopt.worlds.sequences import SequenceWorld
+from policyopt.types import Round, Tasks
+from policyopt.worlds.sequences import PairedWorld, SequenceWorld
 
 
 # -- games (A, A): P[a, b] is the probability that a is preferred to b ------------------------------------------------
@@ -138,3 +139,48 @@ def cyclic_preferences(
     }
     value = average if iterate == "average" else done.watched[-1]
     return Outcome(value, -value, done.rows, done.watched, "exploitability of the policy", notes)
+
+
+def compared_in_cycles(method: Method, seed: int, rounds: int, answers: int = 5) -> Outcome:
+    """4 tasks with cyclic preferences; pairs of different answers, all as often, the winner drawn. A model `preference`
+    compares answers, a model `reward` by its scores.
+
+    value: share of all pairs of answers of which the model prefers the one that is preferred more often, exact.
+    """
+    made, logits = games(seed, 4, answers)
+    rng, count = numbers(seed, "compared in cycles"), rounds * method.selection.count
+    task = torch.randint(4, (count,), generator=rng)
+    first = torch.randint(answers, (count,), generator=rng)
+    second = (first + torch.randint(1, answers, (count,), generator=rng)) % answers
+    ahead = torch.rand(count, generator=rng) < made.game[task, first, second]
+    pairs = torch.stack([torch.where(ahead, first, second), torch.where(ahead, second, first)], 1)[:, :, None]
+    world = SequenceWorld(4, answers, 1, lambda s, t: torch.zeros(len(t)), pairs=pairs, pair_tasks=task)
+    every = world.complete(Tasks(torch.arange(4).repeat_interleave(answers)), torch.arange(answers).repeat(4)[:, None])
+    place = torch.arange(4 * answers).view(4, answers)
+    sides = [
+        side.flatten() for side in (place[:, :, None].expand(-1, -1, answers), place[:, None].expand_as(made.game))
+    ]
+
+    def learned(run: Run) -> Tensor:
+        """(4, A, A)"""
+        with torch.no_grad():
+            if "preference" in run.models:
+                model: Any = run.models["preference"]
+                return model.compare(every, *sides).sigmoid().view_as(made.game)
+            scores: Any = run.models["reward"]
+            said = scores.worth(every).view(4, answers)
+            return torch.sigmoid(said[:, :, None] - said[:, None])
+
+    def right(run: Run, done: Round) -> float:
+        same = (learned(run) - 0.5).sign() == (made.game - 0.5).sign()
+        return float(same.sum((1, 2)).sub(answers).double().mean() / (answers * (answers - 1)))
+
+    done = fit(method, PairedWorld(world), {"policy": Table(logits)}, rounds, seed, right)
+    found = learned(done.run)
+    kept = torch.stack([equilibrium(game.double()) for game in found])
+    notes = {
+        "mean error of its probabilities": float((found - made.game).abs().mean()),
+        "exploitability of its equilibrium": float(exploitability(made.game.double(), kept).mean()),
+        "exploitability of the first policy": float(exploitability(made.game, made.first).mean()),
+    }
+    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of pairs told right", notes)

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from policyopt.compose import Method, frozen
+from policyopt.compose import Method, PreferenceModel, frozen
 from policyopt.engines.choose import engine_for
 from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
 from policyopt.evaluation.rewarded import on_pairs, rewarded
 from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, save_language, with_lora
-from policyopt.policies.language import Language, LanguageReward
-from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward
+from policyopt.policies.classifiers import Classifier
+from policyopt.policies.language import Language
+from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward, template_of
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
@@ -35,7 +36,8 @@ from policyopt.recipe.language.sections import (
 )
 from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, training_entries, verifier_name
 from policyopt.reward.parts import Verified
-from policyopt.types import Batch
+from policyopt.seen import comparing
+from policyopt.types import REFERENCE_ANSWER, Batch
 from policyopt.worlds.tasks import Entry
 from policyopt.worlds.tokens import TokenWorld
 
@@ -52,6 +54,8 @@ class LanguageSubject(Subject):
     tokenizer: Any
     held_out: TokenWorld | None
     evaluation: EvaluationSection | None
+    template: str | None = None  # by which models read reference answers
+    comparing: frozenset[str] = frozenset()  # models that compare rows without being asked in words
 
     def check(self, method: Method, world: TokenWorld) -> None:
         if world.judge is None and any(isinstance(part, Verified) for part in parts_of(method.reward)):
@@ -65,7 +69,7 @@ class LanguageSubject(Subject):
                 "or data with a 'demonstration' per record"
             )
         check_preferences(method, world)
-        check_questions(method, world)
+        check_questions(method, world, self.comparing)
 
     def measure(self) -> Evaluation | None:
         if self.held_out is None or self.evaluation is None:
@@ -88,7 +92,7 @@ class LanguageSubject(Subject):
         return {name: on_pairs(model, self.held_out) for name, model in rewards.items()}
 
     def save_reward(self, model: Any, folder: Path) -> None:
-        save_reward(model, folder, self.tokenizer)
+        save_reward(model, folder, self.tokenizer, self.template)
 
     def shown(self, rows: Batch, steps: int, world: TokenWorld) -> Sequence[Mapping[str, Any]]:
         """Prompt, answer, and the text of every step."""
@@ -133,12 +137,15 @@ class LanguageKind:
     ) -> LanguageSubject:
         device = choose_device(recipe.policy.device)
         _check_demonstrations(recipe, methods)
+        specs = {name: spec for method in methods for name, spec in method.models.items()}
         held_out = held_out_entries(recipe.tasks, recipe.evaluation)
         entries = [training_entries(section, _excluded(recipe, section, held_out), recipe.seed) for section in tasks]
         everything = [*held_out, *(entry for found in entries for entry in found)]
-        policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed)
+        words = [recipe.tasks.reference_answer or ""]
+        policy, tokenizer = make_policy(recipe.policy, everything, recipe.seed, words)
         given = {**_models(recipe, policy, tokenizer), **judges_of(recipe.judges, tokenizer)}
         models = {"policy": policy.to(device), **given}
+        _check_reference_answers(recipe, specs, models)
         held = [model.positions for model in models.values() if isinstance(model, Language)]
         positions = min((limit for limit in held if limit is not None), default=None)
 
@@ -150,7 +157,18 @@ class LanguageKind:
         worlds = [world_of(section, found) for section, found in zip(tasks, entries, strict=True)]
         engine = engine_for(policy, worlds[0], recipe.policy.engine)
         evaluated = world_of(recipe.tasks, held_out) if held_out else None
-        return LanguageSubject(models, worlds, engine, tokenizer, evaluated, recipe.evaluation)
+        able = {name for name, model in models.items() if comparing(model)}
+        able |= {name for name, spec in specs.items() if isinstance(spec, PreferenceModel)}
+        return LanguageSubject(
+            models,
+            worlds,
+            engine,
+            tokenizer,
+            evaluated,
+            recipe.evaluation,
+            recipe.tasks.reference_answer,
+            frozenset(able),
+        )
 
     def evaluate(self, model: str, recipe: LanguageRecipe | None, asked: Asked) -> Evaluation:
         """With a recipe, its own run's held-out tasks are the first ones of these."""
@@ -179,23 +197,27 @@ class LanguageKind:
 KIND = LanguageKind()
 
 
-def make_policy(section: PolicySection, entries: Sequence[Entry], seed: int) -> tuple[Language, Any]:
-    """The policy and its tokenizer; a new character tokenizer knows the characters of the tasks."""
+def make_policy(
+    section: PolicySection, entries: Sequence[Entry], seed: int, words: Sequence[str] = ()
+) -> tuple[Language, Any]:
+    """The policy and its tokenizer; a new character tokenizer knows the characters of the tasks and of other words."""
     dtype = getattr(torch, section.dtype)
     if section.model is not None:
         tokenizer = load_tokenizer(section.model, section.eos_token)
         policy = load_language(section.model, dtype)
     else:
         assert section.new is not None
-        policy, tokenizer = _new(section.new, entries, seed, dtype)
+        policy, tokenizer = _new(section.new, entries, seed, dtype, words)
     check_pair(policy, tokenizer)
     if section.lora is not None:
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
     return policy, tokenizer
 
 
-def _new(new: NewModel, entries: Sequence[Entry], seed: int, dtype: torch.dtype) -> tuple[Language, Any]:
-    texts = [text for entry in entries for text in (entry.prompt, entry.demonstration, entry.answer) if text]
+def _new(
+    new: NewModel, entries: Sequence[Entry], seed: int, dtype: torch.dtype, words: Sequence[str]
+) -> tuple[Language, Any]:
+    texts = [*words, *(text for entry in entries for text in (entry.prompt, entry.demonstration, entry.answer) if text)]
     if any(entry.messages is not None for entry in entries):
         raise RecipeError("a new policy has no chat template; use policy.model=FOLDER for tasks with messages")
     recorded = [candidate for entry in entries for candidate in entry.candidates]
@@ -240,13 +262,37 @@ def _check_demonstrations(recipe: LanguageRecipe, methods: Sequence[Method]) -> 
         )
 
 
-def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language | LanguageReward]:
+def _check_reference_answers(recipe: LanguageRecipe, specs: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+    """RecipeError: reward models read reference answers that the tasks do not show, or show in other words than those
+    they were trained on; or none reads them."""
+    template = recipe.tasks.reference_answer
+    given = {name: template_of(model) for name, model in models.items() if isinstance(model, Classifier)}
+    for name, theirs in given.items():
+        if theirs is not None and theirs != template:
+            raise RecipeError(
+                f"models.{name} reads reference answers as {theirs!r}, and tasks.reference_answer is {template!r}; "
+                "set it to what the model was trained on"
+            )
+    asking = sorted(name for name, spec in specs.items() if getattr(spec, "context", None) == REFERENCE_ANSWER)
+    if asking and template is None:
+        raise RecipeError(
+            f"the models {asking} read reference answers; say how with tasks.reference_answer, a template over "
+            "{prompt} and {answer}"
+        )
+    if template is not None and not asking and not any(given.values()):
+        raise RecipeError(
+            "tasks.reference_answer has no effect: no reward model reads it; remove it or use method "
+            "reward_model:reference_conditioned"
+        )
+
+
+def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language | Classifier]:
     """The models the user supplies, reward models by what their folder says. All must share the policy's vocabulary."""
     found = {}
     device, dtype = next(policy.parameters()).device, getattr(torch, recipe.policy.dtype)
     for name, path in recipe.models.items():
         model = frozen((load_reward if holds_reward(path) else load_language)(path, dtype).to(device))
-        assert isinstance(model, (Language, LanguageReward))
+        assert isinstance(model, (Language, Classifier))
         words = load_tokenizer(path)
         if model.vocabulary != policy.vocabulary or words.get_vocab() != tokenizer.get_vocab():
             raise RecipeError(

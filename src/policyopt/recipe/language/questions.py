@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -40,10 +40,10 @@ def parts_of(node: Any) -> Iterator[Part]:
             yield from parts_of(getattr(node, one.name))
 
 
-def check_questions(method: Method, world: TokenWorld) -> None:
-    """RecipeError: the tasks have no words for what a part of the method asks."""
+def check_questions(method: Method, world: TokenWorld, comparing: Collection[str] = ()) -> None:
+    """RecipeError: the tasks have no words for what a part of the method asks. comparing: models that need none."""
     for part in parts_of((method.selection, method.sampling, method.reward, method.feedback)):
-        asked = _question(part)
+        asked = _question(part, comparing)
         if asked is not None and getattr(world.asking, asked, None) is None:
             raise RecipeError(
                 f"method {method.key!r} asks what the tasks have no words for ({type(part).__name__}); give "
@@ -61,7 +61,11 @@ def check_questions(method: Method, world: TokenWorld) -> None:
             )
 
 
-def _question(part: Part) -> str | None:
+def _question(part: Part, comparing: Collection[str]) -> str | None:
+    judge = getattr(part, "judge", None)
+    if isinstance(part, (WinRate, Duels, SoftTournament)) and judge is not None:
+        # Of a group's winner alone a language model can be asked in words.
+        return None if judge in comparing or not isinstance(part, WinRate) else "judge"
     if isinstance(part, WinRate):
-        return "prefer" if part.judge is None else "judge"
+        return "prefer"
     return QUESTIONS.get(type(part))

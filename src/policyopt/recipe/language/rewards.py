@@ -18,31 +18,44 @@ from policyopt.evaluation.reward_bench import benchmark, curve, is_right
 from policyopt.evaluation.rewarded import GOLD, KL, proxy, rewarded, samples_of
 from policyopt.evaluation.statistics import mean_interval
 from policyopt.policies.checkpoint import load_language
+from policyopt.policies.classifiers import Classifier, LanguagePreference
 from policyopt.policies.implicit import ImplicitReward
 from policyopt.policies.judges import PairJudge, ScoringJudge
-from policyopt.policies.reward_checkpoint import holds_reward, load_reward
+from policyopt.policies.reward_checkpoint import holds_reward, load_reward, template_of
 from policyopt.policies.tokenizer import load_tokenizer
 from policyopt.recipe.base import RecipeError, problems
 from policyopt.recipe.kinds import EVALUATION_SEED, choose_device
 from policyopt.recipe.language.judges import judges_of
 from policyopt.recipe.language.sections import EvaluationSection, JudgeSection, LanguageRecipe
-from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, verifier_name
+from policyopt.recipe.language.tasks import beside_answers, close_world, held_out_entries, make_world, verifier_name
 from policyopt.worlds.prompts import token_world
 from policyopt.worlds.reward_bench import Item
 from policyopt.worlds.tasks import Entry
+from policyopt.worlds.tokens import TokenWorld
 
 CHUNK = 64  # completions that are scored together
 
 
 @dataclass(frozen=True)
+class Completion:
+    """A text behind a prompt (a text or messages), and the task's own answer, "" where there is none."""
+
+    prompt: Any
+    text: str
+    answer: str = ""
+
+
+@dataclass(frozen=True)
 class Scorer:
-    """worth: numbers for prompts and their completions, nan where there is none. chances: of pairs, for judges of
-    pairs, which give no numbers. model: with `worth(batch)`, None if texts are all it reads."""
+    """worth: numbers for completions, nan where there is none. chances: how far completions are preferred to others,
+    for models and judges that compare and give no numbers. model: of a folder, None if texts are all it reads.
+    template: by which it reads answers, if it does."""
 
     name: str
-    worth: Callable[[Sequence[tuple[Any, str]]], list[float]] | None
-    chances: Callable[[Sequence[tuple[Any, str, str]]], list[float]] | None = None
+    worth: Callable[[Sequence[Completion]], list[float]] | None
+    chances: Callable[[Sequence[tuple[Completion, Completion]]], list[float]] | None = None
     model: Any = None
+    template: str | None = None
 
 
 def open_scorer(path: str, reference: str | None = None, beta: float = 0.1) -> Scorer:
@@ -61,22 +74,31 @@ def open_scorer(path: str, reference: str | None = None, beta: float = 0.1) -> S
         model = ImplicitReward(load_language(path), load_language(reference), beta)
     device = choose_device("auto")
     model, tokenizer = model.to(device), load_tokenizer(path)
+    template = template_of(model) if isinstance(model, Classifier) else None
 
-    def worth(asked: Sequence[tuple[Any, str]]) -> list[float]:
-        entries = [_entry(prompt, text) for prompt, text in asked]
-        world = token_world(entries, tokenizer, 1)
-        found: list[float] = []
+    def world_of(asked: Sequence[Completion]) -> TokenWorld:
+        entries = [Entry.asking(one.prompt, one.answer, demonstration=one.text) for one in asked]
+        return beside_answers(token_world(entries, tokenizer, 1), template, entries, tokenizer)
+
+    def worth(asked: Sequence[Completion]) -> list[float]:
+        world, found = world_of(asked), []
         for ids in torch.arange(world.size, device=device).split(CHUNK):
             with torch.no_grad():
                 found += model.worth(world.recorded(world.tasks(ids))).double().tolist()
         return found
 
-    return Scorer(path, worth, model=model)
+    def chances(asked: Sequence[tuple[Completion, Completion]]) -> list[float]:
+        world, found = world_of([one for pair in asked for one in pair]), []
+        for ids in torch.arange(world.size, device=device).split(CHUNK):
+            rows = world.recorded(world.tasks(ids))
+            first = torch.arange(0, len(ids), 2, device=device)
+            with torch.no_grad():
+                found += model.compare(rows, first, first + 1).double().sigmoid().tolist()
+        return found
 
-
-def _entry(prompt: Any, text: str) -> Entry:
-    plain = isinstance(prompt, str)
-    return Entry(prompt if plain else None, None if plain else prompt, demonstration=text)
+    if isinstance(model, LanguagePreference):
+        return Scorer(path, None, chances, model, template)
+    return Scorer(path, worth, model=model, template=template)
 
 
 def _judge(path: str) -> Scorer:
@@ -94,9 +116,9 @@ def _judge(path: str) -> Scorer:
         return [math.nan if answer is None else answer for answer in answers]
 
     if isinstance(judge, ScoringJudge):
-        return Scorer(path, lambda asked: numbers(judge.scores(asked)))
+        return Scorer(path, lambda asked: numbers(judge.scores([(one.prompt, one.text) for one in asked])))
     pairs: PairJudge = judge
-    return Scorer(path, None, lambda asked: numbers(pairs.chances(asked)))
+    return Scorer(path, None, lambda asked: numbers(pairs.chances([(a.prompt, a.text, b.text) for a, b in asked])))
 
 
 class _NoTokens:
@@ -112,8 +134,7 @@ def on_benchmark(scorer: Scorer, items: Sequence[Item]) -> dict[str, Any]:
     subsets = [item.subset for item in items]
     if scorer.worth is None:
         return _by_pairs(scorer, items, subsets)
-    texts = scorer.model is None  # a judge reads the prompt as one text
-    asked = [(item.question if texts else item.prompt, text) for item in items for text in item.completions]
+    asked = [_shown(scorer, item, text) for item in items for text in item.completions]
     scores, chances, right = iter(scorer.worth(asked)), [], []
     for item in items:
         chosen = [next(scores) for _ in item.chosen]
@@ -123,9 +144,24 @@ def on_benchmark(scorer: Scorer, items: Sequence[Item]) -> dict[str, Any]:
     return benchmark(subsets, chances, right)
 
 
+def _shown(scorer: Scorer, item: Item, text: str) -> Completion:
+    """A judge reads the prompt as one text. RecipeError: no answer of the item's own, which the model reads."""
+    if scorer.template is not None and not item.answer:
+        raise RecipeError(
+            f"{scorer.name} reads the reference answer of every item, and an item ({item.question[:40]!r}) has none; "
+            "give the field 'answer'"
+        )
+    return Completion(item.question if scorer.model is None else item.prompt, text, item.answer)
+
+
 def _by_pairs(scorer: Scorer, items: Sequence[Item], subsets: Sequence[str]) -> dict[str, Any]:
     assert scorer.chances is not None
-    asked = [(item.question, one, other) for item in items for one in item.chosen for other in item.rejected]
+    asked = [
+        (_shown(scorer, item, one), _shown(scorer, item, other))
+        for item in items
+        for one in item.chosen
+        for other in item.rejected
+    ]
     said, chances, right = iter(scorer.chances(asked)), [], []
     for item in items:
         own = [next(said) for _ in range(len(item.chosen) * len(item.rejected))]
@@ -146,17 +182,23 @@ def against_gold(
     gold, proxy and divergence of policies that were optimised, each a point. The gold reward is the recipe's verifier.
     """
     if scorer.worth is None:
-        raise RecipeError(f"{scorer.name} compares pairs and gives no scores; curves need a judge with ask: score")
+        raise RecipeError(
+            f"{scorer.name} compares pairs and gives no scores; curves need a reward model, or a judge with ask: score"
+        )
     section = recipe.evaluation or EvaluationSection()
     if verifier_name(recipe.tasks) is None:
         raise RecipeError("the gold reward is the tasks' verifier; set tasks.verifier in the recipe")
     device = choose_device("auto")
     start, tokenizer = load_language(policy).to(device), load_tokenizer(policy)
-    world = make_world(recipe.tasks, held_out_entries(recipe.tasks, section), tokenizer, start.positions)
+    tasks = recipe.tasks.model_copy(update={"reference_answer": scorer.template})
+    entries = held_out_entries(tasks, section)
+    world = make_world(tasks, entries, tokenizer, start.positions)
     try:
         engine = engine_for(start, world)
         found = samples_of(start, world, engine, EVALUATION_SEED, candidates)
-        said = scorer.worth(found.texts)
+        answers = [entry.answer for entry in entries for _ in range(candidates)]
+        shown = zip(found.texts, answers, strict=True)
+        said = scorer.worth([Completion(prompt, text, answer) for (prompt, text), answer in shown])
         shape = (world.size, candidates)
         counts = [2**k for k in range(candidates.bit_length()) if 2**k <= candidates]
         points = curve(np.array(said).reshape(shape), np.array(found.gold).reshape(shape), counts)

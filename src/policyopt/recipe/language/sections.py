@@ -158,6 +158,7 @@ class TasksSection(Section):
     columns: dict[str, str] = Field(default={})  # fields of preference data that hold numbers of answers, by name
     pairing: Pairing | None = None  # how ranked lists become pairs; None: they stay lists
     noise: NoiseSection | None = None  # in the labels of preference data, for training
+    reference_answer: str | None = None  # over {prompt} and {answer}: what conditioned reward models read
     ask: AskSection | None = None  # what tasks can be asked about answers
     instructions: dict[str, InstructionSection] = Field(default={})  # by the name that a method uses: budget, hint ...
 

@@ -14,9 +14,11 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.language.ask import asking_of, solutions_to_judge
 from policyopt.recipe.language.preferences import prepared
 from policyopt.recipe.language.sections import Demonstrations, EvaluationSection, TasksSection
+from policyopt.types import REFERENCE_ANSWER
+from policyopt.worlds.asking import check_template, rewritten
 from policyopt.worlds.demonstrations import Demonstrator, compare, demonstrate
 from policyopt.worlds.grading import Grader, Limits
-from policyopt.worlds.prompts import Instruction, token_world
+from policyopt.worlds.prompts import Instruction, render_prompts, token_world
 from policyopt.worlds.sources import folder_entries, jsonl_entries, reasoning_gym_entries
 from policyopt.worlds.tasks import Entry, Verifier
 from policyopt.worlds.tokens import TokenWorld
@@ -167,4 +169,22 @@ def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, po
         judge = None if rule is None else judging(rule, entries)
         asking = None if tasks.ask is None else asking_of(tasks.ask, entries, tokenizer, judge, judging, critiques)
         world = replace(world, judge=judge, heads=heads, checkers=checkers, asking=asking)
+        world = beside_answers(world, tasks.reference_answer, entries, tokenizer)
         return replace(world, close=opened.pop_all().close)
+
+
+def beside_answers(world: TokenWorld, template: str | None, entries: Sequence[Entry], tokenizer: Any) -> TokenWorld:
+    """The world with the context `REFERENCE_ANSWER` of every task: its prompt and its own answer, in the words of a
+    template over {prompt} and {answer}. RecipeError: a task has no answer, or segments with prompts of their own."""
+    if template is None:
+        return world
+    check_template("reference answers", template, {"prompt", "answer"})
+    missing = sum(not entry.answer for entry in entries)
+    if missing:
+        raise RecipeError(
+            f"tasks.reference_answer needs an 'answer' in every record; {missing} of {len(entries)} tasks have none"
+        )
+    if any(candidate.start is not None for entry in entries for candidate in entry.candidates):
+        raise RecipeError("tasks.reference_answer has no place in segments with prompts of their own; remove it")
+    asked = [rewritten(entry, template, {"answer": entry.answer}) for entry in entries]
+    return replace(world, contexts={**world.contexts, REFERENCE_ANSWER: render_prompts(asked, tokenizer)})
