@@ -9,8 +9,10 @@ from torch import Tensor
 
 import cases
 from asked import asking, kept_rounds, sampled
+from contests import Contest
 from policyopt.evaluation.experiments.judged import BothOrders
-from policyopt.feedback.duels import RankedPairs
+from policyopt.feedback.duels import Duels, RankedPairs
+from policyopt.feedback.lists import SoftTournament
 from policyopt.objective.games import MirrorPreference, WinRateLogistic
 from policyopt.policies.tabular import Table
 from policyopt.reward.wins import WinRate
@@ -19,6 +21,7 @@ from policyopt.sampling.opponents import EARLIER, GroupAgainst
 from policyopt.sampling.resets import ResetGroup
 from policyopt.sampling.samplers import Group
 from policyopt.worlds.sequences import SequenceWorld
+from references_reward_models import Compared
 from support import context, full_step, method, numbers, ragged, rewarded, with_row
 
 
@@ -56,6 +59,17 @@ def rated(part: Any) -> Tensor:
     return kept_rounds(ctx, 1)[0].step["reward"].flatten()
 
 
+def by_model(part: Any) -> Tensor:
+    """Ranks and labels; the model named "judge" says the opposite of the world."""
+    batch = with_row(ragged((2, 2, 2, 2)), group=(1, 1, 1, 1)).with_rows({"_row": torch.arange(4)})
+    chance = CHANCE[:4, :4] - CHANCE[:4, :4].T
+    judge = Compared(-chance)
+    found = part(
+        context(method(), {"policy": torch.nn.Identity(), "judge": judge}, Contest((2 * chance).sigmoid())), batch
+    )
+    return torch.cat([found.row["rank"].double(), found.row.get("label", torch.zeros(4)).double()])
+
+
 def formed(part: Any) -> Tensor:
     shown = torch.ones(6, 2, dtype=torch.int64)
     world = BothOrders(6, 3, 2, lambda s, t: (s[:, 0] == t % 2).double(), recordings=shown)
@@ -66,6 +80,8 @@ def formed(part: Any) -> Tensor:
 KNOBS = (
     Knob(EquivalentForms(size=3), formed, {"size": 2, "temperature": 2.0}),
     Knob(ResetGroup(share=0.5, size=3), formed, {"share": 0.0, "size": 2, "temperature": 2.0}),
+    Knob(Duels(drawn=False), by_model, {"judge": "judge"}),
+    Knob(SoftTournament(), by_model, {"judge": "judge"}),
     Knob(MirrorPreference(), loss, {"eta": 0.1, "tau": 0.001}),
     Knob(WinRateLogistic(), loss, {"eta": 0.5}),
     Knob(RankedPairs(), ranked, {"gap": 0.8, "most": 2}),
