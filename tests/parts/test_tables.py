@@ -229,6 +229,16 @@ def test_recorded_episodes_are_the_same_whenever_asked_for() -> None:
         assert float(worth[chosen]) >= float(worth[rejected])
 
 
+def test_a_number_that_is_asked_for_twice_has_the_same_episodes_twice() -> None:
+    world = RecordedEpisodes(replace(random_mdp(0), horizon=5), torch.full((4, 3), 1 / 3, dtype=torch.float64), 50)
+    alone, twice = world.write(torch.tensor([3]), 2), world.write(torch.tensor([3, 17, 3]), 2)
+    for name in ("_step", "_state"):
+        for place in (0, 4):
+            assert torch.equal(twice.step[name][place : place + 2], alone.step[name])
+    assert torch.equal(twice.row["_state"][[0, 1]], twice.row["_state"][[4, 5]])
+    assert not torch.equal(alone.step["_step"][0], alone.step["_step"][1])
+
+
 def test_malformed_processes_are_refused() -> None:
     good = random_mdp()
     with pytest.raises(ValueError, match="sum to 1"):

@@ -89,8 +89,11 @@ class TabularMDP:
         chance = Categorical(self.start_at.to(group.device)[tasks.id].log())
         # One number a group, so that its rows begin alike; one stream a row, so that they then differ.
         first = chance.sample(uniforms(group + derive(self.seed, "start") % 2**40, 0, 1))
-        noise = group * 1_000_003 + places(group) + derive(self.seed, "moves") % 2**40
-        return batch.with_rows({"_state": first, "_noise": noise})
+        return batch.with_rows({"_state": first, "_noise": self.noise(group, places(group))})
+
+    def noise(self, group: Tensor, place: Tensor) -> Tensor:
+        """(B,) the stream of the row at a place of its group."""
+        return group * 1_000_003 + place + derive(self.seed, "moves") % 2**40
 
     def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
         state, position = batch.row["_state"], batch.steps
@@ -162,6 +165,9 @@ class RecordedEpisodes:
         """`copies` episodes side by side of every number: the same ones whenever they are asked for."""
         rows = ids.repeat_interleave(copies)
         batch = self.inner.start(Tasks(rows % self.inner.size, {"group": rows}))
+        # By their place among the copies, not in the group: a number may be asked for twice.
+        copy = torch.arange(copies, device=ids.device).repeat(len(ids))
+        batch = batch.with_rows({"_noise": self.inner.noise(rows, copy)})
         keys = batch.row["_noise"] + derive(self.inner.seed, "author") % 2**40
         while not bool(batch.done.all()):
             table = self.author if self.author.dim() == 2 else self.author[batch.steps]
