@@ -1,7 +1,8 @@
 # make demo   train the demonstration recipe from nothing
 # make test   everything the continuous integration runs
 # make peers  the libraries that benchmarks compare with, in environments of their own (.peers);
-#             make peers-cleanrl: CleanRL, which needs an older Gymnasium (.peers-cleanrl)
+#             make peers-cleanrl: CleanRL, which needs an older Gymnasium (.peers-cleanrl);
+#             make peers-language: TRL, with our torch and transformers (.peers-language)
 # Options: PYTHON=path/to/python (3.11 or newer), TORCH_INDEX=URL of another torch build, WORKERS=test processes
 
 PYTHON ?=
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # pyright's package carries pyright itself; its notice about newer versions would need the network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: setup demo test peers peers-cleanrl lint format clean
+.PHONY: setup demo test peers peers-cleanrl peers-language lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -64,6 +65,14 @@ peers-cleanrl: setup
 	.peers-cleanrl/bin/python -m pip install --quiet --disable-pip-version-check \
 		gymnasium==0.29.1 mujoco==2.3.7 imageio tyro tensorboard 'numpy<2' 'setuptools<81'
 
+# Same torch and transformers as ours.
+peers-language: setup
+	test -x .peers-language/bin/python || $(BIN)/python -m venv .peers-language
+	.peers-language/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
+	.peers-language/bin/python tools/install_torch.py constraints.txt $(TORCH_INDEX)
+	.peers-language/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		trl==1.16.0 transformers datasets
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -75,5 +84,5 @@ format: setup
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .peers .peers-cleanrl runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .peers .peers-cleanrl .peers-language runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
+LOGITS = 2**25  # that exist at a time: 128 MiB in float32
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear head, then logits -> cap * tanh(logits / cap) (Gemma 2) if there is a cap; in at least float32."""
+
+    weight: Float[Tensor, "V D"]
+    bias: Float[Tensor, " V"] | None = None
+    cap: float | None = None
+
+    def __call__(self, states: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
+        wide = torch.promote_types(states.dtype, torch.float32)
+        logits = F.linear(states.to(wide), self.weight.to(wide), None if self.bias is None else self.bias.to(wide))
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 class _LogProbEntropy(torch.autograd.Function):
@@ -52,13 +69,16 @@ def _entropy(logp: Tensor) -> Tensor:
 
 def logp_and_entropy(logits: Float[Tensor, "M V"], token: Int[Tensor, " M"]) -> tuple[Tensor, Tensor]:
     """Both differentiable (twice); only the logits are kept for the gradient. IndexError: an unknown token."""
-    vocabulary = logits.shape[-1]
+    _check_tokens(token, logits.shape[-1])
+    return _LogProbEntropy.apply(logits, token)
+
+
+def _check_tokens(token: Tensor, vocabulary: int) -> None:
     if token.numel() and (int(token.max()) >= vocabulary or int(token.min()) < 0):
         raise IndexError(
             f"tokens are 0 to {vocabulary - 1} for this model, these are {int(token.min())} to {int(token.max())}; "
             "use the tokenizer the model was trained with"
         )
-    return _LogProbEntropy.apply(logits, token)
 
 
 def score_tokens(
@@ -68,15 +88,115 @@ def score_tokens(
 
     Logits exist for `chunk` tokens at a time; if there is more than one chunk, the gradient makes them again.
     """
-
-    def part(states: Tensor, token: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        return logp_and_entropy(head(states) / temperature[:, None], token)
-
     if len(states) <= chunk:
-        return part(states, token, temperature)
+        return _scored(states, head, token, temperature)
+    if isinstance(head, Projection):
+        _check_tokens(token, len(head.weight))
+        return _ChunkedScores.apply(states, head.weight, head.bias, token, temperature, head.cap, chunk)
     pieces = [
-        checkpoint(part, *piece, use_reentrant=False, preserve_rng_state=False)
-        for piece in zip(states.split(chunk), token.split(chunk), temperature.split(chunk), strict=True)
+        checkpoint(_scored, part, head, *rest, use_reentrant=False, preserve_rng_state=False)
+        for part, *rest in zip(states.split(chunk), token.split(chunk), temperature.split(chunk), strict=True)
     ]
     logp, entropy = zip(*pieces, strict=True)
     return torch.cat(logp), torch.cat(entropy)
+
+
+def _scored(states: Tensor, head: Head, token: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    return logp_and_entropy(head(states) / temperature[:, None], token)
+
+
+class _ChunkedScores(torch.autograd.Function):
+    """`_scored` of a `Projection`, `chunk` tokens at a time, in two arrays (chunk, V) at most; nothing of that size is
+    kept for the gradient, which is exact: see `_LogProbEntropy`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        token: Tensor,
+        temperature: Tensor,
+        cap: float | None,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(states, weight, bias, token, temperature)
+        ctx.set_materialize_grads(False)
+        ctx.cap, ctx.chunk = cap, chunk
+        wide, head = _wide(states, weight, bias, cap)
+        logp, entropy = (torch.empty(len(states), dtype=wide, device=states.device) for _ in range(2))
+        for part in _parts(len(states), chunk):
+            z = head(states[part]).div_(temperature[part, None])
+            z = _log_softmax_(z)
+            logp[part] = z.gather(1, token[part, None])[:, 0]
+            entropy[part] = -torch.linalg.vecdot(z.exp(), z)
+        return logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        states, weight, bias, token, temperature = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated
+            return (*_differentiable(ctx, grads), None, None, None, None)
+        wide, head = _wide(states, weight, bias, ctx.cap)
+        by_logp, by_entropy = grads
+        needed = ctx.needs_input_grad
+        to_states = torch.empty_like(states) if needed[0] else None
+        to_weight = torch.zeros_like(head.weight) if needed[1] else None
+        to_bias = torch.zeros_like(head.bias) if head.bias is not None and needed[2] else None
+        for part in _parts(len(states), ctx.chunk):
+            given, heat = states[part].to(wide), temperature[part, None]
+            logits = head(given)
+            # Of the cap: d (c tanh(x / c)) / dx = 1 - (logits / c)^2.
+            slope = None if ctx.cap is None else 1 - (logits / ctx.cap).square_()
+            z = _log_softmax_(logits.div_(heat))
+            p = z.exp()
+            if by_entropy is not None:
+                z.add_(-torch.linalg.vecdot(p, z)[:, None]).mul_(-by_entropy[part, None])
+            else:
+                z.zero_()
+            if by_logp is not None:
+                z.sub_(by_logp[part, None])
+            z.mul_(p)
+            if by_logp is not None:
+                z.scatter_add_(1, token[part, None], by_logp[part, None])
+            z.div_(heat)
+            z = z if slope is None else z.mul_(slope)
+            if to_states is not None:
+                to_states[part] = (z @ head.weight).to(states.dtype)
+            if to_weight is not None:
+                to_weight.addmm_(z.T, given)
+            if to_bias is not None:
+                to_bias.add_(z.sum(0))
+        return (
+            to_states,
+            None if to_weight is None else to_weight.to(weight.dtype),
+            None if to_bias is None or bias is None else to_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _wide(states: Tensor, weight: Tensor, bias: Tensor | None, cap: float | None) -> tuple[torch.dtype, Projection]:
+    """The precision of the logits, and the head in it, converted once for all chunks."""
+    wide = torch.promote_types(states.dtype, torch.float32)
+    return wide, Projection(weight.to(wide), None if bias is None else bias.to(wide), cap)
+
+
+def _parts(count: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, count, chunk)]
+
+
+def _log_softmax_(z: Tensor) -> Tensor:
+    """In place; what has no probability is the least number, not -inf, so that 0 times it is 0."""
+    return z.sub_(z.logsumexp(1, keepdim=True)).clamp_(min=torch.finfo(z.dtype).min)
+
+
+def _differentiable(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    states, weight, bias, token, temperature = ctx.saved_tensors
+    inputs = [x for x, asked in zip((states, weight, bias), ctx.needs_input_grad, strict=False) if asked]
+    outputs = score_tokens(states, lambda x: Projection(weight, bias, ctx.cap)(x), token, temperature, ctx.chunk)
+    some = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    found = iter(torch.autograd.grad([out for out, _ in some], inputs, [grad for _, grad in some], create_graph=True))
+    return tuple(next(found) if asked else None for asked in ctx.needs_input_grad[:3])

@@ -1,0 +1,144 @@
+"""A decoder's states of packed rows: read without padding and with shared contexts, or plainly, row by row.
+
+`transformers` lets every architecture of its attention interface run its own modules with another function for
+attention; that function is all that differs here. Both ways give the same states and gradients within rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+
+from policyopt.policies.packing import Packed
+from policyopt.policies.segments import Layout, layout_of
+
+ATTENTION = "policyopt_segments"
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # others depend on how long the longest row is
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a decoder reads rows; all ways give the same numbers within rounding (of `autocast`, if it is set).
+
+    packed: without padding, where the architecture allows it. share: contexts that rows share are read once.
+    checkpointed: for a gradient, every layer keeps its input only and is computed again. autocast: matrix products of
+    the layers in this precision, with and without gradient alike, so that ratios compare like with like; weights, sums
+    between layers and the head stay in theirs.
+    """
+
+    packed: bool = True
+    share: bool = True
+    checkpointed: bool = False
+    autocast: torch.dtype | None = None
+
+
+PLAIN = Reading(packed=False, share=False)
+
+
+def read(
+    backbone: Any, packed: Packed, reading: Reading = PLAIN, *, tail: bool = True
+) -> tuple[Float[Tensor, "N D"], Int[Tensor, "B L"]]:
+    """States, and for each token of the packed rows the number of its state. tail: those after a row's last token are
+    wanted too."""
+    if not (reading.packed and can_pack(backbone, packed.tokens.shape[1])):
+        # Without a mask the decoder is causal, and its positions start at 0.
+        with _as_asked(backbone, reading):
+            states = backbone(input_ids=packed.tokens, use_cache=False).last_hidden_state
+        return states.flatten(0, 1), torch.arange(packed.tokens.numel(), device=states.device).view(packed.tokens.shape)
+    layout = layout_of(packed, tail=tail, share=reading.share)
+    if not len(layout.tokens):
+        return backbone.get_input_embeddings().weight[:0], layout.index
+    tokens, positions = layout.tokens[None], layout.positions[None]
+    with _attending(backbone, ATTENTION), _as_asked(backbone, reading):
+        out = backbone(input_ids=tokens, position_ids=positions, use_cache=False, segments=layout)
+    return out.last_hidden_state[0], layout.index
+
+
+@contextlib.contextmanager
+def _as_asked(backbone: Any, reading: Reading) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if reading.autocast is not None:
+            device = next(backbone.parameters()).device.type
+            stack.enter_context(torch.autocast(device, reading.autocast))
+        if reading.checkpointed and torch.is_grad_enabled():
+            stack.enter_context(_checkpointed(backbone))
+        yield
+
+
+@contextlib.contextmanager
+def _checkpointed(backbone: Any) -> Iterator[None]:
+    """Layers keep their input only. A patch of the instances for the time of a forward: transformers' own way needs
+    them in training mode, which would turn dropout on."""
+    attention = backbone.config._attn_implementation
+    for layer in backbone.layers:
+        layer.forward = functools.partial(_recomputed, backbone, attention, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in backbone.layers:
+            del layer.forward
+
+
+def _recomputed(backbone: Any, attention: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _attending(backbone, attention):  # in the backward pass it is set to another one again
+            return forward(*args, **kwargs)
+
+    return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+@contextlib.contextmanager
+def _attending(backbone: Any, attention: str) -> Iterator[None]:
+    config = backbone.config
+    before = config._attn_implementation
+    config._attn_implementation = attention
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    segments: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`transformers`' attention function: query (1, H, N, D) -> (1, N, H, D)."""
+    if segments is None:
+        raise ValueError(f"the attention function {ATTENTION!r} is for reading without padding; set another one")
+    q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
+    return segments.attend(q, k, v, scaling)[None], None
+
+
+AttentionInterface.register(ATTENTION, _attend)
+
+
+def can_pack(backbone: Any, width: int = 0) -> bool:
+    """Whether states of rows of at most `width` tokens depend on what stands before a token by causal attention alone,
+    through the attention interface."""
+    config = backbone.config.get_text_config().to_dict()
+    rope = config.get("rope_parameters") or {}
+    window = config.get("sliding_window")
+    return (
+        bool(getattr(backbone, "_supports_attention_backend", False))
+        and hasattr(backbone, "layers")
+        and set(config.get("layer_types") or ()) <= {"full_attention", "sliding_attention"}
+        and (window is None or width <= window)
+        and rope.get("rope_type", "default") in STATIC_ROPE
+        and not config.get("attn_logit_softcapping")
+    )
