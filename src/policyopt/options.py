@@ -119,7 +119,13 @@ def _type_of(node: Any, name: str) -> Any:
         return float
     if isinstance(node, (Mapping, tuple)):
         return Any
-    return typing.get_type_hints(type(node))[name]
+    return _hints(type(node))[name]
+
+
+@functools.lru_cache(maxsize=4096)
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Types of its fields. Reading them compiles their text, so it is done once a class, not once a look."""
+    return typing.get_type_hints(kind)
 
 
 def options(method: Method) -> list[Option]:
@@ -259,7 +265,7 @@ def _part(option: Option, value: Any) -> Part:
     chosen = classes[name]
     if option.type is not Any and inspect.isclass(option.type) and not issubclass(chosen, option.type):
         raise OptionError(f"{option.key} takes a {option.type.__name__}; {name} is not one")
-    hints = typing.get_type_hints(chosen)
+    hints = _hints(chosen)
     known = [f.name for f in dataclasses.fields(chosen)]  # type: ignore[arg-type]
     unknown = sorted(set(given) - set(known))
     if unknown:

@@ -23,6 +23,11 @@ def keys() -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
 
 
+def _is_key(key: str) -> bool:
+    """Whether `keys` has it, without a look at all the others."""
+    return key.isidentifier() and key[0] != "_" and importlib.util.find_spec(f"{__name__}.{key}") is not None
+
+
 def module(key: str) -> ModuleType:
     """The module of a method: a key of this folder, or the path of a .py file that defines one."""
     if key.endswith(".py"):
@@ -33,7 +38,7 @@ def module(key: str) -> ModuleType:
         loaded = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(loaded)
         return loaded
-    if key not in keys():
+    if not _is_key(key):
         near = difflib.get_close_matches(key, keys(), 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UnknownMethodError(f"no method {key!r}; {hint}there are {keys()}, or give the path of a .py file")
