@@ -182,10 +182,17 @@ def comparing(model: Any) -> bool:
 
 def collect_roles(ctx: Context, batch: Batch) -> Batch:
     """Scores that must be taken before the update changes the policy."""
+
+    def said(name: str, role: Role) -> Scores:
+        def compute(rows: Batch) -> Scores:
+            return _kept(SeenBatch(ctx, rows).compute(name).detach(), full=role.full)
+
+        # Whole distributions are larger than what it takes to compute them again.
+        return compute(batch) if ctx.trainers is None or role.full else ctx.trainers.rows(batch, compute)
+
     with torch.no_grad():
-        seen = SeenBatch(ctx, batch)
         taken = {
-            name: _kept(seen.compute(name).detach(), full=role.full)
+            name: said(name, role)
             for name, role in ctx.stage.roles.items()
             if role.when == "collected" and name not in batch.scores
         }

@@ -58,8 +58,11 @@ def train(
     given = [*(changes or []), *([f"folder={folder}"] if folder else [])]
     loaded = load_recipe(recipe, given)
     console.print(f"Building the run {loaded.name!r} ...")
+    if loaded.runtime.trainers > 1 or launched():
+        _together(loaded.runtime, recipe=loaded.yaml())
+        return
     with Training.start(loaded, progress(console)) as training:
-        _finish(training)
+        finish(training)
 
 
 @app.command()
@@ -68,9 +71,11 @@ def resume(
     accept: Annotated[
         bool, typer.Option("--accept-objective", help="Go on although what is minimised has changed since.")
     ] = False,
+    trainers: Annotated[int | None, typer.Option(help="Processes, if not as many as before.", min=1)] = None,
 ) -> None:
     """Go on with a run that was stopped, from its newest good checkpoint, as if it had not stopped."""
     from policyopt.recipe.outcome import Outcome
+    from policyopt.recipe.schema import load_recipe
     from policyopt.recipe.training import Training
     from policyopt.runtime.folder import RunFolder
     from policyopt.runtime.progress import log_to, progress
@@ -82,11 +87,30 @@ def resume(
         return
     log_to(console)
     _quiet()
-    with Training.resume(run, progress(console), accept=accept) as training:
-        _finish(training)
+    changes = [] if trainers is None else [f"runtime.trainers={trainers}"]
+    runtime = load_recipe(folder.recipe, changes).runtime
+    if runtime.trainers > 1 or launched():
+        _together(runtime, run=run, accept=accept)
+        return
+    with Training.resume(run, progress(console), accept=accept, trainers=trainers) as training:
+        finish(training)
 
 
-def _finish(training: Any) -> None:
+def launched() -> bool:
+    """Whether a launcher (torchrun) has started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _together(runtime: Any, **asked: Any) -> None:
+    """Train by several processes."""
+    from policyopt.cli.several import several
+    from policyopt.recipe.trainers import Asked
+
+    several(Asked(runtime.trainers, **asked), runtime.deadline)
+
+
+def finish(training: Any) -> None:
+    """Train to the end, or until the user stops it, and say what came of it."""
     console.print(f"Run folder {training.folder.path}", soft_wrap=True)
     go_on = f"Go on with: {training.folder.resume}"
     try:

@@ -131,6 +131,7 @@ class VectorContext:
 
     step = stage_step = drawn = updates = seed = 0
     stage_total = 1
+    trainers = None
 
     def __init__(self, inputs: Inputs):
         self._inputs = inputs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +16,12 @@ def fingerprint(model: nn.Module) -> int:
     """Equal for equal parameters and buffers, and changed by a change of a single bit: the bits of every tensor as
     integers, summed, tensors in their order. One pass over the memory. (Weights of one tensor that change places are
     not seen.)"""
-    tensors = [tensor for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor)]
+    return digest(model.state_dict())
+
+
+def digest(weights: Mapping[str, Any]) -> int:
+    """The same of a state dict."""
+    tensors = [tensor for tensor in weights.values() if isinstance(tensor, torch.Tensor)]
     if not tensors:
         return 0
     sums = []

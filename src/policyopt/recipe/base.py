@@ -91,13 +91,24 @@ class InvariantsSection(Section):
 class RuntimeSection(Section):
     """Where and when a run samples and trains; `runtime=ray` alone says `on`.
 
-    staleness: rounds by which sampling runs ahead of training (`policyopt.runtime.ahead`); 0: not at all. deadline:
-    seconds that a round of samples is waited for.
+    staleness: rounds by which sampling runs ahead of training (`policyopt.runtime.ahead`); 0: not at all. trainers:
+    processes that train together (`policyopt.runtime.sharding`). deadline: seconds that a round of samples, or another
+    process, is waited for.
     """
 
     on: Literal["local"] = "local"
     staleness: int = Field(default=0, ge=0)
+    trainers: int = Field(default=1, ge=1)
     deadline: float = Field(default=3600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _in_step(self) -> RuntimeSection:
+        if self.trainers > 1 and self.staleness:
+            raise ValueError(
+                f"runtime.trainers={self.trainers} processes sample and train in step, so they can not sample "
+                f"{self.staleness} rounds ahead; use runtime.staleness=0 or runtime.trainers=1"
+            )
+        return self
 
 
 class Recipe(Section):

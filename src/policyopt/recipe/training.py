@@ -72,7 +72,9 @@ class Training:
                 **kept,
             ),
             display=display,
-            snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS,
+            # Of a round that fails in one of several processes, the others do not know the state before it.
+            snapshot=sum(p.numel() for p in built.policy.parameters()) <= SNAPSHOT_PARAMETERS
+            and built.recipe.runtime.trainers == 1,
         )
         self.ahead: Ahead | None = None
         if (rounds_ahead := built.recipe.runtime.staleness) > 0:
@@ -95,12 +97,16 @@ class Training:
             return training
 
     @classmethod
-    def resume(cls, path: str | Path, display: Display | None = None, *, accept: bool = False) -> Training:
-        """Go on with a run from its newest good checkpoint. accept: also if what it minimises has changed since."""
+    def resume(
+        cls, path: str | Path, display: Display | None = None, *, accept: bool = False, trainers: int | None = None
+    ) -> Training:
+        """Go on with a run from its newest good checkpoint. accept: also if what it minimises has changed since.
+        trainers: another number of processes than the recipe's."""
         folder = RunFolder.open(path)
         with ExitStack() as opened:
             opened.enter_context(alone(folder.path))
-            training = cls(opened.enter_context(build(load_recipe(folder.recipe))), folder, display)
+            changes = [] if trainers is None else [f"runtime.trainers={trainers}"]
+            training = cls(opened.enter_context(build(load_recipe(folder.recipe, changes))), folder, display)
             training.stamps.accept = accept
             training.opened = opened.pop_all()
             return training

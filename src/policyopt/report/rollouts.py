@@ -46,6 +46,10 @@ class Observer(StageContext):
     def stage_step(self) -> int:
         return self.step - self._stage.start
 
+    @property
+    def trainers(self) -> None:
+        """What is only looked at is looked at by one process."""
+
     def rng(self, purpose: str) -> torch.Generator:
         self._drawn += 1
         return generator(self.seed, "rollouts", purpose, self.step, self._drawn)

@@ -1,5 +1,7 @@
 """The state of a run in one file that is either whole or recognised as damaged; the newest good one of a folder.
 
+Several processes that train one run write a folder of the same name instead (`runtime.sharded_checkpoint`).
+
 File: magic (8 bytes), format version (u32), payload length (u64), BLAKE2b digest (32 bytes) of payload, version and
 length; then the payload, a torch archive that loads without running code.
 """
@@ -62,6 +64,8 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises DamagedCheckpointError if a single byte is missing, added or changed.
     """
+    if Path(path).is_dir():
+        return load_shards(Path(path))
     with Path(path).open("rb") as file:
         _verify(file, Path(path))
         try:
@@ -72,6 +76,29 @@ def load(path: Path) -> dict[str, Any]:
                 f"{path} is whole, but holds something this program does not read: {error}. It was written by "
                 "another version; use that one"
             ) from error
+
+
+def load_shards(folder: Path, allocate: Any = None) -> dict[str, Any]:
+    """Read what several processes wrote (`runtime.sharded_checkpoint`): whole, or by `allocate` this one's shards."""
+    # Imported here because it takes a second that runs of one process need not wait.
+    from policyopt.runtime.sharded_checkpoint import read_shards, united, whole
+
+    rest = _whole_shards(folder)
+    return united(rest, read_shards(folder, allocate or whole))
+
+
+def _whole_shards(folder: Path) -> dict[str, Any]:
+    """What a folder of shards holds beside them, once every file is as it was written."""
+    from policyopt.runtime.sharded_checkpoint import STATE, digests
+
+    if not (folder / STATE).is_file():
+        raise DamagedCheckpointError(f"{folder} is no whole checkpoint: it has no {STATE}")
+    rest = load(folder / STATE)
+    written, found = rest.pop("files"), digests(folder)
+    if written != found:
+        wrong = sorted(name for name in written | found if written.get(name) != found.get(name))
+        raise DamagedCheckpointError(f"{folder} is damaged: {', '.join(wrong)} is not as it was written")
+    return rest
 
 
 def check(value: Any, where: str = "state") -> None:
@@ -197,7 +224,7 @@ class CheckpointStore:
         path = self.path(step)
         self._good.discard(step)
         try:
-            save(state, path)
+            self._save(state, path)
         except DiskFullError as error:
             kept = [str(self.path(good)) for good in self.steps()]
             intact = f"The earlier checkpoints are intact: {', '.join(kept)}" if kept else "There is no earlier one"
@@ -210,6 +237,12 @@ class CheckpointStore:
         self._prune()
         return path
 
+    def _save(self, state: Mapping[str, Any], path: Path) -> None:
+        save(state, path)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        return load(path)
+
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """The newest good checkpoint; None if there is none at all. Damaged ones are skipped with a warning.
 
@@ -218,7 +251,7 @@ class CheckpointStore:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                state = load(self.path(step))
+                state = self._load(self.path(step))
             except DamagedCheckpointError as error:
                 logger.warning("skipping a checkpoint: %s", error)
                 self._good.discard(step)
@@ -238,17 +271,31 @@ class CheckpointStore:
         good = 0
         for step in reversed(self.steps()):
             if good >= self.keep:
-                self.path(step).unlink(missing_ok=True)
+                _remove(self.path(step))
                 self._good.discard(step)
             elif self._is_good(step):
                 good += 1
 
     def _is_good(self, step: int) -> bool:
         if step not in self._good:
+            path = self.path(step)
             try:
-                with self.path(step).open("rb") as file:
-                    _verify(file, self.path(step))
+                if path.is_dir():
+                    _whole_shards(path)
+                else:
+                    with path.open("rb") as file:
+                        _verify(file, path)
             except CheckpointError:
                 return False
             self._good.add(step)
         return True
+
+
+def _remove(path: Path) -> None:
+    """A checkpoint, file or folder; of a folder first what makes it whole."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for inner in sorted(path.iterdir(), key=lambda inner: inner.suffix != ".ckpt"):
+        inner.unlink(missing_ok=True)
+    path.rmdir()

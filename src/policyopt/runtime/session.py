@@ -73,6 +73,7 @@ class Session:
             raise CompositionError(f"checkpoint_every must be at least 1 round, not {checkpoint_every}")
         self.run, self.program, self.folder = run, program, folder
         self.sampled: Sampled = sample  # see `train.rounds`
+        self.begin: Callable[[], None] = lambda: None  # called before every round
         self.checkpoint_every = checkpoint_every
         self.store = folder.store(keep)
         self.hooks = Hooks() if hooks is None else hooks
@@ -162,6 +163,7 @@ class Session:
         before = copy.deepcopy(self._state()) if self._snapshot and not safe else None
         step = self.run.step
         try:
+            self.begin()
             return next(loop)
         except Exception as error:
             if before is not None:

@@ -191,7 +191,8 @@ class Gradients(Part, ABC):
         part = None
         for models in [turn] if self.clip_over == "all" else [[model] for model in turn]:
             for model in models:
-                if self.execution != "eager":
+                # Several processes take a part of the rows each, which is other work at every step.
+                if self.execution != "eager" and ctx.trainers is None:
                     self.replay(ctx, batch, rows, model)
                     continue
                 if part is None:
@@ -207,7 +208,11 @@ class Gradients(Part, ABC):
         parameters = self._parameters(ctx, model)
         for parameter in parameters:
             parameter.grad = None
-        for loss in losses(ctx, batch, terms_of(ctx, model), self.micro_rows):
+        planned = plan(ctx, batch, terms_of(ctx, model))
+        if ctx.trainers is not None:
+            ctx.trainers.backward(ctx, batch, planned, self.micro_rows, parameters)
+            return
+        for loss in planned_losses(ctx, batch, planned, self.micro_rows):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
 
@@ -244,9 +249,12 @@ class Gradients(Part, ABC):
             optimizer.step()
             for parameter in parameters:
                 parameter.grad = None
+        if ctx.trainers is not None:
+            ctx.trainers.moved(ctx, models)
 
     def _norm(self, ctx: Any, model: str) -> float:
-        norm = total_norm([p.grad for p in self._parameters(ctx, model) if p.grad is not None])
+        gradients = [p.grad for p in self._parameters(ctx, model) if p.grad is not None]
+        norm = total_norm(gradients) if ctx.trainers is None else ctx.trainers.norm(gradients)
         if not math.isfinite(norm):
             raise NonFiniteGradientError(
                 f"the gradient of {model!r} is {norm} in round {ctx.step} (terms "

@@ -1,0 +1,152 @@
+"""Starting the processes that train one run, and ending all of them when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from policyopt.runtime.pulse import BEAT, Pulses
+from policyopt.runtime.ranks import RankError, joined
+
+FROZEN = 30.0  # seconds without a sign of life after which a run is ended
+ENDING = 15.0  # seconds that the others have to end by themselves when one has failed
+
+Work = Callable[..., None]
+"""work(ranks, *given): what a rank does. A function of a module, as other processes must find it."""
+
+
+def under_torchrun() -> bool:
+    """Whether a launcher (torchrun) has started this process as one of several."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(count: int, work: Work, given: tuple[Any, ...], deadline: float) -> None:
+    """Run `work` on `count` new processes of this machine, rank 0 with this one's terminal, until all have ended.
+
+    Raises RankError (naming rank and phase) if one fails, dies or freezes; the others are ended then. Ctrl-C is for
+    rank 0 alone, which ends in order.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    begun = mp.start_processes(
+        _begin, (count, store.port, deadline, work, given), nprocs=count, join=False, start_method="spawn"
+    )
+    assert begun is not None
+    pulses = Pulses(store, count)
+    with _signals_for(begun.pids()[0]):
+        try:
+            while not begun.join(timeout=BEAT, grace_period=ENDING):
+                for rank in pulses.frozen(FROZEN):
+                    if not begun.processes[rank].is_alive():
+                        continue  # it has ended in order
+                    raise RankError(
+                        f"rank {rank} has given no sign of life for {FROZEN:g} s, last in {pulses.phase(rank)}; all "
+                        "processes of the run were ended. Go on from the last checkpoint"
+                    )
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            raise _cause(store, count, error, pulses) from None
+        finally:
+            for process in begun.processes:
+                if process.is_alive():
+                    process.kill()
+                process.join()
+
+
+def on_this_rank(work: Work, given: tuple[Any, ...], deadline: float) -> None:
+    """The same for a process that torchrun has started."""
+    store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=deadline)))
+    with joined(rank, count, store, deadline) as ranks:
+        work(ranks, *given)
+
+
+def _begin(rank: int, count: int, port: int, deadline: float, work: Work, given: tuple[Any, ...]) -> None:
+    """A new process. What goes wrong is left at the store for the process that started this one."""
+    if rank:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    try:
+        with joined(rank, count, store, deadline) as ranks:
+            work(ranks, *given)
+    except BaseException as error:  # noqa: BLE001 - told by the process that started this one
+        told = {"module": type(error).__module__, "name": type(error).__name__, "text": str(error)}
+        told |= {"notes": list(getattr(error, "__notes__", ())), "trace": traceback.format_exc()}
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            store.set(_failed(rank), json.dumps(told))
+        sys.exit(error.code if isinstance(error, SystemExit) else 1)
+
+
+def _failed(rank: int) -> str:
+    return f"failed/{rank}"
+
+
+def _cause(store: dist.Store, count: int, error: Any, pulses: Pulses) -> Exception:
+    """Of all that went wrong, what was not a consequence of the rest."""
+    told = {rank: json.loads(store.get(_failed(rank))) for rank in range(count) if store.check([_failed(rank)])}
+    first = sorted(told, key=lambda rank: (told[rank]["name"] == "RankError", rank))
+    code = getattr(error, "exit_code", 1)
+    index = error.error_index
+    if code < 0 and (not first or told[first[0]]["name"] == "RankError"):
+        return RankError(
+            f"rank {index} was ended by {signal.Signals(-code).name} in {pulses.phase(index)}; the other processes of "
+            "the run were ended. Go on from the last checkpoint"
+        )
+    if not first:
+        return RankError(f"rank {index} ended with exit code {code} in {pulses.phase(index)}")
+    cause = told[first[0]]
+    if cause["name"] == "SystemExit":
+        return StoppedError(int(code))
+    if cause["module"].startswith("policyopt."):
+        found = RankError(cause["text"])
+    else:
+        found = RankError(f"rank {first[0]} failed in {pulses.phase(first[0])}:\n{cause['trace']}")
+    for note in cause["notes"]:
+        found.add_note(note)
+    return found
+
+
+class StoppedError(Exception):
+    """Rank 0 ended with an exit code of its own, having said why."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code
+
+
+@contextlib.contextmanager
+def _signals_for(leader: int) -> Iterator[None]:
+    """Ctrl-C reaches rank 0 by itself, as it has the same terminal; a SIGTERM is passed on to it."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(leader, number)
+
+    try:
+        before = [(n, signal.signal(n, h)) for n, h in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, pass_on))]
+    except ValueError:  # not in the main thread, where no signal arrives
+        before = []
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def wait(store: dist.Store, key: str, pulses: Pulses, of: int) -> str:
+    """The value that another rank will leave at the store; RankError if that rank gives no sign of life meanwhile."""
+    while not store.check([key]):
+        if of in pulses.frozen(FROZEN):
+            raise RankError(f"rank {of} has given no sign of life for {FROZEN:g} s, last in {pulses.phase(of)}")
+        time.sleep(0.02)
+    return store.get(key).decode()
