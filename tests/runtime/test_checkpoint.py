@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from policyopt.runtime import atomic, checkpoint
-from policyopt.runtime.atomic import DiskFullError, atomic_file, write_atomic
+from policyopt.runtime.atomic import DiskFullError, NotWrittenError, atomic_file, write_atomic
 from policyopt.runtime.checkpoint import (
     CheckpointError,
     CheckpointStore,
@@ -222,9 +222,9 @@ def test_a_full_disk(full: Callable[[], Any], tmp_path: Path) -> None:
     assert store.steps() == [3, 7]
 
 
-def test_other_errors_of_the_system_keep_their_names(tmp_path: Path) -> None:
+def test_other_errors_of_the_system_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r".") as caught:
+    with pytest.raises(NotWrittenError, match=r"x\.ckpt can not be written: .*choose another") as caught:
         save(state(), tmp_path / "file" / "x.ckpt")
     assert not isinstance(caught.value, DiskFullError)
 

@@ -1,6 +1,7 @@
 """`policyopt compare`: equal beginnings, tasks and budgets; stopping changes nothing, nor does running side by side."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
@@ -236,7 +237,7 @@ def test_processes_change_nothing_and_finished_runs_are_kept(tmp_path):
 
 def test_a_process_that_dies_is_a_failed_run_and_another_takes_its_place(tmp_path):
     first, second = runs(plan(), tmp_path, {})[:2]
-    # Dies of runs of grpo, finishes others.
+    # Dies of runs of grpo, in every process that tries, and finishes others.
     command = (
         "import json, os\n"
         "while line := input():\n"
@@ -246,7 +247,8 @@ def test_a_process_that_dies_is_a_failed_run_and_another_takes_its_place(tmp_pat
     quiet = Quiet()
     with Pool(1, tmp_path / "log.txt", (sys.executable, "-c", command)) as pool:
         assert pool.run([first, second], quiet.heard)
-    assert pool.failed == {"grpo, seed 0": "its process ended with -9"}
+    assert list(pool.failed) == ["grpo, seed 0"]
+    assert re.fullmatch(r"phase run: process \d+ ended with -9", pool.failed["grpo, seed 0"])
     assert quiet.ends == [("grpo, seed 0", "failed"), ("rloo, seed 0", "finished")]
 
 

@@ -70,6 +70,17 @@ def test_once_computes_once(folder: RunFolder) -> None:
     assert not folder.summary.exists()
 
 
+def test_results_that_are_damaged_are_refused_by_name(folder: RunFolder) -> None:
+    folder.results.mkdir()
+    for damage in ("", '{"a": 1', "[1]", "[" * 100_000, "\0"):
+        (folder.results / "score.json").write_text(damage)
+        with pytest.raises(RunFolderError, match=r"score\.json .*delete it"):
+            folder.once("score", dict)
+    (folder.results / "score.json").write_bytes(b'"\xff"')
+    with pytest.raises(RunFolderError, match=r"score\.json can not be read"):
+        folder.once("score", dict)
+
+
 # -- journals --------------------------------------------------------------------------------------------------
 def _fill(path: Path, count: int) -> Journal:
     journal = Journal(path)
@@ -105,13 +116,28 @@ def test_cutting_leaves_the_bytes_of_a_shorter_run(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("tail", [b'{"step": 2', b"\0\0\0\0", b'\0\0\0\n{"step": 9}\n', b'{"step": 2}'])
+@pytest.mark.parametrize("tail", [b'{"step": 2', b"\0\0\0\0", b"\0\0\0\n", b'{"step": 2}'])
 def test_an_unfinished_tail_is_dropped(tail: bytes, tmp_path: Path) -> None:
     _fill(tmp_path / "m", 2).close()
     whole = (tmp_path / "m").read_bytes()
     (tmp_path / "m").write_bytes(whole + tail)
     assert Journal(tmp_path / "m").cut(10) == 2
     assert (tmp_path / "m").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\0\n", b'{"step": \xff}\n', b"[1]\n", b'{"step": "1"}\n', b"[" * 9999 + b"\n"]
+)
+def test_damage_in_the_middle_costs_its_line_alone(
+    damage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fill(tmp_path / "m", 5).close()
+    lines = (tmp_path / "m").read_bytes().splitlines(keepends=True)
+    (tmp_path / "m").write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
+    assert [record["step"] for record in read(tmp_path / "m")] == [0, 1, 3, 4]
+    assert Journal(tmp_path / "m").cut(4) == 3
+    assert (tmp_path / "m").read_bytes() == b"".join([*lines[:2], lines[3]])
+    assert "1 damaged lines are left out" in caplog.text
 
 
 def test_numbers_json_does_not_have(tmp_path: Path) -> None:

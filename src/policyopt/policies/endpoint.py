@@ -95,10 +95,15 @@ class Memory:
 
     def put(self, key: str, reply: str) -> None:
         self._keep(key, reply)
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "reply": reply}) + "\n")
+        except OSError as error:
+            log.warning("%s: answers are remembered in memory only from here on: %s", self.path, error)
+            self.path = None
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from rich.table import Table
 
 from policyopt.recipe.kinds import Evaluation
 from policyopt.report.branches import sentences, table
-from policyopt.runtime.atomic import disk_full_named
-from policyopt.runtime.folder import RunFolder, write_json
+from policyopt.runtime.atomic import writing
+from policyopt.runtime.folder import RunFolder, RunFolderError, read_json, write_json
+from policyopt.runtime.journal import read
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,23 @@ class Outcome:
     @classmethod
     def read(cls, folder: RunFolder) -> Outcome:
         """What a finished run left."""
-        kept = json.loads(folder.summary.read_text(encoding="utf-8"))
-        after = json.loads((folder.results / "after.json").read_text(encoding="utf-8"))
-        found = Evaluation(**after) if after else None
-        before = Evaluation(found.over, kept["before"]) if found and kept["before"] else None
+        kept, after = read_json(folder.summary), read_json(folder.results / "after.json")
         branches = folder.results / "branches.json"
-        report = json.loads(branches.read_text(encoding="utf-8")) if branches.is_file() else {}
-        return cls(folder, before, found, kept["seconds"], kept["seed"], branches=report)
+        report = read_json(branches) if branches.is_file() else {}
+        try:
+            found = Evaluation(**after) if after else None
+            before = Evaluation(found.over, kept["before"]) if found and kept["before"] else None
+            return cls(folder, before, found, float(kept["seconds"]), int(kept["seed"]), branches=report)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(
+                f"{folder.summary} and what lies in {folder.results} do not hold what a finished run leaves: "
+                f"{error!r}; delete the summary and {folder.resume}"
+            ) from error
 
     def write(self) -> None:
         """plot.png, then summary.json, which marks the run as finished."""
         measured = {name: found and found.measured for name, found in (("before", self.before), ("after", self.after))}
-        with disk_full_named(self.folder.plot):
+        with writing(self.folder.plot):
             plot(self.folder, measured["before"], measured["after"], self.draw)
         write_json(self.folder.summary, {**measured, "seconds": self.seconds, "seed": self.seed})
 
@@ -122,17 +127,9 @@ def comparison(before: Evaluation, after: Evaluation) -> Table:
     return table
 
 
-def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    if not folder.metrics.exists():
-        return []
-    return [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
-
-
 def training_seconds(folder: RunFolder) -> float:
     """Seconds of all rounds, over restarts."""
-    if not folder.timing.exists():
-        return 0.0
-    return sum(json.loads(line)["seconds"] for line in folder.timing.read_text(encoding="utf-8").splitlines())
+    return sum(line["seconds"] for line in read(folder.timing))
 
 
 # Metrics worth a learning curve, the most telling first; then any loss.
@@ -154,7 +151,7 @@ def plot(
     FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(1, 2, width_ratios=(3, 1)) if draw is not None else [figure]
     curve, bars = parts[0].subplots(1, 2, width_ratios=(2, 1))
-    lines = read_metrics(folder)
+    lines = read(folder.metrics)
     losses = [key for key in (lines or [{}])[-1] if key.startswith("loss/")]
     name = next((key for key in (*CURVES, *losses) if any(key in line for line in lines)), "reward")
     chosen = [line for line in lines if name in line]

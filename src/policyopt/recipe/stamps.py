@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from policyopt.compose import Stage
 from policyopt.recipe.base import RecipeError
 from policyopt.report.objective_stamp import Change, changes, compare_runs, stamp
-from policyopt.runtime.folder import RunFolder, RunFolderError, write_json
+from policyopt.runtime.folder import RunFolder, RunFolderError, read_json, write_json
 
 log = logging.getLogger("policyopt")
 
@@ -69,7 +68,7 @@ def _plain(change: Change) -> dict[str, str]:
 def _changed(folder: Path) -> list[dict[str, Any]]:
     """Changes that a run has gone through, oldest first."""
     path = folder / "objective.json"
-    return json.loads(path.read_text(encoding="utf-8"))["changed"] if path.is_file() else []
+    return read_json(path)["changed"] if path.is_file() else []
 
 
 def stamps_of(folder: Path | str) -> list[dict[str, Any]]:
@@ -77,7 +76,7 @@ def stamps_of(folder: Path | str) -> list[dict[str, Any]]:
     path = Path(folder) / "objective.json"
     if not path.is_file():
         raise RunFolderError(f"{folder} has no objective.json; it is no run, or one of an earlier version")
-    return json.loads(path.read_text(encoding="utf-8"))["stages"]
+    return read_json(path)["stages"]
 
 
 def difference_of_runs(first: Path | str, second: Path | str) -> list[tuple[str, list[Change]]]:

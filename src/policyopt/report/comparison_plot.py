@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from policyopt.evaluation.comparison_record import ComparisonRecord
-from policyopt.runtime.atomic import disk_full_named
+from policyopt.runtime.atomic import writing
 
 SALT = "policyopt"  # of the ids in the file, which are random otherwise
 
@@ -27,7 +27,7 @@ def draw(record: ComparisonRecord, path: Path) -> None:
             _curve(left, record, arm, colours[arm])
         left.set(xlabel=f"{record.unit} used", ylabel=record.label)
         _ends(right, record, arms, colours)
-        with disk_full_named(path):
+        with writing(path):
             figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 

@@ -16,7 +16,11 @@ _FULL = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT")
 _TEMPORARY = ".tmp"
 
 
-class DiskFullError(OSError):
+class NotWrittenError(OSError):
+    """The system refused to write a file. Says which."""
+
+
+class DiskFullError(NotWrittenError):
     """There was no space for a file. Says which, what is safe and how to go on."""
 
 
@@ -25,16 +29,18 @@ def is_full(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def disk_full_named(path: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into a `DiskFullError` that names the file."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that it does not write into an error that names the file."""
     try:
         yield
-    except DiskFullError:
+    except NotWrittenError:
         raise
     except OSError as error:
-        if not is_full(error):
-            raise
-        raise DiskFullError(error.errno, f"no space left to write {path}: {error.strerror}") from error
+        if is_full(error):
+            raise DiskFullError(error.errno, f"no space left to write {path}: {error.strerror}") from error
+        raise NotWrittenError(
+            error.errno, f"{path} can not be written: {error.strerror}; see to it, or choose another folder"
+        ) from error
 
 
 def flush_to_disk(file: BinaryIO | FileIO) -> None:
@@ -49,7 +55,7 @@ def flush_to_disk(file: BinaryIO | FileIO) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make a rename durable. Windows has no such call: there a rename is journaled by the file system."""
     if os.name != "posix":
         return
@@ -65,21 +71,22 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file open for writing (and seeking) that takes its place at `path` when the block ends without an error.
 
     Until then whatever was at `path` stays; on an error (of any kind) the temporary file is removed.
-    Raises `DiskFullError`.
+    Raises `NotWrittenError`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    with disk_full_named(path):
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("w+b") as file:
                 yield file
                 flush_to_disk(file)
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

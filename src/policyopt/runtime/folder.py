@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policyopt.runtime.atomic import disk_full_named, write_atomic
+from policyopt.runtime.atomic import write_atomic, writing
 from policyopt.runtime.checkpoint import CheckpointStore
 from policyopt.runtime.journal import Journal
 from policyopt.runtime.trackers import Trackers
+
+_REMEDY = "put back a copy of it, or delete it: what can be computed again will be"
 
 
 class RunFolderError(ValueError):
@@ -136,12 +138,23 @@ class RunFolder:
         path = self.results / f"{name}.json"
         if not path.exists():
             write_json(path, compute())
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Atomically, keys sorted, for people and machines. Raises ValueError for nan and infinities."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote. Raises RunFolderError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path} can not be read: {error}; {_REMEDY}") from error
+    if not isinstance(found, dict):
+        raise RunFolderError(f"{path} holds no JSON object, but {str(found)[:80]!r}; {_REMEDY}")
+    return found
 
 
 def _claim(path: Path) -> bool:
@@ -184,14 +197,14 @@ class Record:
         self.metrics.append(step, metrics)
         self.timing.append(step, timing)
         values = {**metrics, **{f"time/{name}": value for name, value in timing.items()}}
-        with disk_full_named(self._tensorboard):
+        with writing(self._tensorboard):
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
         self._trackers.round(step, values)
 
     def sync(self) -> None:
         """Before a checkpoint: no checkpoint may be newer than the lines of its rounds."""
-        with disk_full_named(self._tensorboard):
+        with writing(self._tensorboard):
             self._events.flush()
         for journal in (self.metrics, self.timing, self.samples):
             journal.sync()
@@ -199,7 +212,7 @@ class Record:
     def close(self) -> None:
         for journal in (self.metrics, self.timing, self.samples):
             journal.close()
-        with disk_full_named(self._tensorboard):
+        with writing(self._tensorboard):
             self._events.close()
         self._trackers.close()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from policyopt.runtime.atomic import disk_full_named, flush_to_disk, write_atomic
+from policyopt.runtime.atomic import flush_to_disk, write_atomic, writing
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -25,7 +28,7 @@ class Journal:
     def append(self, step: int, record: Mapping[str, Any]) -> None:
         """One line, in the hands of the operating system when this returns. Raises `DiskFullError`."""
         line = _encode({**record, "step": step})
-        with disk_full_named(self.path):
+        with writing(self.path):
             if self._file is None:
                 # Unbuffered, so that bytes a full disk refused are not tried again when the file is closed.
                 self._file = self.path.open("ab", buffering=0)
@@ -35,16 +38,20 @@ class Journal:
     def sync(self) -> None:
         """Return only when every line would survive a power cut."""
         if self._file is not None:
-            with disk_full_named(self.path):
+            with writing(self.path):
                 flush_to_disk(self._file)
 
     def cut(self, step: int) -> int:
-        """Drop the lines of rounds >= `step` and a half-written last line, atomically. Returns lines kept."""
+        """Drop the lines of rounds >= `step`, a half-written last line and damaged ones, atomically. Returns lines
+        kept."""
         self.close()
         if not self.path.exists():
             return 0
         old = self.path.read_bytes()
-        kept = [line for line, record in _lines(old) if record["step"] < step]
+        whole = list(_lines(old))
+        if (lost := old.count(b"\n") - len(whole)) > 0:
+            logger.warning("%s: %d damaged lines are left out", self.path, lost)
+        kept = [line for line, record in whole if record["step"] < step]
         content = b"".join(kept)
         if content != old:
             write_atomic(self.path, content)
@@ -63,23 +70,23 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """`read`, with "nan", "inf" and "-inf" as the floats they were."""
-    return [
-        {name: float(value) if isinstance(value, str) else value for name, value in record.items()}
-        for record in read(path)
-    ]
+    return [{name: _number(value) for name, value in record.items()} for record in read(path)]
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
 
 
 def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Whole lines and their records, up to the first that was never finished (killed) or never reached the disk
-    (a power cut leaves zeros there)."""
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            return
+    """Whole lines and their records. Passed over: one that was never finished (killed), never reached the disk (a power
+    cut leaves zeros there) or was damaged since."""
+    for line in content.split(b"\n")[:-1]:
         try:
             record = json.loads(line)
-        except ValueError:
-            return
-        yield line, record
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            yield line + b"\n", record
 
 
 def _encode(record: Mapping[str, Any]) -> bytes:

@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import logging
 import os
+import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 TrackerName = Literal["wandb", "mlflow", "trackio"]
 PROJECT = "policyopt"
+PATIENCE = 60.0  # seconds that a tracker may take for one round
 
 
 class Tracker(Protocol):
@@ -38,33 +41,54 @@ def missing(names: Sequence[str]) -> list[str]:
 
 
 class Guarded:
-    """A tracker that can do no harm: what fails is left out from then on, with one warning."""
+    """A tracker that can do no harm: what fails or does not answer is left out from then on, with one warning.
+
+    It works in a thread of its own, so that a server that is gone costs `PATIENCE` seconds once.
+    """
 
     def __init__(self, name: str, start: Callable[[], Tracker]):
-        self.name, self._tracker = name, None
-        self._tracker = self._try(start)
+        self.name = name
+        self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=f"policyopt-{name}", daemon=True).start()
+        self._tracker: Tracker | None = self._try("start", start)
 
     def round(self, step: int, values: Mapping[str, float]) -> None:
-        if self._tracker is not None:
-            self._try(self._tracker.round, step, values)
+        if (tracker := self._tracker) is not None:
+            self._try(f"round {step}", lambda: tracker.round(step, values))
 
     def close(self) -> None:
-        if self._tracker is not None:
-            self._try(self._tracker.close)
-        self._tracker = None
-
-    def _try(self, act: Callable[..., Any], *given: Any) -> Any:
-        try:
-            return act(*given)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - networks, servers and their clients raise anything
+        if (tracker := self._tracker) is not None:
+            self._try("close", tracker.close)
             self._tracker = None
-            logger.warning(
-                "tracker %s is left out from here on (%s: %s); the run's own metrics.jsonl and TensorBoard have "
-                "everything",
-                self.name,
-                type(error).__name__,
-                error,
-            )
+            self._asked.put(None)
+
+    def _try(self, phase: str, act: Callable[[], Any]) -> Any:
+        self._asked.put(act)
+        try:
+            value, error = self._answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            value, error = None, TimeoutError(f"no answer within {PATIENCE:g} s")
+        if error is None:
+            return value
+        self._tracker = None
+        self._asked.put(None)
+        logger.warning(
+            "tracker %s, phase %s: left out from here on (%s: %s); the run's own metrics.jsonl and TensorBoard have "
+            "everything",
+            self.name,
+            phase,
+            type(error).__name__,
+            error,
+        )
+        return None
+
+    def _work(self) -> None:
+        while (act := self._asked.get()) is not None:
+            try:
+                self._answers.put((act(), None))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - networks, servers and their clients raise anything
+                self._answers.put((None, error))
 
 
 class Wandb:

@@ -133,6 +133,7 @@ class Sandbox:
             why = self._ending()
             self.close()
             raise SandboxUnavailable(_refusal(why))
+        ours.settimeout(_GRACE_SECONDS)
 
     def close(self) -> None:
         """End the zygote and with it everything inside."""
@@ -185,7 +186,7 @@ class Sandbox:
         assert self._channel is not None
         socket.send_fds(self._channel, [json.dumps(asdict(limits)).encode()], one.given)
         if self._word() != b"k":
-            raise SandboxFault(f"the sandbox ended: {self._ending()}")
+            raise SandboxFault(f"phase hand-over: the sandbox ended: {self._ending()}")
         one.sent()
 
     def _follow(self, watched: Sequence[Watched], until: float) -> None:
@@ -195,7 +196,7 @@ class Sandbox:
             while not all(one.over for one in watched):
                 ready = selector.select(max(0.0, until - time.monotonic()))
                 if not ready:
-                    raise SandboxFault(f"the sandbox did not end a program within {_GRACE_SECONDS} s of its limit")
+                    raise SandboxFault(f"phase run: no end of a program within {_GRACE_SECONDS} s of its limit")
                 for key, _ in ready:
                     one, stream = key.data
                     one.take(selector, stream)
@@ -215,7 +216,7 @@ class Sandbox:
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
-            return "it does not answer"
+            return f"process {self._process.pid} does not answer"
         self._complaints.seek(0)
         said = self._complaints.read()[-1000:].decode(errors="replace").strip()
         return said or f"exit code {code}"

@@ -3,7 +3,8 @@
 Trusted verifiers run in this process; every other one in guarded worker processes (``grading_worker`` says
 what the guard holds back and where it is weaker), or on a bench of its own (programs, in sandboxes). A text
 whose judgement raises, returns no finite number, hits its deadline or ends its worker gets a ``Grade``
-without a score, and with the fault in words; the other texts are graded as usual.
+without a score, and with the fault in words; the other texts are graded as usual. A worker that is lost by no
+doing of the text (killed or stopped from outside, cut off) is replaced and the text judged once more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from policyopt.worlds.tasks import Entry
 from policyopt.worlds.verifiers import Verifier
 
 _LARGEST_CHUNK = 32
+_OVERSLEPT = 0.5  # seconds beyond a wait's own, after which this process was stopped or suspended itself
+_HEARD = 1.0  # seconds that its workers then have to be heard
 
 
 class GradingError(RuntimeError):
@@ -82,6 +85,7 @@ class Grader:
         self._folder = tempfile.TemporaryDirectory(prefix="policyopt-grading-", ignore_cleanup_errors=True)
         self._setup: Setup | None = None
         self._closed = False
+        self._again: set[int | None] = set()  # positions judged once more; None: a worker was started once more
 
     def __enter__(self) -> Grader:
         return self
@@ -131,6 +135,7 @@ class Grader:
     def _grade_guarded(self, jobs: Sequence[Job]) -> dict[int, Grade]:
         done: dict[int, Grade] = {}
         waiting = deque(jobs)
+        self._again.clear()
         try:
             while len(done) < len(jobs):
                 self._dispatch(waiting)
@@ -155,42 +160,66 @@ class Grader:
         """Take in one event: a reply, a worker's end, or a deadline that passed."""
         clock = {worker: worker.since + self._allowance(worker) for worker in self._workers if _busy(worker)}
         try:
-            worker, line = self._events.get(timeout=max(0.0, min(clock.values()) - time.monotonic()))
+            worker, line = self._event(min(clock.values()) - time.monotonic())
         except queue.Empty:
-            overdue = min(clock, key=clock.__getitem__)
-            if not overdue.ready:
-                raise GradingError(
-                    f"phase start: a grading worker was not ready within {self.limits.start_deadline} s; "
-                    "raise start_deadline, or make the verifier's import faster"
-                ) from None
-            self._lose(overdue, f"deadline {self.limits.deadline} s", waiting, done)
+            self._overdue(min(clock, key=clock.__getitem__), waiting, done)
             return
         if worker not in self._workers:
             return  # a last word of one that was stopped
         if line is None:
-            how = worker.ending()
-            if not worker.ready:
-                raise GradingError(f"phase start: a grading worker ended before it was ready, {how}")
-            self._lose(worker, f"its worker ended ({how}): a crash, a limit or an exit", waiting, done)
+            taken, how = worker.taken, worker.ending()
+            if not worker.ready and not (taken and self._once_more(None)):
+                raise GradingError(f"phase start: grading worker {worker.process} ended before it was ready, {how}")
+            self._lose(worker, f"its worker ended ({how}): a crash, a limit or an exit", waiting, done, again=taken)
             return
         reply = worker.read(line)
         if reply is None:
-            self._lose(worker, f"its worker sent what is no reply: {line[:80]!r}", waiting, done)
+            self._lose(worker, f"its worker sent what is no reply: {line[:80]!r}", waiting, done, again=True)
         elif worker.ready:
             position, _, _ = worker.pending.popleft()
             done[position] = Grade(reply["score"], reply["fault"], float(reply["seconds"]))
         else:
             worker.ready = True
 
+    def _event(self, seconds: float) -> tuple[WorkerProcess, bytes | None]:
+        """The next event within some seconds, or queue.Empty. Where this process itself was stopped meanwhile, the
+        deadline passed without the worker's doing: what it has to say is still heard."""
+        began = time.monotonic()
+        try:
+            return self._events.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            if 0 < seconds > time.monotonic() - began - _OVERSLEPT:
+                raise
+        return self._events.get(timeout=_HEARD)
+
+    def _overdue(self, worker: WorkerProcess, waiting: deque[Job], done: dict[int, Grade]) -> None:
+        frozen = worker.frozen
+        if not worker.ready and not (frozen and self._once_more(None)):
+            raise GradingError(
+                f"phase start: grading worker {worker.process} was not ready within {self.limits.start_deadline} s"
+                f"{', it is stopped' if frozen else ''}; raise start_deadline, or make the verifier's import faster"
+            )
+        self._lose(worker, f"deadline {self.limits.deadline} s", waiting, done, again=frozen)
+
     def _allowance(self, worker: WorkerProcess) -> float:
         return self.limits.deadline if worker.ready else self.limits.start_deadline
 
-    def _lose(self, worker: WorkerProcess, fault: str, waiting: deque[Job], done: dict[int, Grade]) -> None:
-        """Kill a worker; the text it was at gets the fault, the rest of its chunk goes back to the front."""
+    def _once_more(self, position: int | None) -> bool:
+        """Whether this is the first time."""
+        if position in self._again:
+            return False
+        self._again.add(position)
+        return True
+
+    def _lose(
+        self, worker: WorkerProcess, fault: str, waiting: deque[Job], done: dict[int, Grade], *, again: bool = False
+    ) -> None:
+        """Kill a worker; the text it was at gets the fault, or is judged again; the rest of its chunk goes back to the
+        front."""
         self._workers.remove(worker)
         seconds = time.monotonic() - worker.since
         worker.close()
-        if worker.pending:
+        if worker.pending and not (again and self._once_more(worker.pending[0][0])):
             position, _, _ = worker.pending.popleft()
             done[position] = Grade(None, fault, seconds)
         waiting.extendleft(reversed(worker.pending))

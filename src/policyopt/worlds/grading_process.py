@@ -6,6 +6,7 @@ import contextlib
 import json
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,11 +93,29 @@ class WorkerProcess:
         well_formed = number if fault is None else score is None and isinstance(fault, str)
         return reply if well_formed and reply.get("at") == due and due is not None else None
 
+    @property
+    def process(self) -> int:
+        return self._process.pid
+
+    @property
+    def frozen(self) -> bool:
+        """Whether somebody has stopped the process, as the kernel tells (Linux)."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return False
+
+    @property
+    def taken(self) -> bool:
+        """Whether the process, which ended, was ended from outside, or lost its pipe and still runs: no text's doing.
+        What a text can bring about is a crash, an exit, or the kernel's signal at its limit of CPU time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_CLOSE_SECONDS) in (-signal.SIGTERM, -signal.SIGKILL)
+        return True
+
     def ending(self) -> str:
         """How the process ended, in words, with what it last wrote to standard error."""
-        try:
-            code = self._process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
+        code = self._process.poll()
+        if code is None:
             return "closed its pipe and went on running"
         self._complaints.seek(0)
         complaint = self._complaints.read()[-1000:].decode(errors="replace").strip()

@@ -6,7 +6,6 @@ are compared here, as bytes and plain values read strictly; test code runs in a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from policyopt.worlds.unit_tests import Call, Code, Script, UnitTests
 
 FENCE = "```"
 _LIMITS = ("cpu", "seconds", "output")
+KILLED = "signal 9"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Runs:
 
     def __init__(self, sandbox: Sandbox, source: str, limits: Limits, tolerance: float):
         self.sandbox, self.source, self.limits, self.tolerance = sandbox, source, limits, tolerance
-        self.cpu, self.until = limits.cpu_seconds, time.monotonic() + limits.seconds
+        self.cpu, self.seconds = limits.cpu_seconds, limits.seconds
 
     def script(self, script: Script) -> Judgement:
         outcome = self.sandbox.run(self._job("script"), self._left(), script.stdin.encode(errors="surrogatepass"))
@@ -113,12 +113,14 @@ class _Runs:
         return {"kind": kind, "source": self.source, **more}
 
     def _left(self) -> Limits:
-        seconds = max(self.until - time.monotonic(), 0.01)
-        return replace(self.limits, cpu_seconds=max(self.cpu, 0.01), seconds=seconds)
+        return replace(self.limits, cpu_seconds=max(self.cpu, 0.01), seconds=max(self.seconds, 0.01))
 
     def _broken(self, outcome: Outcome) -> str | None:
         """The limit that the program broke: a known one, or the signal with which the kernel ended it."""
         self.cpu -= outcome.cpu
+        self.seconds -= (
+            outcome.seconds
+        )  # by the warden's clock: what happens to this process is not the program's doing
         if outcome.limit in _LIMITS:
             return outcome.limit
         return f"signal {-outcome.code}" if outcome.limit is None and outcome.code < 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Sequence
@@ -116,7 +117,7 @@ class Sandboxes:
 
     def _score(self, sandbox: Sandbox, text: str, entry: Entry) -> float:
         from policyopt.sandbox.host import SandboxFault
-        from policyopt.worlds.programs import judge
+        from policyopt.worlds.programs import KILLED, judge
         from policyopt.worlds.unit_tests import unit_tests
 
         tests, source = unit_tests(entry, self.rule.column), self.rule.source(text)
@@ -124,9 +125,11 @@ class Sandboxes:
             return 0.0
         share = self.rule.score == "share"
         judged = partial(judge, sandbox, source, tests, self._limits, self.rule.tolerance, every=share)
-        try:
+        found = None
+        with contextlib.suppress(SandboxFault):
             found = judged()
-        except SandboxFault:  # once more, in a new one
+        # Once more, in a new sandbox; or, where the program was killed (by its own doing too), in the same one.
+        if found is None or found.limit == KILLED:
             found = judged()
         if found.limit is not None:
             return 0.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,13 @@ from typing import Any
 from policyopt.recipe.comparison.plan import Job
 from policyopt.runtime.interrupt import Interrupt
 
+log = logging.getLogger("policyopt")
+
 Watch = Callable[[Job, Mapping[str, Any]], None]
 WAIT = 0.2  # seconds between looks at the keyboard
+SILENT = 120.0  # seconds without a sign of life, after which a process is given up
+TAKEN = (-signal.SIGTERM, -signal.SIGKILL)  # ended from outside
+KILLING = 10.0  # seconds for the kernel to end a process
 WORKER = (sys.executable, "-m", "policyopt.recipe.comparison.worker")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -33,6 +40,7 @@ class Worker:
 
     def __init__(self, command: Sequence[str], log: Path, answers: queue.Queue[tuple[Worker, str | None]]):
         self.job: Job | None = None
+        self.silent = 0.0  # seconds; those that this process was stopped or suspended itself do not count
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -58,9 +66,13 @@ class Worker:
             "folder": str(job.folder),
             "base": None if job.base is None else str(job.base),
         }
+        # In a thread, because a process that does not read would hold up the one that writes.
+        threading.Thread(target=self._tell, args=(json.dumps(asked) + "\n",), daemon=True).start()
+
+    def _tell(self, line: str) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died; its end will be heard
-            self.process.stdin.write(json.dumps(asked) + "\n")
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or was given up
+            self.process.stdin.write(line)
             self.process.stdin.flush()
 
     def stop(self) -> None:
@@ -69,7 +81,8 @@ class Worker:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel ends it when it can
+            self.process.wait(KILLING)
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 if pipe is not None:
@@ -84,6 +97,8 @@ class Pool:
         self._answers: queue.Queue[tuple[Worker, str | None]] = queue.Queue()
         self._workers: list[Worker] = []
         self._stopping = False
+        self._waiting: list[Job] = []
+        self._again: set[str] = set()  # labels of jobs that lost their process once by no doing of theirs
         self.failed: dict[str, str] = {}  # by label of the job
 
     def __enter__(self) -> Pool:
@@ -95,13 +110,13 @@ class Pool:
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> bool:
         """All jobs, the first ones first. False: the user stopped them; those that are finished stay finished."""
-        waiting = list(jobs)
+        self._waiting = list(jobs)
         with Interrupt() as stop:
-            while (waiting and not stop.requested) or self._busy():
+            while (self._waiting and not stop.requested) or self._busy():
                 if stop.requested and not self._stopping:
                     self._stop()
-                while waiting and not stop.requested and (idle := self._idle()) is not None:
-                    idle.start(waiting.pop(0))
+                while self._waiting and not stop.requested and (idle := self._idle()) is not None:
+                    idle.start(self._waiting.pop(0))
                 self._hear(watch)
         return not stop.requested
 
@@ -124,22 +139,50 @@ class Pool:
 
     def _hear(self, watch: Watch) -> None:
         """One answer, if one comes soon."""
-        try:
-            worker, line = self._answers.get(timeout=WAIT)
-        except queue.Empty:
-            return
-        job = worker.job
+        began, heard = time.monotonic(), None
+        with contextlib.suppress(queue.Empty):
+            heard = self._answers.get(timeout=WAIT)
+        passed = min(time.monotonic() - began, 2 * WAIT)
+        for worker in self._busy():
+            worker.silent += passed
+        if heard is not None and heard[0] in self._workers:  # else a last word of one that was given up
+            self._take(*heard, watch)
+        for worker in self._busy():
+            if worker.silent > SILENT:
+                self._lose(worker, watch)
+
+    def _take(self, worker: Worker, line: str | None, watch: Watch) -> None:
+        worker.silent = 0.0
         if line is None:
-            self._workers.remove(worker)
-            worker.kill()
-            end = "stopped" if self._stopping else "failed"
-            told: dict[str, Any] = {"end": end, "error": f"its process ended with {worker.process.returncode}"}
-        else:
-            told = json.loads(line)
+            self._lose(worker, watch)
+        elif "end" in (told := json.loads(line)) and worker.job is not None:
+            self._end(worker, told, watch)
+        elif told and worker.job is not None:
+            watch(worker.job, told)
+
+    def _lose(self, worker: Worker, watch: Watch) -> None:
+        """A process that ended, or that is given up. A job whose process was taken from it goes on, once, from its last
+        checkpoint in another one."""
+        self._workers.remove(worker)
+        frozen = worker.silent > SILENT
+        worker.kill()
+        job, code = worker.job, worker.process.returncode
         if job is None:
             return
-        if "end" in told:
-            worker.job = None
-            if told["end"] == "failed":
-                self.failed[job.label] = told["error"]
+        who = f"phase run: process {worker.process.pid}"
+        error = f"{who} gave no sign of life for {SILENT:g} s" if frozen else f"{who} ended with {code}"
+        if self._stopping:
+            self._end(worker, {"end": "stopped"}, watch)
+        elif (frozen or code in TAKEN) and job.label not in self._again:
+            self._again.add(job.label)
+            self._waiting.insert(0, job)
+            log.warning("%s: %s; it goes on in another process", job.label, error)
+        else:
+            self._end(worker, {"end": "failed", "error": error}, watch)
+
+    def _end(self, worker: Worker, told: Mapping[str, Any], watch: Watch) -> None:
+        job, worker.job = worker.job, None
+        assert job is not None
+        if told["end"] == "failed":
+            self.failed[job.label] = told["error"]
         watch(job, told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.budget import Spent
 from policyopt.recipe.comparison.plan import Job, Plan
 from policyopt.recipe.outcome import MEASURES, Measure
-from policyopt.runtime.folder import RunFolder
+from policyopt.runtime.folder import RunFolder, read_json
 from policyopt.runtime.journal import read
 
 PREFERRED = ("pass_at_1", "preference_accuracy", "return_sampled", "reward", "greedy")
@@ -36,7 +35,7 @@ def is_finished(job: Job) -> bool:
 
 def measured_of(job: Job) -> dict[str, Any]:
     """Every measure at the end of a finished run."""
-    return _read(RunFolder(job.folder).results / "after.json")["measured"]
+    return read_json(RunFolder(job.folder).results / "after.json")["measured"]
 
 
 def value_of(plan: Plan, job: Job) -> float:
@@ -53,13 +52,13 @@ def run_record(plan: Plan, job: Job) -> RunRecord:
     lines = read(folder.cost)[start:]
     spent, after = Spent.of(lines), measured_of(job)
     name = chosen_measure(plan, after)
-    before = _read(folder.results / f"stage-{last}.json")
+    before = read_json(folder.results / f"stage-{last}.json")
     curve = [(0.0, before["measured"][name])]
     for point in range(1, plan.budget.evaluations):
         path = folder.results / f"along-{point}.json"
         # A run whose last round was long can pass several points at once, or end before the last one.
         if path.is_file():
-            curve.append((point / plan.budget.evaluations, _read(path)["found"]["measured"][name]))
+            curve.append((point / plan.budget.evaluations, read_json(path)["found"]["measured"][name]))
     curve += [(point / plan.budget.evaluations, after[name]) for point in range(len(curve), plan.budget.evaluations)]
     curve.append((1.0, after[name]))
     return RunRecord(
@@ -71,7 +70,7 @@ def run_record(plan: Plan, job: Job) -> RunRecord:
         tokens=spent.tokens,
         samples=spent.samples,
         seconds=round(spent.seconds, 3),
-        beginning=_read(folder.results / "beginning.json")["policy"],
+        beginning=read_json(folder.results / "beginning.json")["policy"],
         tasks=tuple(line["tasks"] for line in lines),
     )
 
@@ -101,7 +100,7 @@ def comparison_record(
         name=plan.name,
         measure=name,
         label=measure.label,
-        over=_read(RunFolder(finished[0].folder).results / "after.json")["over"],
+        over=read_json(RunFolder(finished[0].folder).results / "after.json")["over"],
         higher_is_better=not plan.lower_is_better,
         unit=plan.budget.unit,
         amount=plan.budget.amount,
@@ -117,7 +116,3 @@ def comparison_record(
         command=command,
         versions={"policyopt": importlib.metadata.version("policyopt"), "torch": torch.__version__.split("+")[0]},
     )
-
-
-def _read(path: Any) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
 """One process of a comparison: runs that it is told of, one after another, on one core.
 
 It reads a JSON object a line from its input (recipe, folder, base) and answers with lines of JSON: how far the run is,
-then how it ended. When the input ends, whoever asked is gone, and the process ends at once.
+then how it ended; between them empty objects, which say that it runs. When the input ends, whoever asked is gone, and
+the process ends at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -32,6 +33,7 @@ from policyopt.runtime.folder import RunFolder, write_json
 
 Tell = Callable[[Mapping[str, Any]], None]
 TOLD_EVERY = 0.5  # seconds
+ALIVE_EVERY = 5.0  # seconds between signs of life
 
 
 def perform(recipe: Recipe, folder: Path, base: Path | None, tell: Tell) -> bool:
@@ -109,10 +111,17 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
     asked: queue.Queue[str] = queue.Queue()
+    turns = threading.Lock()
+
+    def tell(message: Mapping[str, Any]) -> None:
+        with turns:
+            answers.write(json.dumps(message) + "\n")
+
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    threading.Thread(target=_live, args=(tell,), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         while True:
-            _answer(json.loads(asked.get()), answers)
+            _answer(json.loads(asked.get()), tell)
 
 
 def _listen(asked: queue.Queue[str]) -> None:
@@ -121,10 +130,14 @@ def _listen(asked: queue.Queue[str]) -> None:
     os._exit(1)  # at once: a run that nobody asked for any more goes on from its last checkpoint
 
 
-def _answer(job: Mapping[str, Any], answers: TextIO) -> None:
-    def tell(message: Mapping[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
+def _live(tell: Tell) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        while True:
+            tell({})
+            time.sleep(ALIVE_EVERY)
 
+
+def _answer(job: Mapping[str, Any], tell: Tell) -> None:
     folder, base = Path(job["folder"]), job["base"] and Path(job["base"])
     try:
         finished = perform(make_recipe(job["recipe"]), folder, base, tell)

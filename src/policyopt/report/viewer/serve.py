@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -32,6 +33,11 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{HOST}:{self.server_port}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that hung up or fell asleep is no trouble of the server."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
     def answer(self, path: str) -> tuple[str, bytes, bool] | None:
         """Type, content, whether it is compressed; None: there is no such thing."""
         if path == "/":
@@ -58,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+    timeout = 30.0  # seconds for a browser to say or take something, after which its connection is closed
 
     def do_GET(self) -> None:
         names = [f"{name}:{self.server.server_port}" for name in (HOST, "localhost")]
