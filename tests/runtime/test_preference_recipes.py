@@ -122,7 +122,7 @@ def _it_fits_recipes_of_the_same_words(path, policy, folder):
     with pytest.raises(
         RecipeError, match=r"models\.reward reads reference answers as .*, and tasks.reference_answer is"
     ):
-        build(load_recipe(given, ["tasks.reference_answer={prompt}{answer}"]))
+        build(load_recipe(given, ["tasks.reference_answer='{prompt}{answer}'"]))
 
 
 @pytest.mark.parametrize(

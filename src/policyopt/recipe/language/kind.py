@@ -137,7 +137,7 @@ class LanguageKind:
     ) -> LanguageSubject:
         device = choose_device(recipe.policy.device)
         _check_demonstrations(recipe, methods)
-        specs = {name: spec for method in methods for name, spec in method.models.items()}
+        specs = [(name, spec) for method in methods for name, spec in method.models.items()]
         held_out = held_out_entries(recipe.tasks, recipe.evaluation)
         entries = [training_entries(section, _excluded(recipe, section, held_out), recipe.seed) for section in tasks]
         everything = [*held_out, *(entry for found in entries for entry in found)]
@@ -158,7 +158,7 @@ class LanguageKind:
         engine = engine_for(policy, worlds[0], recipe.policy.engine)
         evaluated = world_of(recipe.tasks, held_out) if held_out else None
         able = {name for name, model in models.items() if comparing(model)}
-        able |= {name for name, spec in specs.items() if isinstance(spec, PreferenceModel)}
+        able |= {name for name, spec in specs if isinstance(spec, PreferenceModel)}
         return LanguageSubject(
             models,
             worlds,
@@ -262,7 +262,9 @@ def _check_demonstrations(recipe: LanguageRecipe, methods: Sequence[Method]) -> 
         )
 
 
-def _check_reference_answers(recipe: LanguageRecipe, specs: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+def _check_reference_answers(
+    recipe: LanguageRecipe, specs: Sequence[tuple[str, Any]], models: Mapping[str, Any]
+) -> None:
     """RecipeError: reward models read reference answers that the tasks do not show, or show in other words than those
     they were trained on; or none reads them."""
     template = recipe.tasks.reference_answer
@@ -273,7 +275,7 @@ def _check_reference_answers(recipe: LanguageRecipe, specs: Mapping[str, Any], m
                 f"models.{name} reads reference answers as {theirs!r}, and tasks.reference_answer is {template!r}; "
                 "set it to what the model was trained on"
             )
-    asking = sorted(name for name, spec in specs.items() if getattr(spec, "context", None) == REFERENCE_ANSWER)
+    asking = sorted(name for name, spec in specs if getattr(spec, "context", None) == REFERENCE_ANSWER)
     if asking and template is None:
         raise RecipeError(
             f"the models {asking} read reference answers; say how with tasks.reference_answer, a template over "
