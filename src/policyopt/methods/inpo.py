@@ -12,6 +12,7 @@ from policyopt.feedback.duels import Duels
 from policyopt.methods.dpo import dpo_online
 from policyopt.methods.nash_md import claim as of_nash_md
 from policyopt.objective.games import MirrorPreference
+from policyopt.reward.parts import Verified
 from policyopt.reward.wins import WinRate
 from policyopt.sampling.samplers import Group
 from policyopt.update.averaging import RowMean
@@ -52,14 +53,26 @@ _WORLD = {
     "update": GradientSteps({"policy": AdamW(learning_rate=0.05)}, epochs=10, clip_norm=None),
 }
 
+_BRADLEY_TERRY = {
+    "selection.count": 256,
+    "sampling.size": 8,
+    "reward": Verified(),
+    "objective.beta": 0.05,
+    "update": _WORLD["update"],
+}
+
 claim = replace(
     of_nash_md,
-    statement="On cyclic preferences the last policy of INPO is nearly unexploitable; told by the best Bradley-Terry "
-    "model of the same preferences it ends near one answer, which another beats.",
-    source="arXiv 2407.00617, theorem 3 (last iterate) and section 1; specification 76",
+    statement="On cyclic preferences the last policy of INPO is nearly unexploitable; iterative DPO on the rewards of "
+    "the best Bradley-Terry model of the same preferences, held to the reference as strongly, ends near one answer, "
+    "which another beats.",
+    source="arXiv 2407.00617, theorem 3 (last iterate), abstract and section 5 (iterative DPO under the Bradley-Terry "
+    "assumption); specification 76",
     treated=Arm("inpo", _WORLD),
-    baseline=Arm("inpo", _WORLD, {"oracle": "bradley_terry"}, label="told by a Bradley-Terry model"),
+    baseline=Arm("dpo:dpo_online", _BRADLEY_TERRY, label="iterative DPO on a Bradley-Terry model"),
     rounds=80,
     scope="4 cycles of 3 answers per seed; tables; pairs of the theorem (two answers of the last policy, the label "
-    "drawn). The distance to the regularised equilibrium is in the notes.",
+    "drawn). tau of INPO and beta of DPO 0.05. The distance to the regularised equilibrium is in the notes. The "
+    "baseline was at first INPO itself told by the Bradley-Terry model, which no one has proposed: 0.11 [0.03, 0.19] "
+    "more exploitable, not shown at 0.1.",
 )
