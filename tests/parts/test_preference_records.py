@@ -125,9 +125,27 @@ def test_numbers_of_pairs(more, columns, numbers):
     assert [dict(c.numbers) for c in read({**PAIR, **more}, **columns).candidates] == numbers
 
 
+def marked(chosen, rejected=()):
+    return {"prompt": "a", "chosen": "one two", "rejected": "x", "harm_chosen": chosen, "harm_rejected": list(rejected)}
+
+
+def test_numbers_of_parts_of_answers():
+    found = read(
+        {**marked([[0, 3, 2], [3, 7, 0.5]]), "score_chosen": 2, "score_rejected": 1}, severity="harm"
+    ).candidates
+    assert [dict(one.marks) for one in found] == [{"severity": ((0, 3, 2.0), (3, 7, 0.5))}, {"severity": ()}]
+    assert [dict(one.numbers) for one in found] == [{"label": 2}, {"label": 1}]
+
+
 @pytest.mark.parametrize(
     ("record", "columns", "told"),
     [
+        (marked([[0, 8, 1]]), {"severity": "harm"}, "[0, 8] does not lie between 0 and 7"),
+        (marked([[0, 3, 1], [2, 4, 1]]), {"severity": "harm"}, "[2, 4] does not lie between 3 and 7"),
+        (marked([[1, 1, 1]]), {"severity": "harm"}, "[1, 1] does not lie"),
+        (marked([[0, True, 1]]), {"severity": "harm"}, "holds [begin, end, number] of parts of the answer, got list"),
+        (marked([[0, 1, "bad"]]), {"severity": "harm"}, "'harm_chosen' must hold finite numbers, got str 'bad'"),
+        (marked([3.0]), {"severity": "harm"}, "holds [begin, end, number] of parts of the answer, got float 3.0"),
         ({"chosen": "a b", "rejected": "a b"}, {}, "are the same text"),
         ({"chosen": "ab", "rejected": [GOOD]}, {}, "two whole texts or two whole conversations"),
         ({"prompt_chosen": "a", "chosen": "b", "rejected": "c"}, {}, "'prompt_rejected' is missing"),

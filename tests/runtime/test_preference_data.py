@@ -161,6 +161,31 @@ def test_labels_are_wrong_for_training_only_and_the_same_for_every_method(given,
 
 
 GENERATED = {"jsonl": None, "reasoning_gym": "chain_sum", "columns": {"label": "x"}}
+
+
+@pytest.mark.parametrize("record", ["texts", "conversations"])
+def test_tokens_weigh_as_much_as_the_parts_they_stand_in(record, given, tmp_path, command):
+    said = {"chosen": " It is 12.", "rejected": " It is 13, I think"}
+    marks = {"severity_chosen": [[7, 9, 3.0]], "severity_rejected": [[7, 9, 3.0], [9, 18, 0.5]]}
+    made = [{**tiny.sums()[n], **said, **marks} for n in range(12)]
+    if record == "conversations":
+        made = [{**one, "prompt": [{"role": "user", "content": one["prompt"]}]} for one in made]
+    path = recipe(tmp_path, given, "opa_dpo", made, columns={"severity": "severity"})
+    rows, texts = drawn(path, "evaluation=null")
+    words = tiny.tokenizer("qwen2")
+    for row, text in enumerate(texts[:2]):
+        weighed = zip(rows.step["_token"][row].tolist(), rows.step["severity"][row].tolist(), strict=True)
+        parts = {2.0: "", 3.0: "", 0.5: "", 1.0: ""}
+        for token, weight in weighed:
+            parts[weight] += words.decode([token])
+        assert parts[3.0].strip() in text
+        assert {"12", "13"} & {parts[3.0].strip()[:2]}
+        assert ("I think" in parts[0.5]) == ("think" in text)
+        assert parts[1.0].startswith(" It is")
+    called = command("train", path, "evaluation=null")
+    assert called.code == 0, called.err
+
+
 REFUSED = {
     "a single answer": ("dpo", labelled, {}, ("compares answers to one prompt", "dpo:kto")),
     "lists for pairs": ("dpo", lists, {}, ("compares two answers", "up to 3", "tasks.pairing=best_worst")),

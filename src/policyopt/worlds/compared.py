@@ -16,13 +16,14 @@ class Ranked:
     """Answers to one prompt, the best first; none holds the prompt. A single one is judged by itself.
 
     rank: 0 ... K - 1; of a single answer 0 is good, 1 bad. numbers: by name one per answer, `label` among them, how
-    good it is. starts: the prompt of each, where they begin differently.
+    good it is. marks: by name one per token of each answer. starts: the prompt of each, where they begin differently.
     """
 
     answers: Sequence[list[int]]
     rank: Sequence[int]
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     starts: Sequence[list[int]] | None = None
+    marks: Mapping[str, Sequence[list[float]]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -41,6 +42,18 @@ def pair(chosen: list[int], rejected: list[int]) -> Ranked:
 def names(held: Sequence[Ranked]) -> tuple[str, ...]:
     """The numbers that rows of these have, `label` first."""
     return ("label", *(name for name in (held[0].numbers if held else ()) if name != "label"))
+
+
+def marked(held: Sequence[Ranked], kind: Tensor) -> dict[str, Tensor]:
+    """Step columns (B, T) of the numbers that tokens of recorded answers have, for rows as `rows_of` gives them; 1 at
+    steps that are none of an answer's own, such as its end. kind: of the steps."""
+    found = {}
+    for name in held[0].marks if held else ():
+        column = torch.ones(kind.shape, dtype=torch.get_default_dtype(), device=kind.device)
+        for row, values in enumerate(values for one in held for values in one.marks[name]):
+            column[row, : len(values)] = torch.tensor(values, dtype=column.dtype, device=column.device)
+        found[name] = column
+    return found
 
 
 def rows_of(held: Sequence[Ranked], tasks: Tasks) -> tuple[Tasks, list[list[int]]]:

@@ -8,12 +8,13 @@ Accepted beside `prompt` (or `messages`), each answer a string or a list of mess
 * `{completions, ranks | scores}`: a ranked list; smaller ranks, larger scores are better.
 * `{completion, label}`: one answer by itself, good (true, above 1/2) or bad, or graded.
 
-Numbers: see `read_numbers`.
+Numbers: see `read_numbers`; numbers of parts of an answer: see `read_marks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from policyopt.worlds import fields
@@ -24,6 +25,7 @@ LABEL, STRENGTH = "label", "strength"
 GOOD = 0.5  # a label above it is that of a good answer
 
 Question = str | tuple[Message, ...] | None
+SIDES = ("chosen", "rejected")
 Columns = Mapping[str, str]
 """Names of numbers, and the fields that hold them."""
 
@@ -46,8 +48,12 @@ def candidates_of(
             raise SourceError(f"a preference needs both 'chosen' and 'rejected'; {name!r} is missing")
     if "prompt_chosen" in given or "prompt_rejected" in given:
         return _segments(given, question, columns)
+    marked = marked_columns(given, columns)
     question, texts = _pair(given, question)
-    return question, _ranked(texts, range(2), read_numbers(given, columns, ("chosen", "rejected")))
+    numbers = read_numbers(given, {name: field for name, field in columns.items() if name not in marked}, SIDES)
+    first, second = _ranked(texts, range(2), numbers)
+    marks = [read_marks(given, marked, text, side) for text, side in zip(texts, SIDES, strict=True)]
+    return question, (replace(first, marks=marks[0]), replace(second, marks=marks[1]))
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------
@@ -117,7 +123,7 @@ def _segments(given: Mapping[str, Any], question: Question, columns: Columns) ->
         texts.append(text)
     numbers = read_numbers(given, columns, ("chosen", "rejected"))
     first, second = _ranked(texts, range(2), numbers)
-    return starts[0], (first, Candidate(second.text, 1, second.numbers, starts[1]))
+    return starts[0], (first, replace(second, start=starts[1]))
 
 
 def _first_difference(one: tuple[Message, ...], other: tuple[Message, ...]) -> int:
@@ -218,6 +224,40 @@ def _said(given: Mapping[str, Any], field: str, sides: tuple[str, ...]) -> list[
         if isinstance(given.get(name), list):
             return fields.numbers(given[name], name, len(sides))
     return fields.number(given[field], field) if field in given else None
+
+
+def marked_columns(given: Mapping[str, Any], columns: Columns) -> Columns:
+    """The columns whose fields hold numbers of parts of both answers."""
+    return {
+        name: field
+        for name, field in columns.items()
+        if all(isinstance(given.get(f"{field}_{side}"), list) for side in SIDES)
+    }
+
+
+def read_marks(
+    given: Mapping[str, Any], columns: Columns, text: str, side: str
+) -> dict[str, tuple[tuple[int, int, float], ...]]:
+    """Numbers of parts of one answer, by name: the field X is written `X_chosen` and `X_rejected`, each a list of
+    [begin, end, number], characters of the answer in order that do not overlap."""
+    found = {}
+    for name, field in columns.items():
+        where, marks, last = f"{field}_{side}", [], 0
+        for mark in given[where]:
+            if not isinstance(mark, list) or len(mark) != 3 or not all(type(place) is int for place in mark[:2]):
+                raise SourceError(
+                    f"{where!r} holds [begin, end, number] of parts of the answer, got {fields.kind(mark)}"
+                )
+            begin, end, value = mark
+            if not last <= begin < end <= len(text):
+                raise SourceError(
+                    f"parts in {where!r} follow each other within the answer's {len(text)} characters; [{begin}, "
+                    f"{end}] does not lie between {last} and {len(text)}"
+                )
+            marks.append((begin, end, fields.number(value, where)))
+            last = end
+        found[name] = tuple(marks)
+    return found
 
 
 def _forms(field: str, sides: tuple[str, ...]) -> str:

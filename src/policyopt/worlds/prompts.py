@@ -193,9 +193,10 @@ def ranked_answers(entries: Sequence[Entry], prompts: Sequence[list[int]], token
     if not everything:
         return []
     _all_or_none("answers to compare, not a single one,", sum(count > 1 for count in _counts(entries)), len(entries))
-    for name in sorted({name for _, candidate in everything for name in candidate.numbers}):
-        having = sum(all(name in candidate.numbers for candidate in entry.candidates) for entry in entries)
-        _all_or_none(f"the number {name!r} of each answer", having, len(entries))
+    for what, word in (("numbers", "number"), ("marks", "number of parts")):
+        for name in sorted({name for _, candidate in everything for name in getattr(candidate, what)}):
+            having = sum(all(name in getattr(candidate, what) for candidate in entry.candidates) for entry in entries)
+            _all_or_none(f"the {word} {name!r} of each answer", having, len(entries))
     begun = [_begun(entry, candidate) for entry, candidate in everything]
     own = iter(render_prompts([start for start in begun if start is not None], tokenizer))
     shared = [prompt for prompt, entry in zip(prompts, entries, strict=True) for _ in entry.candidates]
@@ -207,9 +208,37 @@ def ranked_answers(entries: Sequence[Entry], prompts: Sequence[list[int]], token
         here, candidates = slice(place, place + len(entry.candidates)), entry.candidates
         numbers = {name: [candidate.numbers[name] for candidate in candidates] for name in candidates[0].numbers}
         apart = any(start is not None for start in begun[here])
-        found.append(Ranked(answers[here], [c.rank for c in candidates], numbers, starts[here] if apart else None))
+        pairs = list(zip(candidates, answers[here], strict=True))
+        marks = {
+            name: [token_numbers(one.text, tokens, one.marks[name], tokenizer) for one, tokens in pairs]
+            for name in candidates[0].marks
+        }
+        own = starts[here] if apart else None
+        found.append(Ranked(answers[here], [c.rank for c in candidates], numbers, own, marks))
         place = here.stop
     return found
+
+
+def token_numbers(
+    text: str, tokens: Sequence[int], marks: Sequence[tuple[int, int, float]], tokenizer: Any
+) -> list[float]:
+    """The number of every token of an answer: the largest of the marked parts that it touches, 1 where it touches none.
+    WorldError: the tokenizer does not say where its tokens stand, or a chat template writes the text in other ones."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise WorldError("numbers of parts of answers need a tokenizer that knows where tokens stand (a fast one)")
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, places = list(found.input_ids), found.offset_mapping
+    first = next((n for n in range(len(tokens) - len(ids) + 1) if list(tokens[n : n + len(ids)]) == ids), None)
+    if first is None:
+        raise WorldError(
+            "an answer with numbers of its parts is written in other tokens behind its prompt than alone: "
+            f"{text[:60]!r}; use plain prompts, or a chat template that ends the turn's beginning with a line break"
+        )
+    numbers = [1.0] * len(tokens)
+    for n, (begin, end) in enumerate(places):
+        touched = [value for left, right, value in marks if left < end and begin < right]
+        numbers[first + n] = max(touched, default=1.0)
+    return numbers
 
 
 def judgments(entries: Sequence[Entry]) -> Judgments | None:

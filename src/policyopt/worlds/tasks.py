@@ -28,13 +28,16 @@ class Candidate:
 
     ``rank``: 0 for the best one; of an answer that is judged by itself 0 is good, 1 bad. ``numbers``: what the data
     says of it by name, such as ``label``, how good it is. ``start``: where it begins (a text or messages), if that is
-    not where the entry's prompt ends: a segment of its own.
+    not where the entry's prompt ends: a segment of its own. ``marks``: numbers of its parts by name, each (begin, end,
+    number) of characters, in order; what is in no part has the number 1.
     """
 
     text: str
     rank: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     start: str | tuple[Message, ...] | None = None
+    # Not shown: noise in labels is a function of what is.
+    marks: Mapping[str, tuple[tuple[int, int, float], ...]] = field(default_factory=dict, repr=False)
 
     @property
     def worth(self) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from policyopt.ops.sequences import prefix_keys
 from policyopt.types import NO_TOKEN, PROMPT, Batch, Finish, Source, StepKind, Tasks, empty_batch
-from policyopt.worlds.compared import Ranked, rows_of
+from policyopt.worlds.compared import Ranked, marked, rows_of
 
 Judge = Callable[[list[str], list[int]], Sequence[float | None]]
 """Answers and the ids of their tasks -> a score each; None where no score could be found."""
@@ -360,7 +360,8 @@ class TokenWorld:
             own = zip(held, tasks.id.tolist(), strict=True)
             starts = [start for one, task in own for start in (one.starts or [self.prompts[task]] * len(one))]
             rows = rows.with_rows({PROMPT: _padded(starts, tasks.id.device)})
-        return self.complete(rows, answers)
+        batch = self.complete(rows, answers)
+        return batch.with_steps(marked(held, batch.step["kind"]))
 
     def rewind(self, batch: Batch, steps: Int[Tensor, " B"]) -> Batch:
         """The first `steps` steps of every row, to be continued differently."""

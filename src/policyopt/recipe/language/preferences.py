@@ -44,12 +44,13 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
             "tasks.pairing=best_worst (or neighbours, every), or use a method of lists (pro, lipo_lambda)"
         )
     known, of_tokens = names(world.pairs), {term.loss.by for term in method.terms if isinstance(term.loss, Stated)}
+    known = (*known, *world.pairs[0].marks)
     for column in getattr(method.sampling, "columns", ()):
-        if column in of_tokens:
+        if column in of_tokens and column not in known:
             raise RecipeError(
-                f"method {method.key!r} weighs tokens by {column!r}, and files hold numbers of whole answers only; "
-                "weigh them alike with sampling.columns=[] and by='' of the loss, or train from Python with a world "
-                "whose recorded_pairs have that step column"
+                f"method {method.key!r} weighs tokens by {column!r}, which the tasks do not have; name the field that "
+                f"holds numbers of answers or of their parts with tasks.columns.{column}=FIELD, or weigh tokens alike "
+                "with sampling.columns=[] and by='' of the loss"
             )
         if column not in known:
             raise RecipeError(
