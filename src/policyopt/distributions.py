@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import scipy  # its submodules are loaded where they are first used
 import torch
 from jaxtyping import Float
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -371,7 +371,7 @@ class Beta:
         """Inverse of the cumulative distribution (SciPy's, on the CPU); never 0 or 1, where a density may be
         infinite."""
         a, b, u = (x.detach().cpu().double().numpy() for x in (self.a, self.b, uniform))
-        found = torch.as_tensor(betaincinv(a, b, u), device=self.a.device).to(self.a.dtype)
+        found = torch.as_tensor(scipy.special.betaincinv(a, b, u), device=self.a.device).to(self.a.dtype)
         limits = torch.finfo(self.a.dtype)
         return found.clamp(limits.tiny, 1 - limits.eps)
 

@@ -18,8 +18,8 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import scipy  # its submodules are loaded where they are first used
 from numpy.typing import NDArray
-from scipy import stats
 
 from policyopt.evaluation.statistics import MINIMUM_SEEDS, Interval, paired_difference, seed_interval
 
@@ -138,7 +138,7 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max(), 1e-300):
         return 1.0 if abs(difference).max() <= 1e-12 * np.abs(first).max() else 2.0 ** (1 - difference.size)
-    found: Any = stats.ttest_1samp(difference, 0.0)
+    found: Any = scipy.stats.ttest_1samp(difference, 0.0)
     return float(found.pvalue)
 
 
@@ -168,8 +168,8 @@ def seeds_needed(
     if spread <= 1e-12 * mean:
         return max(fewest, math.ceil(1 + math.log2(comparisons / (1 - level))))  # 2^(1 - K) as in `paired_p`
     seeds: NDArray[np.int64] = np.arange(fewest, MOST_SEEDS + 1)
-    critical = stats.t.isf((1 - level) / (2 * comparisons), seeds - 1)
+    critical = scipy.stats.t.isf((1 - level) / (2 * comparisons), seeds - 1)
     # The other tail adds nothing where the power is near `POWER`. Beyond 37 it is 1, which scipy can not compute.
-    power = stats.nct.sf(critical, seeds - 1, np.minimum(mean / spread * np.sqrt(seeds), 37.0))
+    power = scipy.stats.nct.sf(critical, seeds - 1, np.minimum(mean / spread * np.sqrt(seeds), 37.0))
     enough = seeds[power >= POWER]
     return int(enough[0]) if enough.size else None

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # its submodules are loaded where they are first used
 
 from policyopt.evaluation.statistics import Interval, proportion_interval
 from policyopt.worlds.preference_records import LABEL, STRENGTH
@@ -183,7 +183,7 @@ def mean_of(values: Sequence[float]) -> Interval:
     centre, count = float(sample.mean()), sample.size
     if count < 2:
         return Interval(centre, -math.inf, math.inf, 0.95)
-    half = float(stats.t.ppf(0.975, count - 1)) * float(sample.std(ddof=1)) / math.sqrt(count)
+    half = float(scipy.stats.t.ppf(0.975, count - 1)) * float(sample.std(ddof=1)) / math.sqrt(count)
     return Interval(centre, centre - half, centre + half, 0.95)
 
 

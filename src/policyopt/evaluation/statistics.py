@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import scipy  # its submodules are loaded where they are first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 MINIMUM_SEEDS = 5
 """Fewest seeds that can support a verdict."""
@@ -115,7 +115,7 @@ def proportion_interval(successes: int, trials: int, level: float = 0.95) -> Int
             f"a proportion needs trials >= 1 and 0 <= successes <= trials, got {successes} of {trials}; "
             "count only the trials that were scored"
         )
-    bounds = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+    bounds = scipy.stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
     return Interval(successes / trials, float(bounds.low), float(bounds.high), level)
 
 
@@ -139,7 +139,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resampl
     count, centre = sample.size, float(sample.mean())
     if count == 1 or np.ptp(sample) <= 1e-12 * np.abs(sample).max():
         return _constant_interval(float(sample[0]), count, level)
-    bounds = stats.bootstrap(
+    bounds = scipy.stats.bootstrap(
         (sample,),
         np.mean,
         n_resamples=resamples,
@@ -163,7 +163,7 @@ def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if np.all(sample == sample[0]):  # s is then rounding noise, or exactly 0
         return Interval(float(sample[0]), float(sample[0]), float(sample[0]), level, sample.size)
     centre = float(sample.mean())
-    quantile = float(stats.t.ppf((1 + level) / 2, sample.size - 1))
+    quantile = float(scipy.stats.t.ppf((1 + level) / 2, sample.size - 1))
     half = quantile * float(sample.std(ddof=1)) / math.sqrt(sample.size)
     return Interval(centre, centre - half, centre + half, level, sample.size)
 
@@ -247,7 +247,7 @@ def _constant_interval(value: float, count: int, level: float) -> Interval:
         value = 1.0
     if count == 1 or value not in (0.0, 1.0):
         return Interval(value, -math.inf, math.inf, level)
-    bounds = stats.binomtest(round(value) * count, count).proportion_ci(level, method="exact")
+    bounds = scipy.stats.binomtest(round(value) * count, count).proportion_ci(level, method="exact")
     return Interval(value, float(bounds.low), float(bounds.high), level)
 
 

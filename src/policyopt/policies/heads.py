@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy  # its submodules are loaded where they are first used
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -340,7 +340,7 @@ class BetaHead(_Continuous):
             total = np.maximum(a + b - 2, np.finfo(out.dtype).tiny)
             return (a - 1) / total
         limits = np.finfo(out.dtype)
-        found = betaincinv(a.astype(np.float64), b.astype(np.float64), noise).astype(out.dtype)
+        found = scipy.special.betaincinv(a.astype(np.float64), b.astype(np.float64), noise).astype(out.dtype)
         return np.clip(found, limits.tiny, 1 - limits.eps)
 
     def emit(self, xp: Any, step: Any, low: Any, high: Any) -> Any:

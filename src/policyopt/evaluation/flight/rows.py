@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 
 import numpy as np
+import scipy  # its submodules are loaded where they are first used
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from policyopt.evaluation.flight.record import Flight, Leg, Said, graded, skipped, stage_check
@@ -140,7 +140,7 @@ def within(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> float:
     for one in np.unique(group):
         rows = group == one
         for rank, values in zip(ranks, (x, y), strict=True):
-            found = rankdata(values[rows])
+            found = scipy.stats.rankdata(values[rows])
             rank[rows] = (found - found.mean()) / len(found)
     size = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
     return float((ranks[0] * ranks[1]).sum() / size) if size > 0 else 0.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+import scipy  # its submodules are loaded where they are first used
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from policyopt.evaluation.flight.record import Flight, Leg, Probe, Said, fine, graded, skipped, stage_check
@@ -95,7 +95,7 @@ def tails(uniform: Tensor | None) -> tuple[float, float, float] | None:
     found = []
     for q in TAILS:
         count = int((uniform < q).sum())
-        found.append((q, count / len(uniform), float(binom.cdf(count, len(uniform), q))))
+        found.append((q, count / len(uniform), float(scipy.stats.binom.cdf(count, len(uniform), q))))
     return min(found, key=lambda each: each[2])
 
 
