@@ -147,7 +147,7 @@ def with_lora(policy: Language, lora: Lora) -> Language:
                 {name.rpartition(".")[2] for name, m in policy.causal.named_modules() if hasattr(m, "weight")}
             )
             raise CheckpointError(f"lora.target_modules={targets!r}: {error} The model has {names}") from error
-    return Language(adapted, policy.score_rows, policy.head_tokens)
+    return Language(adapted, policy.score_rows, policy.head_tokens, policy.reading)
 
 
 def save_language(policy: Language, folder: str | Path, tokenizer: Any = None) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from policyopt.ops.comparisons import skew
 from policyopt.policies.packing import Packed, pack
+from policyopt.policies.trunk import Reading, read, suited
 from policyopt.types import Batch
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -41,7 +42,7 @@ class AlwaysEval(nn.Module):
 class Classifier(AlwaysEval, ABC):
     """context: what rows are read under, if not their prompt."""
 
-    def __init__(self, classifier: Any, score_rows: int = 256):
+    def __init__(self, classifier: Any, score_rows: int = 256, reading: Reading | None = None):
         super().__init__()
         self.model, self.score_rows, self.context = classifier, score_rows, None
         self.labels = int(getattr(classifier.config, "num_labels", 0))
@@ -49,6 +50,7 @@ class Classifier(AlwaysEval, ABC):
             raise UnsupportedModelError(f"{type(classifier).__name__} has no linear head `score`")
         self.model.get_input_embeddings().padding_idx = None
         self.eval()
+        self.reading = suited(classifier.base_model, reading or Reading())
 
     @property
     def vocabulary(self) -> int:
@@ -63,17 +65,16 @@ class Classifier(AlwaysEval, ABC):
         return torch.cat([self._outputs(packed[part]) for part in chunks])
 
     def _outputs(self, packed: Packed) -> Tensor:
-        states = states_of(self.model.base_model, packed)
-        row = torch.arange(len(states), device=states.device)
-        found = self.model.score(states[row, packed.last])
+        states, index = read(self.model.base_model, packed, self.reading, tail=True)
+        found = self.model.score(states[index.gather(1, packed.last[:, None])[:, 0]])
         return found.float() if found.dtype in LOW_PRECISION else found
 
 
 class LanguageReward(Classifier):
     """One label: what the row is worth."""
 
-    def __init__(self, classifier: Any, score_rows: int = 256):
-        super().__init__(classifier, score_rows)
+    def __init__(self, classifier: Any, score_rows: int = 256, reading: Reading | None = None):
+        super().__init__(classifier, score_rows, reading)
         if self.labels != 1:
             raise UnsupportedModelError(f"a reward model has one label; this classifier has {self.labels}")
 
@@ -87,8 +88,8 @@ class LanguagePreference(Classifier):
     skew-symmetric form of both (`ops.comparisons.skew`), so P(a > b) + P(b > a) = 1 for whatever weights, and cycles
     are possible (general preference model, arXiv 2410.02197; its unit length and gates by prompt are left out)."""
 
-    def __init__(self, classifier: Any, score_rows: int = 256):
-        super().__init__(classifier, score_rows)
+    def __init__(self, classifier: Any, score_rows: int = 256, reading: Reading | None = None):
+        super().__init__(classifier, score_rows, reading)
         if self.labels < 2 or self.labels % 2:
             raise UnsupportedModelError(
                 f"a preference model has an even number of labels; this classifier has {self.labels}"
@@ -117,8 +118,3 @@ def classifier_of(causal: Any, rng: torch.Generator, labels: int) -> Any:
     with torch.no_grad():
         weight.copy_(drawn)
     return made.to(causal.device)
-
-
-def states_of(backbone: Any, packed: Packed) -> Float[Tensor, "B L D"]:
-    """Hidden states of packed rows. Without a mask the decoder is causal and its positions start at 0."""
-    return backbone(input_ids=packed.tokens, use_cache=False).last_hidden_state

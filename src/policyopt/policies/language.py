@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from policyopt.policies.classifiers import (
     LOW_PRECISION,
@@ -18,10 +17,10 @@ from policyopt.policies.classifiers import (
     LanguageReward,
     UnsupportedModelError,
     classifier_of,
-    states_of,
 )
 from policyopt.policies.packing import Packed, pack
-from policyopt.policies.token_scores import score_tokens
+from policyopt.policies.token_scores import LOGITS, Projection, capped, score_tokens
+from policyopt.policies.trunk import PLAIN, Reading, read, suited
 from policyopt.types import Batch, Categorical, Scores
 
 
@@ -29,12 +28,14 @@ class Language(AlwaysEval):
     """Wraps `AutoModelForCausalLM` (or a PEFT model of one) as a `compose.Policy` on `_prompt` and `_token` columns.
 
     score_rows: rows scored at a time when no gradient is asked for. head_tokens: tokens whose logits exist at a
-    time. Both bound memory and change values by rounding only.
+    time, fewer where the vocabulary is large. reading: how the decoder reads rows. All change values by rounding only.
     """
 
     kind = "language"
 
-    def __init__(self, model: nn.Module, score_rows: int = 256, head_tokens: int = 16384):
+    def __init__(
+        self, model: nn.Module, score_rows: int = 256, head_tokens: int = 16384, reading: Reading | None = None
+    ):
         super().__init__()
         self.model: Any = model
         self.score_rows, self.head_tokens = score_rows, head_tokens
@@ -42,6 +43,7 @@ class Language(AlwaysEval):
         # Padding is never embedded where it counts, so the padding token (often EOS) may learn like any other.
         self.causal.get_input_embeddings().padding_idx = None
         _check_head(self)
+        self.reading = suited(self.backbone, reading or Reading())
 
     @property
     def causal(self) -> Any:
@@ -69,24 +71,29 @@ class Language(AlwaysEval):
 
     def head(self, states: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
         """Logits in at least float32: the product too, because bfloat16 logits lose ratios between policies."""
+        projection = self.projection
+        if projection is not None:
+            return projection(states)
+        logits = self.causal.get_output_embeddings()(states)
+        return capped(logits.float() if logits.dtype in LOW_PRECISION else logits, self._cap)
+
+    @property
+    def projection(self) -> Projection | None:
+        """The head, if it is a plain linear layer (no adapter, no shard)."""
         head = self.causal.get_output_embeddings()
-        if states.dtype in LOW_PRECISION and type(head) is nn.Linear:
-            bias = None if head.bias is None else head.bias.float()
-            logits = F.linear(states.float(), head.weight.float(), bias)
-        else:
-            logits = head(states)
-            logits = logits.float() if logits.dtype in LOW_PRECISION else logits
-        # Gemma 2's cap: softcap * tanh(logits / softcap).
-        cap = self.causal.config.get_text_config().to_dict().get("final_logit_softcapping")
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return Projection(head.weight, head.bias, self._cap) if type(head) is nn.Linear else None
+
+    @property
+    def _cap(self) -> float | None:
+        return getattr(self.causal.config.get_text_config(), "final_logit_softcapping", None)
 
     # -- compose.Policy ------------------------------------------------------------------------------------
     def next(self, batch: Batch) -> Categorical:
         """The distribution (B, V) of the token after every row's last one, untempered, by a whole forward."""
         packed = pack(batch)
-        states = states_of(self.backbone, packed)
+        states, index = read(self.backbone, packed, self.reading, tail=True)
         row = torch.arange(len(batch), device=batch.device)
-        return Categorical.of(self.head(states[row, packed.last]))
+        return Categorical.of(self.head(states[index[row, packed.last]]))
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         """Log-probabilities and entropies (B, T) of softmax(logits / row temperature) at the steps taken.
@@ -105,12 +112,12 @@ class Language(AlwaysEval):
     def _score(self, packed: Packed, token: Tensor, temperature: Tensor, *, full: bool) -> Scores:
         valid = packed.valid
         row, step = valid.nonzero(as_tuple=True)
-        states = states_of(self.backbone, packed) if len(row) else self.causal.get_input_embeddings().weight[:0]
-        flat = (row * packed.tokens.shape[1] + packed.first[row] + step) if len(row) else row
-        chosen = states.reshape(-1, states.shape[-1]).index_select(0, flat)
+        states, index = read(self.backbone, packed, self.reading, tail=False)
+        chosen = states.index_select(0, index[row, packed.first[row] + step])
         if full:
             return self._distributions(chosen, valid, token, temperature[row])
-        logp, entropy = score_tokens(chosen, self.head, token[valid], temperature[row], self.head_tokens)
+        chunk = max(1, min(self.head_tokens, LOGITS // self.vocabulary))
+        logp, entropy = score_tokens(chosen, self.projection or self.head, token[valid], temperature[row], chunk)
         blank = logp.new_zeros(valid.shape)
         return Scores(blank.masked_scatter(valid, logp), blank.masked_scatter(valid, entropy))
 
@@ -135,23 +142,22 @@ class Language(AlwaysEval):
     def hidden(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """The decoder's last states once each token is read; padding repeats the last one."""
         packed = pack(batch)
-        states = states_of(self.backbone, packed)
+        states, index = read(self.backbone, packed, self.reading, tail=True)
         at = packed.first[:, None] + 1 + torch.arange(packed.valid.shape[1], device=packed.first.device)
-        at = torch.minimum(at, packed.last[:, None])
-        return states.gather(1, at[..., None].expand(*at.shape, states.shape[-1]))
+        return states[index.gather(1, torch.minimum(at, packed.last[:, None]))]
 
     def make_critic(self, rng: torch.Generator) -> LanguageCritic:
         """A value model that starts as a copy of this policy's decoder and shares no parameter with it."""
-        return LanguageCritic(self.backbone, self.score_rows, adapted=self.adapted)
+        return LanguageCritic(self.backbone, self.score_rows, adapted=self.adapted, reading=self.reading)
 
     def make_reward(self, rng: torch.Generator) -> LanguageReward:
         """A reward model of rows that starts as a copy of this policy's decoder, adapters merged into it, with a head
         of small random weights."""
-        return LanguageReward(classifier_of(self.merged, rng, 1), self.score_rows)
+        return LanguageReward(classifier_of(self.merged, rng, 1), self.score_rows, self.reading)
 
     def make_preference(self, rng: torch.Generator, dimension: int) -> LanguagePreference:
         """The same with a head of representations by which rows are compared."""
-        return LanguagePreference(classifier_of(self.merged, rng, dimension), self.score_rows)
+        return LanguagePreference(classifier_of(self.merged, rng, dimension), self.score_rows, self.reading)
 
     @property
     def merged(self) -> Any:
@@ -165,13 +171,13 @@ class LanguageCritic(AlwaysEval):
     With adapters, the copy's adapters and the head are trained; without, everything is.
     """
 
-    def __init__(self, backbone: Any, score_rows: int = 256, *, adapted: bool = False):
+    def __init__(self, backbone: Any, score_rows: int = 256, *, adapted: bool = False, reading: Reading = PLAIN):
         super().__init__()
         self.backbone: Any = copy.deepcopy(backbone)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(not adapted or "lora_" in name)
         weight = next(iter(backbone.parameters()))
-        self.score_rows = score_rows
+        self.score_rows, self.reading = score_rows, reading
         # In float32 at least, as the policy's logits are.
         dtype = torch.float32 if weight.dtype in LOW_PRECISION else weight.dtype
         self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1, device=weight.device, dtype=dtype)
@@ -189,11 +195,10 @@ class LanguageCritic(AlwaysEval):
         return torch.cat([self._value(packed[part]) for part in chunks])
 
     def _value(self, packed: Packed) -> Tensor:
-        states = states_of(self.backbone, packed)
+        states, index = read(self.backbone, packed, self.reading, tail=True)
         at = packed.first[:, None] + torch.arange(packed.valid.shape[1] + 1, device=packed.first.device)
-        at = torch.minimum(at, packed.last[:, None])
         values = self.head(states.to(self.head.weight.dtype))[..., 0]
-        return values.gather(1, at)
+        return values[index.gather(1, torch.minimum(at, packed.last[:, None]))]
 
 
 def _joined(parts: list[Scores]) -> Scores:

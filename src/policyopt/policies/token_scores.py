@@ -27,7 +27,11 @@ class Projection:
     def __call__(self, states: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
         wide = torch.promote_types(states.dtype, torch.float32)
         logits = F.linear(states.to(wide), self.weight.to(wide), None if self.bias is None else self.bias.to(wide))
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+        return capped(logits, self.cap)
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class _LogProbEntropy(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def read(
 def _as_asked(backbone: Any, reading: Reading) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if reading.autocast is not None:
-            device = next(backbone.parameters()).device.type
+            device = _weight(backbone).device.type
             stack.enter_context(torch.autocast(device, reading.autocast))
         if reading.checkpointed and torch.is_grad_enabled():
             stack.enter_context(_checkpointed(backbone))
@@ -128,16 +128,36 @@ def _attend(
 AttentionInterface.register(ATTENTION, _attend)
 
 
+def suited(backbone: Any, reading: Reading) -> Reading:
+    """The reading, without packing if the architecture does not allow it or reads a few rows otherwise then."""
+    if not (reading.packed and can_pack(backbone)):
+        return replace(reading, packed=False)
+    last = backbone.get_input_embeddings().weight.shape[0] - 1
+    tokens = torch.tensor([[last, 0, last, 0], [last, 0, 0, last], [last, 0, 0, 0]], device=_weight(backbone).device)
+    packed = Packed(tokens, torch.ones_like(tokens[:, 0]), tokens.new_tensor([[1, 1], [1, 1], [1, 0]]).bool())
+    with torch.no_grad():
+        (ours, index), (theirs, of_row) = read(backbone, packed, Reading()), read(backbone, packed, PLAIN)
+    column = torch.arange(tokens.shape[1], device=tokens.device) <= packed.last[:, None]
+    ours, theirs = ours[index[column]].float(), theirs[of_row[column]].float()
+    tolerance = 1e-4 if torch.finfo(_weight(backbone).dtype).bits >= 32 else 0.05
+    alike = torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance * float(theirs.abs().max()))
+    return replace(reading, packed=alike)
+
+
+def _weight(backbone: Any) -> Tensor:
+    return next(iter(backbone.parameters()))
+
+
 def can_pack(backbone: Any, width: int = 0) -> bool:
     """Whether states of rows of at most `width` tokens depend on what stands before a token by causal attention alone,
     through the attention interface."""
+    if not getattr(backbone, "_supports_attention_backend", False) or not hasattr(backbone, "layers"):
+        return False
     config = backbone.config.get_text_config().to_dict()
     rope = config.get("rope_parameters") or {}
     window = config.get("sliding_window")
     return (
-        bool(getattr(backbone, "_supports_attention_backend", False))
-        and hasattr(backbone, "layers")
-        and set(config.get("layer_types") or ()) <= {"full_attention", "sliding_attention"}
+        set(config.get("layer_types") or ()) <= {"full_attention", "sliding_attention"}
         and (window is None or width <= window)
         and rope.get("rope_type", "default") in STATIC_ROPE
         and not config.get("attn_logit_softcapping")
