@@ -12,7 +12,7 @@ from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments._denoising import sampled
 from policyopt.evaluation.experiments.denoising import chain_divergence
 from policyopt.methods import load
-from policyopt.methods.dance_grpo import with_heads
+from policyopt.methods.dance_grpo import anchored, with_heads
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.policies.chains import flow
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
@@ -191,3 +191,27 @@ def test_the_reward_rises_within_a_stated_divergence_of_the_base() -> None:
     assert float(place.grade(batch).mean()) > 0.7
     assert 0.5 < chain_divergence(policy, base, batch) < 4.0
     assert chain_divergence(base, base, batch) == 0.0
+
+
+def bounded(weight: float = 0.5):
+    made = small()
+    kl = replace(anchored.constraint[0], weight=weight)
+    return replace(made, constraint=(kl,), roles=anchored.roles, models=anchored.models)
+
+
+def test_at_the_base_the_charge_has_no_gradient() -> None:
+    plain, charged = (one_step(m, denoiser(), world(denoiser())).gradient for m in (small(), bounded()))
+    close(charged, plain, atol=1e-12)
+
+
+def test_away_from_the_base_the_charge_is_the_distance_of_the_means() -> None:
+    """KL of two Gaussians of one std: |m - m'|^2 / 2 std^2, here averaged over dimensions as densities are."""
+    begin, base = denoiser(), denoiser(seed=1)
+    plain = one_step(small(), denoiser(), world(denoiser()))
+    charged = one_step(bounded(), denoiser(), world(denoiser()), reference=base)
+    batch = charged.round.credited
+    ours, theirs = begin.at(batch)[batch.trained], base.at(batch)[batch.trained]
+    terms = ((ours.mean - theirs.mean.detach()) ** 2 / (2 * ours.std**2)).mean(-1)
+    expected = gradient_of(0.5 * terms.mean(), begin)
+    assert float(expected.abs().max()) > 1e-3
+    close(charged.gradient - plain.gradient, expected, atol=1e-6)

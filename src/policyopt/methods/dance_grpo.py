@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Chain, Method, Role, Term
+from policyopt.compose import About, Chain, Copy, Method, Role, Term
+from policyopt.constraint.divergence import ExactKL
 from policyopt.credit.groups import GroupStandardised
 from policyopt.credit.heads import PerHead
 from policyopt.objective.surrogates import ClippedSurrogate
@@ -48,6 +49,20 @@ dance_grpo = Method(
     update=GradientSteps({"policy": AdamW(learning_rate=1e-5, weight_decay=1e-4)}, minibatches=4),
     roles={"old": Role(when="collected")},
 )
+
+anchored = replace(
+    dance_grpo,
+    about=replace(dance_grpo.about, key="dance_grpo_anchored", equation="eq. 6 to 8, and an exact KL to the base"),
+    constraint=(Term("kl", ExactKL(), TokenMean(), weight=0.05),),
+    roles={
+        "policy": Role(grad=True, full=True),
+        "old": Role(when="collected"),
+        "reference": Role("reference", full=True),
+    },
+    models={"reference": Copy()},
+)
+"""With a charge for leaving the model as it was: KL(pi || base) of the trained steps, exact, averaged over dimensions
+where the densities are."""
 
 
 def with_heads(weights: Mapping[str, float], keep: int | None = None, clip: float = 1e-4) -> Method:
