@@ -57,7 +57,7 @@ def lead(ranks: Ranks, asked: Asked, display: Display | None = None) -> Iterator
         if asked.run:
             training = Training.resume(asked.run, display, accept=asked.accept, trainers=asked.trainers)
         else:
-            training = Training.start(asked.read(), display)
+            training = Training.start(asked.read(), display, together=True)
     with training:
         _join(training.built.run, ranks)
         word, session = together.Lead(ranks), training.session
@@ -80,6 +80,7 @@ def follow(ranks: Ranks, asked: Asked) -> None:
 
 
 def _join(run: Run, ranks: Ranks) -> None:
+    ranks.place(run.device)
     run.trainers = Sharded(ranks)
     if isinstance(run.engine, Metered):  # it counts the rows of all
         run.engine.engine = Generating(run.engine.engine, ranks)

@@ -82,8 +82,10 @@ class Training:
             self.session.sampled = self.ahead
 
     @classmethod
-    def start(cls, recipe: Recipe, display: Display | None = None) -> Training:
-        """A new run in a folder of its own (an existing one is never touched)."""
+    def start(cls, recipe: Recipe, display: Display | None = None, *, together: bool = False) -> Training:
+        """A new run in a folder of its own (an existing one is never touched). together: this process is one of
+        several (`recipe.trainers`)."""
+        _check_trainers(recipe, together=together)
         for name in missing(recipe.trackers):
             raise RecipeError(f"trackers: {name} is not installed: pip install 'policyopt[{name}]', or leave it out")
         with ExitStack() as opened:
@@ -101,12 +103,13 @@ class Training:
         cls, path: str | Path, display: Display | None = None, *, accept: bool = False, trainers: int | None = None
     ) -> Training:
         """Go on with a run from its newest good checkpoint. accept: also if what it minimises has changed since.
-        trainers: another number of processes than the recipe's."""
+        trainers: another number of processes than the recipe's; if not 1, this process is one of them."""
         folder = RunFolder.open(path)
         with ExitStack() as opened:
             opened.enter_context(alone(folder.path))
-            changes = [] if trainers is None else [f"runtime.trainers={trainers}"]
-            training = cls(opened.enter_context(build(load_recipe(folder.recipe, changes))), folder, display)
+            recipe = load_recipe(folder.recipe, [] if trainers is None else [f"runtime.trainers={trainers}"])
+            _check_trainers(recipe, together=trainers is not None)
+            training = cls(opened.enter_context(build(recipe)), folder, display)
             training.stamps.accept = accept
             training.opened = opened.pop_all()
             return training
@@ -213,6 +216,14 @@ class Training:
             words = self.built.subject.shown(rows, asked.steps, world)
         kept = zip(words, rows.row["task"].tolist(), rows.step["reward"].sum(1).tolist(), strict=True)
         return [{**told, "task": task, "reward": reward} for told, task, reward in kept]
+
+
+def _check_trainers(recipe: Recipe, *, together: bool) -> None:
+    if recipe.runtime.trainers > 1 and not together:
+        raise RecipeError(
+            f"runtime.trainers={recipe.runtime.trainers} processes are started by `policyopt train` or torchrun; here "
+            "use runtime.trainers=1"
+        )
 
 
 def watch_of(built: Built) -> Watch:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,12 +14,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from policyopt.runtime.pulse import BEAT, Pulses
+from policyopt.runtime.pulse import BEAT, Pulses, Store
 from policyopt.runtime.ranks import RankError, joined
 
-FROZEN = 30.0  # seconds without a sign of life after which a run is ended
+FROZEN = 180.0  # seconds without a sign of life after which a run is ended
 ENDING = 15.0  # seconds that the others have to end by themselves when one has failed
 
 Work = Callable[..., None]
@@ -38,26 +39,27 @@ def launch(count: int, work: Work, given: tuple[Any, ...], deadline: float) -> N
     Raises RankError (naming rank and phase) if one fails, dies or freezes; the others are ended then. Ctrl-C is for
     rank 0 alone, which ends in order.
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
-    begun = mp.start_processes(
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    begun = start_processes(
         _begin, (count, store.port, deadline, work, given), nprocs=count, join=False, start_method="spawn"
     )
     assert begun is not None
+    processes: list[Any] = begun.processes
     pulses = Pulses(store, count)
     with _signals_for(begun.pids()[0]):
         try:
             while not begun.join(timeout=BEAT, grace_period=ENDING):
                 for rank in pulses.frozen(FROZEN):
-                    if not begun.processes[rank].is_alive():
+                    if not processes[rank].is_alive():
                         continue  # it has ended in order
                     raise RankError(
                         f"rank {rank} has given no sign of life for {FROZEN:g} s, last in {pulses.phase(rank)}; all "
                         "processes of the run were ended. Go on from the last checkpoint"
                     )
-        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+        except (ProcessRaisedException, ProcessExitedException) as error:
             raise _cause(store, count, error, pulses) from None
         finally:
-            for process in begun.processes:
+            for process in processes:
                 if process.is_alive():
                     process.kill()
                 process.join()
@@ -65,7 +67,7 @@ def launch(count: int, work: Work, given: tuple[Any, ...], deadline: float) -> N
 
 def on_this_rank(work: Work, given: tuple[Any, ...], deadline: float) -> None:
     """The same for a process that torchrun has started."""
-    store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=deadline)))
+    store, rank, count = next(rendezvous("env://", timeout=timedelta(seconds=deadline)))
     with joined(rank, count, store, deadline) as ranks:
         work(ranks, *given)
 
@@ -74,8 +76,8 @@ def _begin(rank: int, count: int, port: int, deadline: float, work: Work, given:
     """A new process. What goes wrong is left at the store for the process that started this one."""
     if rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count)))
+    store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
     try:
         with joined(rank, count, store, deadline) as ranks:
             work(ranks, *given)
@@ -91,7 +93,7 @@ def _failed(rank: int) -> str:
     return f"failed/{rank}"
 
 
-def _cause(store: dist.Store, count: int, error: Any, pulses: Pulses) -> Exception:
+def _cause(store: Store, count: int, error: Any, pulses: Pulses) -> Exception:
     """Of all that went wrong, what was not a consequence of the rest."""
     told = {rank: json.loads(store.get(_failed(rank))) for rank in range(count) if store.check([_failed(rank)])}
     first = sorted(told, key=lambda rank: (told[rank]["name"] == "RankError", rank))
@@ -143,10 +145,14 @@ def _signals_for(leader: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def wait(store: dist.Store, key: str, pulses: Pulses, of: int) -> str:
+def wait(store: Store, key: str, pulses: Pulses, of: int) -> str:
     """The value that another rank will leave at the store; RankError if that rank gives no sign of life meanwhile."""
-    while not store.check([key]):
-        if of in pulses.frozen(FROZEN):
-            raise RankError(f"rank {of} has given no sign of life for {FROZEN:g} s, last in {pulses.phase(of)}")
-        time.sleep(0.02)
-    return store.get(key).decode()
+    while True:
+        try:
+            store.wait([key], timedelta(seconds=BEAT))
+            return store.get(key).decode()
+        except dist.DistStoreError:  # not yet
+            if of in pulses.frozen(FROZEN):
+                raise RankError(
+                    f"rank {of} has given no sign of life for {FROZEN:g} s, last in {pulses.phase(of)}"
+                ) from None

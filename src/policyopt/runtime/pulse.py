@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import torch.distributed as dist
 
+Store = Any  # torch exports no type for its stores
 BEAT = 0.5  # seconds between two signs of life
 STILL = 8  # beats without a sign after which a process counts as missing once an exchange has failed
 
@@ -15,7 +17,7 @@ class Pulse:
     """Tells the others every BEAT seconds that this process lives and what it does. Clocks are not compared: a process
     lives if its count of beats goes on."""
 
-    def __init__(self, rank: int, count: int, store: dist.Store, deadline: float):
+    def __init__(self, rank: int, count: int, store: Store, deadline: float):
         self.rank, self.count, self.deadline, self.phase = rank, count, deadline, "start"
         self._store = store.clone()  # its own connection: another thread waits on the first one
         self._over = threading.Event()
@@ -57,7 +59,7 @@ class Pulses:
     """Looks at the signs of life of all ranks. Time counts only while this process itself goes on: if all of them are
     stopped for a while, by a suspended machine, nobody is missing afterwards."""
 
-    def __init__(self, store: dist.Store, count: int):
+    def __init__(self, store: Store, count: int):
         self._store, self._count = store, count
         self._said = dict.fromkeys(range(count), "")
         self._still = dict.fromkeys(range(count), 0.0)

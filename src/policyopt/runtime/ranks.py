@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
 
-from policyopt.runtime.pulse import Pulse
+from policyopt.runtime.pulse import Pulse, Store
 
 _APART = (
     "A reward, world or part of this run is no function of its inputs and the seed; mend it, or use runtime.trainers=1"
@@ -32,13 +33,24 @@ class Ranks:
     rank: int
     count: int
     mesh: DeviceMesh
-    store: dist.Store
+    store: Store
     pulse: Pulse
     _phase: list[str] = field(default_factory=lambda: ["start"])
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    def place(self, device: torch.device) -> None:
+        """Models are on this device. RankError: more processes than accelerators."""
+        if device.type != self.mesh.device_type:
+            here, there = int(os.environ.get("LOCAL_WORLD_SIZE", self.count)), torch.cuda.device_count()
+            if device.type == "cuda" and there < here:
+                raise RankError(
+                    f"{here} processes of this machine need an accelerator each, and it has {there}; use "
+                    f"runtime.trainers={there} or policy.device=cpu"
+                )
+            self.mesh = init_device_mesh(device.type, (self.count,))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -100,19 +112,19 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def joined(rank: int, count: int, store: dist.Store, deadline: float) -> Iterator[Ranks]:
-    """Meet the other ranks at a store; inside, exchanges wait at most `deadline` seconds. NCCL where every process has
-    an accelerator of its own, else gloo."""
-    cuda = torch.cuda.device_count() >= count
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+def joined(rank: int, count: int, store: Store, deadline: float) -> Iterator[Ranks]:
+    """Meet the other ranks at a store; inside, exchanges wait at most `deadline` seconds. NCCL for what is on
+    accelerators, of which every process takes its own, else gloo."""
+    backend, local = "gloo", int(os.environ.get("LOCAL_RANK", rank))
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(local % torch.cuda.device_count())
     with Pulse(rank, count, store, deadline) as pulse:
         dist.init_process_group(
-            backend, rank=rank, world_size=count, store=dist.PrefixStore("ranks", store), timeout=timedelta(0, deadline)
+            backend, rank=rank, world_size=count, store=PrefixStore("ranks", store), timeout=timedelta(0, deadline)
         )
         try:
-            yield Ranks(rank, count, init_device_mesh("cuda" if cuda else "cpu", (count,)), store, pulse)
+            yield Ranks(rank, count, init_device_mesh("cpu", (count,)), store, pulse)
         finally:
             dist.destroy_process_group()
 

@@ -9,15 +9,18 @@ when it is whole. It is read by any number of processes, each of its own shards;
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from policyopt.runtime.atomic import DiskFullError, flush_to_disk, is_full, writing
@@ -78,9 +81,9 @@ def united(rest: Any, tensors: Mapping[str, Tensor]) -> Any:
 def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     """On every rank: this one's part, into a folder that is not yet in its place. DiskFullError on every rank if there
     was no space on one."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        dcp.save(tensors, storage_writer=writer)
+        save(tensors, storage_writer=writer)
     except (CheckpointException, OSError) as error:
         if (full := _full(error)) is not None:
             raise DiskFullError(full.errno, f"no space left to write {folder}: {full.strerror}") from error
@@ -114,14 +117,17 @@ def digests(folder: Path) -> dict[str, str]:
 
 def read_shards(folder: Path, allocate: Allocate = whole) -> dict[str, Tensor]:
     """By place. Every process reads by itself what it asks for."""
-    reader = dcp.HuggingFaceStorageReader(str(folder))
+    reader = HuggingFaceStorageReader(str(folder))
     known = reader.read_metadata().state_dict_metadata
     found = {
         place: allocate(place, told.size, told.properties.dtype)
         for place, told in known.items()
         if isinstance(told, TensorStorageMetadata)
     }
-    dcp.load(found, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with warnings.catch_warnings():
+        # It is the intent.
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+        load(found, storage_reader=reader, no_dist=True)
     return found
 
 

@@ -76,7 +76,8 @@ class Sharded:
             return compute(batch)
         with self.ranks.phase("scores"):
             begin, end = _adjacent(len(batch), self.ranks)
-            return joined_records(self.ranks.gather(compute(batch[begin:end])))
+            found = carried(compute(batch[begin:end]), "cpu")
+            return carried(joined(self.ranks.gather(found)), batch.device)
 
     # -- twins ---------------------------------------------------------------------------------------------------
     def twins(self, ctx: Any) -> Twins:
@@ -104,7 +105,7 @@ class Generating:
         with self.ranks.phase("sampling"):
             begin, end = _adjacent(len(batch), self.ranks)
             part = self.engine(policy, world, batch[begin:end], keys[begin:end], *given, **options)
-            return concatenate([other.to(batch.device) for other in self.ranks.gather(part)])
+            return concatenate(self.ranks.gather(part.to("cpu"))).to(batch.device)
 
     def __getattr__(self, name: str) -> Any:
         """Streams go on from environments that every process has; other abilities are the engine's own."""
@@ -123,7 +124,7 @@ class Twins(nn.Module):
         super().__init__()
         held = {id(p) for model in models.values() for p in model.parameters()}
         sharing = {n: m for n, m in others.items() if any(id(p) in held for p in m.parameters())}
-        self._whole = [*models.values(), *sharing.values()]
+        self._whole = list({id(model): model for model in (*models.values(), *sharing.values())}.values())
         twins = copy.deepcopy(self._whole)  # at once: what they share, their copies share
         self._order = {id(whole): n for n, whole in enumerate(self._whole)}
         self.twins = nn.ModuleList(twins)
@@ -273,23 +274,29 @@ def _content(batch: Batch) -> int:
     for columns in (batch.row, batch.step):
         for name in sorted(columns):
             plain = columns[name].detach().cpu().contiguous()
-            found = zlib.crc32(plain.view(torch.uint8).numpy() if plain.dim() else plain.numpy(), found)
+            found = zlib.crc32(plain.view(torch.uint8).numpy().data, found)
     return found
 
 
-def joined_records(parts: Sequence[Any]) -> Any:
+def joined(parts: Sequence[Any]) -> Any:
     """Records of the same fields (scores, distributions, tensors by row), their rows one after another."""
     first = parts[0]
-    if first is None:
-        return None
     if isinstance(first, Tensor):
-        return torch.cat([part.to(first.device) for part in parts])
+        return torch.cat(list(parts))
     if is_dataclass(first) and not isinstance(first, type):
-        found = {f.name: joined_records([getattr(part, f.name) for part in parts]) for f in fields(first)}
-        return replace(first, **found)
+        return replace(first, **{f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(first)})
     if all(part == first for part in parts):
         return first
     raise TypeError(f"rows of {type(first).__name__} values can not be joined")
+
+
+def carried(record: Any, device: torch.device | str) -> Any:
+    """The same on another device."""
+    if isinstance(record, Tensor):
+        return record.to(device)
+    if is_dataclass(record) and not isinstance(record, type):
+        return replace(record, **{f.name: carried(getattr(record, f.name), device) for f in fields(record)})
+    return record
 
 
 def _merged(parts: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
