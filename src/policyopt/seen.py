@@ -47,8 +47,8 @@ class SeenBatch:
     def compute(self, role: str) -> Scores:
         """Score the batch under a role now."""
         wanted = self._declared(role)
-        model: Any = self.ctx.models[wanted.model]
         with contextlib.nullcontext() if wanted.grad else torch.no_grad():
+            model: Any = self.ctx.models[wanted.model]
             return model.score(self.batch, wanted.context, full=wanted.full)
 
     def at(self, role: str, *, following: bool = False) -> Distribution:

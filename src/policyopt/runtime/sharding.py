@@ -189,13 +189,15 @@ class Twins(nn.Module):
 
 
 class _Seen(Mapping[str, nn.Module]):
-    """A stage's models with the twins in the place of those that are trained."""
+    """A stage's models with the twins in the place of those that are trained. What needs no gradient asks the whole
+    models, which have the same weights: how often it does so may differ between ranks, and gathers nothing."""
 
     def __init__(self, models: Mapping[str, nn.Module], twins: Twins):
         self._models, self._twins = models, twins
 
     def __getitem__(self, name: str) -> nn.Module:
-        return self._twins.of(self._models[name])
+        model = self._models[name]
+        return self._twins.of(model) if torch.is_grad_enabled() else model
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
