@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from policyopt import methods
 from policyopt.claim import MINIMUM_SEEDS, Arm, Claim, ClaimError, Tuning
 from policyopt.evaluation import statistics
+from policyopt.evaluation.costs import costs, keep
 from policyopt.evaluation.experiments import experiment_of, experiments
 from policyopt.evaluation.experiments._common import Outcome
 from policyopt.evaluation.statistics import Interval, Verdict, absolute_verdict, paired_difference, verdict
@@ -37,7 +39,7 @@ from policyopt.options import OptionError, override
 from policyopt.report.cards import card, plot
 from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import list_methods, markdown
-from policyopt.report.verification import UnknownFamilyError, in_families
+from policyopt.report.verification import UnknownFamilyError, in_families, side_by_side
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import SGD, Constant
 
@@ -179,7 +181,7 @@ def test_a_tiny_verification_computes_its_verdict(key):
     if claim.threshold is None:
         expected = verdict(result.difference, claim.smallest_effect, higher_is_better=claim.higher_is_better)
         assert result.verdict is expected
-    assert from_json(to_json(result)) == replace(result, seconds=0.0)
+    assert from_json(to_json(result)) == replace(result, seconds=0.0, cpu=0.0)
 
 
 def test_a_null_experiment_is_not_shown():
@@ -390,9 +392,44 @@ def test_a_result_of_another_criterion_does_not_count(tmp_path, monkeypatch):
 def test_stored_results_hold_no_clock():
     """Regenerating must be diffable: the same text from the same run, and nothing of when or how long."""
     claim = replace(claim_of("reinforce"), rounds=2, tuning=None)
-    texts = {to_json(verify("reinforce", claim=claim)) for _ in range(2)}
+    results = [verify("reinforce", claim=claim) for _ in range(2)]
+    assert all(result.cpu > 0 for result in results)
+    texts = {to_json(result) for result in results}
     assert len(texts) == 1
-    assert "seconds" not in texts.pop()
+    assert not {"seconds", "cpu"} & json.loads(texts.pop()).keys()
+
+
+def test_costs_are_kept_beside_the_results(tmp_path):
+    path = tmp_path / "costs.json"
+    assert costs(path) == {}
+    keep("grpo", 123.4, path)
+    keep("dapo", 0.0456, path)
+    assert list(costs(path).items()) == [("dapo", 0.046), ("grpo", 120.0)]
+    keep("grpo", 2.0, path)
+    assert costs(path)["grpo"] == 2.0
+    assert set(costs()) <= set(keys())
+    unmeasured = {**list_methods()[0], "cpu_seconds": None}
+    assert markdown([unmeasured]).splitlines()[-1].endswith("| - |")
+    assert markdown([{**unmeasured, "cpu_seconds": 46.0}]).splitlines()[-1].endswith("| 46 |")
+
+
+def test_several_methods_are_tested_side_by_side(monkeypatch):
+    def threads(workers, context, **start):
+        assert context.get_start_method() == "spawn"
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr("policyopt.report.verification.ProcessPoolExecutor", threads)
+    told = []
+    run = side_by_side(
+        ["dapo", "reinforce"], None, 2, tell=lambda done, running: told.append((done, *running)), rounds=1
+    )
+    found = {result.key: result for result in run}
+    assert set(found) == {"dapo", "reinforce"}
+    assert found["dapo"].criterion["rounds"] == 1
+    assert told[0] == (0, "dapo", "reinforce")
+    assert told[-1] == (2,)
+    with pytest.raises(ClaimError, match="at least 5 seeds"):
+        list(side_by_side(["dapo"], 2, 1, tell=lambda done, running: None))
 
 
 def test_a_plot_depends_on_the_numbers_alone(tmp_path):

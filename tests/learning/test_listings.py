@@ -24,6 +24,7 @@ def test_every_method_is_listed_with_all_that_is_known_of_it():
     for method in found:
         assert set(method) == {
             "key", "title", "seed", "family", "axes", "policies", "conformance", "verdict", "effect", "cost",
+            "cpu_seconds",
         }  # fmt: skip
         assert method["conformance"] > 0
         assert method["verdict"] == str(stored_verdict(method["key"]))

@@ -194,6 +194,9 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="All methods.")] = False,
     family: Annotated[str, typer.Option(help="With --all: only these families of methods, for example A1,A2.")] = "",
     seeds: Annotated[int | None, typer.Option(help="Seeds; at least 5. Default: the claim's.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="With --all: methods at a time. Default: as many as there are cores.", min=1)
+    ] = None,
 ) -> None:
     """Run the experiment behind a method's claim and write its card. The verdict is computed."""
     from policyopt.report.verification import in_families, verify_and_report
@@ -202,7 +205,7 @@ def verify(
         raise typer.BadParameter("give either a method or --all")
     if family and not every:
         raise typer.BadParameter("--family narrows --all; give both")
-    verify_and_report(in_families(family) if key is None else [key], seeds, console)
+    verify_and_report(in_families(family) if key is None else [key], seeds, console, jobs)
 
 
 @app.command()

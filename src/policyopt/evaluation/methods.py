@@ -13,6 +13,7 @@ from typing import Any
 
 import policyopt
 from policyopt.compose import AXES, Chain, CompositionError, Method, Nothing, Part, Term
+from policyopt.evaluation.costs import costs
 from policyopt.evaluation.statistics import Verdict
 from policyopt.evaluation.verify import Verification, stored
 from policyopt.methods import keys, load
@@ -146,7 +147,8 @@ def conformance(key: str) -> int:
 def summary(key: str) -> dict[str, Any]:
     """One published method as an object of `policyopt methods list --json`. conformance: tests that pin it down.
     effect: of its claim, in units of the smallest effect that counts, above 0 in the claimed direction. cost: rows a
-    seed of the claim's experiment. Both None without a result."""
+    seed of the claim's experiment. Both None without a result. cpu_seconds: of the last test of the claim, all seeds
+    and arms; None if it was not measured."""
     method, result = load(key), stored(key)
     return {
         "key": key,
@@ -159,6 +161,7 @@ def summary(key: str) -> dict[str, Any]:
         "verdict": str(Verdict.UNVERIFIED if result is None else result.verdict),
         "effect": None if result is None else _effect(result),
         "cost": None if result is None else sum(result.treated.rows) / len(result.treated.rows),
+        "cpu_seconds": costs().get(key),
     }
 
 

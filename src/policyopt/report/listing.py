@@ -26,6 +26,7 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
     shown.add_column("claim", no_wrap=True)
     shown.add_column("effect", justify="right", no_wrap=True)
     shown.add_column("rows", justify="right", no_wrap=True)
+    shown.add_column("CPU s", justify="right", no_wrap=True)
     for method in methods:
         verdict = method["verdict"]
         shown.add_row(
@@ -39,10 +40,11 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
     return shown
 
 
-def _numbers(method: dict[str, Any]) -> tuple[str, str]:
-    """Effect and cost."""
-    effect, cost = method["effect"], method["cost"]
-    return "" if effect is None else f"{effect:+.1f}", "" if cost is None else f"{cost:.0f}"
+def _numbers(method: dict[str, Any]) -> tuple[str, str, str]:
+    """Effect, rows and CPU seconds; a cost that was not measured yet is a dash."""
+    effect, cost, seconds = method["effect"], method["cost"], method["cpu_seconds"]
+    said = "" if effect is None else f"{effect:+.1f}", "" if cost is None else f"{cost:.0f}"
+    return *said, "-" if seconds is None else f"{seconds:g}"
 
 
 def markdown(methods: Sequence[dict[str, Any]]) -> str:
@@ -52,14 +54,15 @@ def markdown(methods: Sequence[dict[str, Any]]) -> str:
         "",
         "One card per published method, by family. *Changes*: where it leaves the plain loop. *Claim*: the verdict",
         "that `policyopt verify KEY` computed. *Effect*: the difference in the claimed direction, in units of the",
-        "smallest effect that counts. *Rows*: what the experiment costs a seed. In another order:",
+        "smallest effect that counts. *Rows*: what the experiment costs a seed. *CPU s*: processor seconds of the",
+        "whole test when it was last run (-: not measured yet). In another order:",
         "`policyopt methods list --sort key|family|verdict|effect|cost`.",
         "",
         "Experiments were shaped on development seeds (from 1,000,000 on): sizes, rates and the smallest effects were",
         "chosen there. Verdicts are of seeds from 0 on, under the criterion that the card states.",
         "",
-        "| method | family | title | changes | claim | effect | rows |",
-        "|---|---|---|---|---|---:|---:|",
+        "| method | family | title | changes | claim | effect | rows | CPU s |",
+        "|---|---|---|---|---|---:|---:|---:|",
     ]
     for method in methods:
         cells = [

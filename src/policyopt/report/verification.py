@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from policyopt.compose import CompositionError
+from policyopt.evaluation.costs import keep
 from policyopt.evaluation.methods import REPOSITORY, list_methods
 from policyopt.evaluation.verify import STORE, Verification, claim_of, save, stored, verify
 from policyopt.methods import keys, load
@@ -34,25 +39,67 @@ def in_families(names: str) -> list[str]:
     return [key for key, family in families.items() if not asked or family in asked]
 
 
-def verify_and_report(wanted: Sequence[str], seeds: int | None, console: Console) -> list[Verification]:
-    """Test the claims of some methods; print each verdict and write its result and card.
+def verify_and_report(
+    wanted: Sequence[str], seeds: int | None, console: Console, jobs: int | None = None
+) -> list[Verification]:
+    """Test the claims of some methods, several at a time in processes of their own (jobs: as many as there are cores);
+    print each verdict and what it cost, and write its result and card.
 
     In a checkout a published method's result under its full criterion goes to the package's own store and
     docs/methods; anything else (fewer seeds, a method of one's own, an installed package) to ./verifications.
     """
-    results = []
-    for each in wanted:
-        result = _with_bar(each, seeds, console)
-        results.append(result)
-        folder = _store(each, result)
-        console.print(
-            f"{result.key}: [bold]{result.verdict}[/]  {result.treated.label} - {result.baseline.label} = "
-            f"{result.difference}  ({result.criterion['observable']}; {result.criterion['direction']} is better, "
-            f"{result.criterion['smallest_effect']:g} counts)  {result.seconds:.0f} s",
-            soft_wrap=True,
-        )
-        console.print(f"  {folder / (result.key + '.md')}", markup=False, soft_wrap=True)
-    return results
+    if len(wanted) == 1:
+        return [_reported(wanted[0], _with_bar(wanted[0], seeds, console), console)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results: dict[str, Verification] = {}
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("methods", total=len(wanted))
+
+        def tell(done: int, running: Sequence[str]) -> None:
+            bar.update(task, completed=done, description=", ".join(running) or "methods")
+
+        for result in side_by_side(wanted, seeds, jobs or os.cpu_count() or 1, tell=tell):
+            results[result.key] = _reported(result.key, result, console)
+    cpu = sum(result.cpu for result in results.values())
+    console.print(f"{len(results)} methods, {cpu:.0f} CPU s", soft_wrap=True)
+    return [results[key] for key in wanted]
+
+
+def side_by_side(
+    wanted: Sequence[str],
+    seeds: int | None,
+    jobs: int,
+    *,
+    tell: Callable[[int, Sequence[str]], None],
+    rounds: int | None = None,
+) -> Iterator[Verification]:
+    """Results as they come, of `jobs` processes with one thread each. tell: how many are done, and which are next in
+    line or running."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(wanted)), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {pool.submit(verify, key, seeds, rounds): key for key in wanted}
+        waiting = list(wanted)
+        tell(0, waiting[:jobs])
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                result = future.result()
+                waiting.remove(futures[future])
+                tell(done, waiting[:jobs])
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _reported(key: str, result: Verification, console: Console) -> Verification:
+    folder = _store(key, result)
+    console.print(
+        f"{result.key}: [bold]{result.verdict}[/]  {result.treated.label} - {result.baseline.label} = "
+        f"{result.difference}  ({result.criterion['observable']}; {result.criterion['direction']} is better, "
+        f"{result.criterion['smallest_effect']:g} counts)  {result.seconds:.0f} s, {result.cpu:.0f} CPU s",
+        soft_wrap=True,
+    )
+    console.print(f"  {folder / (result.key + '.md')}", markup=False, soft_wrap=True)
+    return result
 
 
 def _with_bar(key: str, seeds: int | None, console: Console) -> Verification:
@@ -75,6 +122,7 @@ def _store(key: str, result: Verification) -> Path:
     save(result, STORE if published else ELSEWHERE)
     write(load(key), result, cards if published else ELSEWHERE)
     if published:
+        keep(key, result.cpu)
         _write_index(cards)
     return cards if published else ELSEWHERE
 
