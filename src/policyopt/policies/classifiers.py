@@ -44,7 +44,8 @@ class Classifier(AlwaysEval, ABC):
 
     def __init__(self, classifier: Any, score_rows: int = 256, reading: Reading | None = None):
         super().__init__()
-        self.model, self.score_rows, self.context = classifier, score_rows, None
+        self.model, self.score_rows = classifier, score_rows
+        self.context: str | None = None
         self.labels = int(getattr(classifier.config, "num_labels", 0))
         if not hasattr(classifier, "score"):
             raise UnsupportedModelError(f"{type(classifier).__name__} has no linear head `score`")

@@ -18,7 +18,6 @@ from policyopt.evaluation.reward_bench import benchmark, curve, is_right
 from policyopt.evaluation.rewarded import GOLD, KL, proxy, rewarded, samples_of
 from policyopt.evaluation.statistics import mean_interval
 from policyopt.policies.checkpoint import load_language
-from policyopt.policies.classifiers import Classifier, LanguagePreference
 from policyopt.policies.implicit import ImplicitReward
 from policyopt.policies.judges import PairJudge, ScoringJudge
 from policyopt.policies.reward_checkpoint import holds_reward, load_reward, template_of
@@ -63,18 +62,9 @@ def open_scorer(path: str, reference: str | None = None, beta: float = 0.1) -> S
     YAML file with what a recipe's `judges.NAME` holds."""
     if Path(path).suffix in (".yaml", ".yml"):
         return _judge(path)
-    if holds_reward(path):
-        model: Any = load_reward(path)
-    elif reference is None:
-        raise RecipeError(
-            f"{path!r} is a policy, whose implicit reward needs the policy that it was trained from: give --reference, "
-            "or the folder of a sequence classifier"
-        )
-    else:
-        model = ImplicitReward(load_language(path), load_language(reference), beta)
     device = choose_device("auto")
-    model, tokenizer = model.to(device), load_tokenizer(path)
-    template = template_of(model) if isinstance(model, Classifier) else None
+    model, tokenizer = _opened(path, reference, beta).to(device), load_tokenizer(path)
+    template = template_of(model) if holds_reward(path) else None
 
     def world_of(asked: Sequence[Completion]) -> TokenWorld:
         entries = [Entry.asking(one.prompt, one.answer, demonstration=one.text) for one in asked]
@@ -96,9 +86,20 @@ def open_scorer(path: str, reference: str | None = None, beta: float = 0.1) -> S
                 found += model.compare(rows, first, first + 1).double().sigmoid().tolist()
         return found
 
-    if isinstance(model, LanguagePreference):
+    if hasattr(model, "compare"):
         return Scorer(path, None, chances, model, template)
     return Scorer(path, worth, model=model, template=template)
+
+
+def _opened(path: str, reference: str | None, beta: float) -> Any:
+    if holds_reward(path):
+        return load_reward(path)
+    if reference is None:
+        raise RecipeError(
+            f"{path!r} is a policy, whose implicit reward needs the policy that it was trained from: give --reference, "
+            "or the folder of a sequence classifier"
+        )
+    return ImplicitReward(load_language(path), load_language(reference), beta)
 
 
 def _judge(path: str) -> Scorer:
