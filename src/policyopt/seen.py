@@ -12,9 +12,10 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Role
 from policyopt.ops.matching import Matching, Renoised
-from policyopt.types import Batch, Distribution, Scores
+from policyopt.types import Batch, Distribution, Scores, Source
 
 POLICY_ROLE = Role("policy", grad=True)
+MEASURED = 8  # rows that are scored, at least, before the sampler's log-probabilities are trusted
 
 
 class SeenBatch:
@@ -182,21 +183,48 @@ def comparing(model: Any) -> bool:
 
 def collect_roles(ctx: Context, batch: Batch) -> Batch:
     """Scores that must be taken before the update changes the policy."""
-
-    def said(name: str, role: Role) -> Scores:
-        def compute(rows: Batch) -> Scores:
-            return _kept(SeenBatch(ctx, rows).compute(name).detach(), full=role.full)
-
-        # Whole distributions are larger than what it takes to compute them again.
-        return compute(batch) if ctx.trainers is None or role.full else ctx.trainers.rows(batch, compute)
-
+    bound = getattr(ctx.stage.update, "trust_sampler", None)
     with torch.no_grad():
-        taken = {
-            name: said(name, role)
-            for name, role in ctx.stage.roles.items()
-            if role.when == "collected" and name not in batch.scores
-        }
+        taken = {}
+        for name, role in ctx.stage.roles.items():
+            if role.when != "collected" or name in batch.scores:
+                continue
+            if bound is not None and sampled_by(ctx, role, batch) and _reported(ctx, name, batch, bound):
+                taken[name] = Scores(batch.step["behaviour"])
+            else:
+                taken[name] = _said(ctx, name, role, batch)
     return batch.with_scores(taken)
+
+
+def _said(ctx: Context, name: str, role: Role, batch: Batch) -> Scores:
+    def compute(rows: Batch) -> Scores:
+        return _kept(SeenBatch(ctx, rows).compute(name).detach(), full=role.full)
+
+    # Whole distributions are larger than what it takes to compute them again.
+    return compute(batch) if ctx.trainers is None or role.full else ctx.trainers.rows(batch, compute)
+
+
+def sampled_by(ctx: Context, role: Role, batch: Batch) -> bool:
+    """Whether a role is of the policy as it is now, and it sampled every trained step."""
+    own = role.model in ("policy", ctx.stage.policy) and role.context is None and not role.full
+    if not own or not bool((batch.row["source"] == Source.POLICY).all()):
+        return False
+    return bool((batch.step["version"][batch.trained] == ctx.updates).all())
+
+
+def _reported(ctx: Context, name: str, batch: Batch, bound: float) -> bool:
+    """Whether a sample of the rows scores within a bound of what the sampler reported. If so, it stands for all of them
+    in the metrics."""
+    count = min(len(batch), max(MEASURED, len(batch) // 16))
+    some = batch[torch.linspace(0, len(batch) - 1, count, device=batch.device).long()]
+    scores = SeenBatch(ctx, some).compute(name)
+    gap, trained = (scores.logp - some.step["behaviour"]).abs(), some.trained
+    if not bool(trained.any()) or not float(gap[trained].max()) <= bound:  # nan is not within it
+        return False
+    ctx.meter.mean("sampler_mismatch", gap, trained)
+    if scores.entropy is not None:
+        ctx.meter.mean("entropy", scores.entropy, trained)
+    return True
 
 
 def _kept(scores: Scores, *, full: bool) -> Scores:

@@ -102,7 +102,7 @@ def _measure(ctx: StageContext, judged: Batch, kept: Batch) -> None:
     ctx.meter.mean("truncated", (judged.row["finish"] == Finish.TRUNCATED).float(), rows)
     ctx.meter.mean("unscored", (~scored).float(), rows)
     ctx.meter.add("kept_rows", len(kept), 1)
-    if "old" in kept.scores:
+    if "old" in kept.scores and kept.scores["old"].logp is not kept.step["behaviour"]:  # else it was measured already
         mismatch = (kept.scores["old"].logp - kept.step["behaviour"]).abs()
         # Recorded rows have no behaviour: nobody sampled them.
         ctx.meter.mean("sampler_mismatch", mismatch, kept.trained & ~kept.step["behaviour"].isnan())

@@ -100,6 +100,11 @@ class Loss(Part, ABC):
         belong here. Every micro-batch gets its rows of them."""
         return batch
 
+    def idle(self, batch: Batch) -> Tensor | None:
+        """In the loss's shape, where it has no gradient whatever the models say, as the planned columns tell (such as
+        an advantage of exactly 0); None: that is not known."""
+        return None
+
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
         """Diagnostics in the loss's shape; they are averaged over the units the term counts, or those of them that a
         mask beside the values selects."""

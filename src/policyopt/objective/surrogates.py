@@ -70,6 +70,9 @@ class PolicyGradient(Loss):
         logp = select(batch.trained, seen["policy"].logp)
         return -select(batch.trained, batch.step["advantage"]) * logp
 
+    def idle(self, batch: Batch) -> Tensor:
+        return batch.step["advantage"] == 0
+
 
 @dataclass(frozen=True)
 class ClippedSurrogate(Loss):
@@ -104,6 +107,9 @@ class ClippedSurrogate(Loss):
         if self.dual_clip is None:
             return loss
         return torch.where(advantage < 0, torch.minimum(loss, -self.dual_clip * advantage), loss)
+
+    def idle(self, batch: Batch) -> Tensor:
+        return batch.step[self.advantage] == 0
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         change = log_ratio(seen, batch)
@@ -141,6 +147,9 @@ class SequenceSurrogate(Loss, ABC):
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)
         return clipped_surrogate(self.ratio(seen, batch), row_advantage(batch), low, high)
+
+    def idle(self, batch: Batch) -> Tensor:
+        return row_advantage(batch) == 0
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:
         low, high = coefficient(self.clip_low, batch), coefficient(self.clip_high, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,39 +16,14 @@ from policyopt.compose import CompositionError, Part, Term
 from policyopt.ops.masked import select
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
+from policyopt.update.micro_batches import Passes
+from policyopt.update.micro_batches import split as split
+from policyopt.update.micro_batches import units as units
 from policyopt.update.optimizers import Optimizer
 
 
 class NonFiniteGradientError(ArithmeticError):
     """A loss or gradient is nan or infinite: the step is refused and the model left as it was."""
-
-
-def units(batch: Batch, couples: Sequence[str]) -> Tensor:
-    """(B,) a unit id per row; rows that share an id of any coupled column are in one unit."""
-    unit = torch.arange(len(batch), device=batch.device)
-    while couples:
-        before = unit
-        for column in couples:
-            inverse = batch.row[column].unique(return_inverse=True)[1]
-            least = torch.full_like(unit, len(batch)).scatter_reduce(0, inverse, unit, "amin")
-            unit = least[inverse]
-        if torch.equal(unit, before):
-            break
-    return unit
-
-
-def split(batch: Batch, pieces: int, couples: Sequence[str], rng: torch.Generator | None = None) -> list[Tensor]:
-    """Row numbers of at most `pieces` minibatches that separate no unit; shuffled if given a generator."""
-    unit = units(batch, couples)
-    order = unit.unique()
-    if rng is not None:
-        order = order[torch.randperm(len(order), generator=rng).to(order.device)]
-    if not len(order):
-        return []
-    chunks = order.tensor_split(min(pieces, len(order)))
-    if not couples:  # every row is its own unit
-        return [chunk.sort().values for chunk in chunks]
-    return [torch.isin(unit, chunk).nonzero()[:, 0] for chunk in chunks]
 
 
 def couples_of(terms: Sequence[Term]) -> tuple[str, ...]:
@@ -83,19 +59,19 @@ def plan(ctx: Any, batch: Batch, terms: Sequence[Term]) -> list[Planned]:
 
 def losses(ctx: Any, batch: Batch, terms: Sequence[Term], micro_rows: int | None = None) -> Iterator[Tensor]:
     """The loss of one optimiser step, as one scalar per micro-batch; values and gradients add up."""
-    return planned_losses(ctx, batch, plan(ctx, batch, terms), micro_rows)
+    return planned_losses(ctx, batch, plan(ctx, batch, terms), Passes(micro_rows))
 
 
 def planned_losses(
-    ctx: Any, batch: Batch, planned: Sequence[Planned], micro_rows: int | None = None
+    ctx: Any, batch: Batch, planned: Sequence[Planned], passes: Passes | int | None = None
 ) -> Iterator[Tensor]:
-    """The same for terms that are planned already: every evaluation then has the same masks, scales and noise."""
-    pieces = 1 if micro_rows is None else -(-len(batch) // micro_rows)
-    if pieces == 1:
-        yield _micro_loss(ctx, batch, slice(None), planned)
-        return
-    for rows in split(batch, pieces, couples_of([item.term for item in planned])):
-        yield _micro_loss(ctx, batch, rows, planned)
+    """The same for terms that are planned already: every evaluation then has the same masks, scales and noise. passes:
+    how they are divided, or at most how many rows a pass has."""
+    passes = passes if isinstance(passes, Passes) else Passes(passes)
+    for rows, moving in passes.of(batch, planned, couples_of([item.term for item in planned])):
+        with contextlib.nullcontext() if moving else torch.no_grad():
+            loss = _micro_loss(ctx, batch, rows, planned)
+        yield loss
 
 
 def _micro_loss(ctx: Any, batch: Batch, rows: Tensor | slice, planned: Sequence[Planned]) -> Tensor:
@@ -135,7 +111,10 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
 class Gradients(Part, ABC):
     """One update after another: of each model in the order of `optimizers`, by its own terms and parameters only.
 
-    micro_rows: rows per forward pass (memory only: the result is the same). clip_norm: bound on the gradient's
+    micro_rows, micro_tokens: at most so many rows or tokens per forward pass (memory only: the result is the same).
+    skip_idle: rows of text that no term can learn from (advantages of exactly 0, say) are scored without gradient: the
+    same result. trust_sampler: `old` log-probabilities are those that the sampler reported, if a sample of the rows
+    scores within this of them (metric `sampler_mismatch`), else they are scored. clip_norm: bound on the gradient's
     Euclidean norm: of each model's, or (clip_over "all") of all of them together, which are then taken at the same
     weights, as if one optimiser trained policy and critic. every: a model's step is taken at every n-th update only
     (delayed policies). after_step: called with the run's context after every update (averages of weights). stop: (seen,
@@ -146,6 +125,9 @@ class Gradients(Part, ABC):
 
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     micro_rows: int | None = None
+    micro_tokens: int | None = None
+    skip_idle: bool = True
+    trust_sampler: float | None = None
     clip_norm: float | None = 1.0
     clip_over: Literal["model", "all"] = "model"
     every: Mapping[str, int] = field(default_factory=dict)
@@ -160,6 +142,10 @@ class Gradients(Part, ABC):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CompositionError(f"{name} must be at least 1, not {value}")
+        if self.micro_rows is not None and self.micro_tokens is not None:
+            raise CompositionError("give micro_rows or micro_tokens, not both: each bounds what a pass reads")
+        if self.trust_sampler is not None and self.trust_sampler < 0:
+            raise CompositionError(f"trust_sampler is a bound on a difference, at least 0, not {self.trust_sampler}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise CompositionError(f"clip_norm must be above 0, not {self.clip_norm}; None turns it off")
         strange = sorted(set(self.every) - set(self.optimizers))
@@ -171,7 +157,7 @@ class Gradients(Part, ABC):
 
     @property
     def _counts(self) -> tuple[str, ...]:
-        return ("micro_rows",)
+        return ("micro_rows", "micro_tokens")
 
     @abstractmethod
     def batches(self, ctx: Any, batch: Batch) -> Iterable[tuple[Batch, Tensor | None]]:
@@ -210,16 +196,21 @@ class Gradients(Part, ABC):
             parameter.grad = None
         planned = plan(ctx, batch, terms_of(ctx, model))
         if ctx.trainers is not None:
+            if self.micro_tokens is not None:
+                raise CompositionError("several processes divide rows, not tokens; set micro_rows, not micro_tokens")
             ctx.trainers.backward(ctx, batch, planned, self.micro_rows, parameters)
             return
-        for loss in planned_losses(ctx, batch, planned, self.micro_rows):
+        passes = Passes(self.micro_rows, self.micro_tokens, self.skip_idle)
+        for loss in planned_losses(ctx, batch, planned, passes):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
 
     def replay(self, ctx: Any, batch: Batch, rows: Tensor | None, model: str) -> None:
         """The same, by the operations that the first such step recorded."""
-        if self.micro_rows is not None:
-            raise CompositionError(f"execution={self.execution!r} takes a minibatch at once; set micro_rows to none")
+        if self.micro_rows is not None or self.micro_tokens is not None:
+            raise CompositionError(
+                f"execution={self.execution!r} takes a minibatch at once; set micro_rows and micro_tokens to none"
+            )
         terms, parameters = terms_of(ctx, model), self._parameters(ctx, model)
 
         def loss(recorded: Any, part: Batch) -> Tensor:
@@ -295,7 +286,7 @@ class GradientSteps(Gradients):
 
     @property
     def _counts(self) -> tuple[str, ...]:
-        return ("micro_rows", "epochs", "minibatches")
+        return ("micro_rows", "micro_tokens", "epochs", "minibatches")
 
     def batches(self, ctx: Any, batch: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
         couples = couples_of(ctx.stage.terms)
