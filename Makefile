@@ -3,6 +3,7 @@
 # make peers  the libraries that benchmarks compare with, in environments of their own (.peers);
 #             make peers-cleanrl: CleanRL, which needs an older Gymnasium (.peers-cleanrl);
 #             make peers-language: TRL, with our torch and transformers (.peers-language)
+# make vllm   the vLLM engine, with policyopt, in an environment of its own (.vllm); make test-vllm: its tests
 # Options: PYTHON=path/to/python (3.11 or newer), TORCH_INDEX=URL of another torch build, WORKERS=test processes
 
 PYTHON ?=
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # pyright's package carries pyright itself; its notice about newer versions would need the network.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: setup demo test peers peers-cleanrl peers-language lint format clean
+.PHONY: setup demo test peers peers-cleanrl peers-language vllm test-vllm lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -73,6 +74,18 @@ peers-language: setup
 	.peers-language/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		trl==1.16.0 transformers datasets
 
+# policyopt beside vLLM's CPU build, which holds some of its requirements at other versions than ours.
+vllm: .vllm/.installed
+.vllm/.installed: pyproject.toml constraints-vllm.txt tools/install_torch.py | $(BIN)/python
+	test -x .vllm/bin/python || $(BIN)/python -m venv .vllm
+	.vllm/bin/python tools/install_torch.py constraints-vllm.txt $(TORCH_INDEX)
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	.vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+test-vllm: vllm
+	OMP_NUM_THREADS=1 .vllm/bin/pytest -q -n 0 -m 'not gpu' tests/runtime/test_vllm.py
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,5 +97,5 @@ format: setup
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv .peers .peers-cleanrl .peers-language runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .vllm .peers .peers-cleanrl .peers-language runs dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
