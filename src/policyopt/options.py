@@ -220,6 +220,8 @@ def _set(node: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def _convert(option: Option, value: Any) -> Any:
+    if _weighs(option, value):
+        return _part(replace(option, type=Any), value)
     if isinstance(option.value, Part) or (_takes_parts(option.type) and isinstance(value, (str, Mapping))):
         return _part(option, value)
     if isinstance(value, str) and value.lower() in ("none", "null"):
@@ -234,6 +236,13 @@ def _convert(option: Option, value: Any) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+
+
+def _weighs(option: Option, value: Any) -> bool:
+    """Whether a term's weight is to be a part that gives one per step or row."""
+    if option.owner != Term.__name__ or option.path[-1] != "weight":
+        return False
+    return isinstance(value, Mapping) or (isinstance(value, str) and value in part_classes(option.path[0]))
 
 
 def _takes_parts(wanted: Any) -> bool:
