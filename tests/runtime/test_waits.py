@@ -66,7 +66,7 @@ def soon(act, *given, seconds=0.15):
 
 @pytest.mark.parametrize("fault", ["killed", "frozen", "cut off"])
 def test_trap_47_a_text_whose_worker_is_taken_is_judged_again(slow, fault, tmp_path, monkeypatch):
-    monkeypatch.setattr("policyopt.worlds.grading_process._CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr("policyopt.worlds.grading_process._ENDING_SECONDS", 0.3)
     rule, entries = slow
     with Grader(rule, entries, GradingLimits(deadline=1.0, workers=1)) as grader:
         assert grader.grade(["warm"], [0])[0].score == 0.5

@@ -10,6 +10,7 @@ from typing import Any
 
 from policyopt.evaluation.comparison import Comparison, compare
 from policyopt.evaluation.statistics import Interval, seed_interval
+from policyopt.plain import from_json as from_text
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,19 @@ def to_json(record: ComparisonRecord) -> str:
     return json.dumps({**data, "findings": findings}, indent=1, allow_nan=False) + "\n"
 
 
+class ReportError(ValueError):
+    """A file that is no report of a comparison."""
+
+
 def from_json(text: str) -> ComparisonRecord:
-    """Of a report; what `to_json` leaves out (digests of tasks) is empty."""
-    data = json.loads(text)
+    """Of a report; what `to_json` leaves out (digests of tasks) is empty. ReportError: it is none."""
+    try:
+        return _reported(from_text(text))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ReportError(f"no report of a comparison: {error!r:.300}; make it again: policyopt compare") from error
+
+
+def _reported(data: Any) -> ComparisonRecord:
     del data["findings"]
     data["arms"] = tuple(ArmRecord(**arm) for arm in data["arms"])
     data["runs"] = tuple(RunRecord(**{**run, "curve": tuple(map(tuple, run["curve"]))}) for run in data["runs"])

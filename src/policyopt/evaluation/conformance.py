@@ -10,7 +10,6 @@ expected numbers is not compared. All arithmetic is in float64.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from torch import Tensor
 from policyopt.evaluation.parts import PartInfo, list_parts, to_json
 from policyopt.evaluation.vector_inputs import VectorError, nearest, tensor
 from policyopt.evaluation.vector_runs import Reduction, outputs
+from policyopt.plain import PlainError, from_json
 
 __all__ = ["SHIPPED", "CaseResult", "VectorFileError", "conformance_main", "list_parts", "run_file", "to_json"]
 
@@ -37,7 +37,8 @@ NEEDED = ("name", "axis", "part", "inputs", "expect")
 TOLERANCE = 1e-8
 
 # What a case with wrong shapes or options can raise in a part. Nothing is swallowed: the message is the result.
-CASE_ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
+# Whatever a case holds costs that case alone.
+CASE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class VectorFileError(ValueError):
@@ -111,8 +112,8 @@ def _files(path: Path) -> list[Path]:
 
 def _cases(path: Path) -> list[Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        held = from_json(path.read_bytes())
+    except (OSError, PlainError) as error:
         raise VectorFileError(f"{path} can not be read as JSON: {error}") from error
     if not isinstance(held, dict) or held.get("version") != 1:
         seen = held.get("version") if isinstance(held, dict) else type(held).__name__

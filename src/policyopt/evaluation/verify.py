@@ -31,6 +31,7 @@ from policyopt.evaluation.statistics import (
 )
 from policyopt.methods import load, module
 from policyopt.options import override
+from policyopt.plain import from_json as from_text
 
 TUNING_SEED = 1_000_000
 """Tuning runs use seeds from here on, so that no seed of the verdict was ever looked at."""
@@ -212,8 +213,14 @@ def to_json(result: Verification) -> str:
 
 
 def from_json(text: str) -> Verification:
-    data = json.loads(text)
+    """Of what `to_json` wrote. ClaimError: it is something else."""
+    try:
+        return _stored(from_text(text))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ClaimError(f"no stored verification: {error!r:.300}; run `policyopt verify KEY` again") from error
 
+
+def _stored(data: Any) -> Verification:
     def arm(side: Mapping[str, Any]) -> ArmResult:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in side.items()}
         return ArmResult(**fields)

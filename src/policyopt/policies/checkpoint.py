@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -20,6 +19,11 @@ from policyopt.policies.language import Language
 
 ADAPTER = "adapter"  # folder, inside a checkpoint, of the low-rank adapters alone
 _HUB = "hub:"
+
+
+SAFELY = {"use_safetensors": True, "trust_remote_code": False}
+"""What `from_pretrained` must know of a folder that anybody may have written: weights as safetensors, never as pickles,
+and no code."""
 
 
 class CheckpointError(ValueError):
@@ -87,8 +91,9 @@ def load_language(path: str | Path, dtype: torch.dtype = torch.float32, lora: Lo
     """The policy of a model folder, or of a repository as "hub:owner/name". CheckpointError: not a model."""
     source = model_source(path)
     try:
-        opened: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        opened: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **SAFELY)
+    except Exception as error:
+        # The library raises anything for files that are damaged.
         raise CheckpointError(f"{str(path)!r} can not be opened as a causal language model: {error}") from error
     model, info = opened
     if info["missing_keys"]:

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from policyopt.plain import from_json
+
 # What a file that is none of ours can raise when it is read, or when a policy is made of it.
-BROKEN = (OSError, SafetensorError, RuntimeError, TypeError, ValueError, KeyError, AttributeError)
+BROKEN = (OSError, SafetensorError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Folder:
                     f"{str(folder)!r} has no {name}; a {self.title} is a folder of {self.spec} and {self.weights}, as "
                     "training writes it"
                 )
-        content = json.loads((folder / self.spec).read_text(encoding="utf-8"))
+        content = from_json((folder / self.spec).read_bytes())
         if content.pop("format") != f"policyopt {self.title}" or content.pop("version") != self.version:
             raise ValueError(f"it is no policyopt {self.title} of version {self.version}")
         return content, load_file(folder / self.weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policyopt.plain import from_json
 from policyopt.policies.chains import (
     Ddim,
     FlowSde,
@@ -210,18 +211,33 @@ def load_pipeline(folder: str | Path, unconditional: int | None = None) -> Pipel
         raise PipelineError(
             f"{folder} has no model_index.json; save a whole pipeline: pipeline.save_pretrained(folder)"
         )
-    index = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        index = dict(from_json(file.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise PipelineError(f"{file} can not be read: {error}") from error
     part = next((name for name in ("unet", "transformer") if index.get(name)), None)
     if part is None or not index.get("scheduler"):
         raise PipelineError(
-            f"{folder} holds {sorted(k for k in index if k[0] != '_')}; it needs a unet or transformer and a scheduler"
+            f"{folder} holds {sorted(k for k in index if k[:1] != '_')}; it needs a unet or transformer and a scheduler"
         )
+    vae = _part(folder, index, "vae").eval().requires_grad_(False) if index.get("vae") else None
+    network = PipelineNetwork(_part(folder, index, part), unconditional)
+    return Pipeline(network, _part(folder, index, "scheduler"), vae, index, part)
 
-    def open_part(name: str) -> Any:
-        return getattr(diffusers(), index[name][1]).from_pretrained(str(folder / name), local_files_only=True)
 
-    vae = open_part("vae").eval().requires_grad_(False) if index.get("vae") else None
-    return Pipeline(PipelineNetwork(open_part(part), unconditional), open_part("scheduler"), vae, index, part)
+def _part(folder: Path, index: Mapping[str, Any], name: str) -> Any:
+    """A part of a pipeline, of a class of diffusers for parts of its kind: others could run code that lies in the
+    folder. Weights are read from safetensors alone."""
+    library = diffusers()
+    base, how = (library.SchedulerMixin, {}) if name == "scheduler" else (library.ModelMixin, {"use_safetensors": True})
+    try:
+        kind = getattr(library, index[name][1])
+        if not (isinstance(kind, type) and issubclass(kind, base)):
+            raise TypeError(f"{kind!r} is no {base.__name__} of diffusers")
+        return kind.from_pretrained(str(folder / name), local_files_only=True, **how)
+    except Exception as error:
+        # The library raises anything for files that are damaged.
+        raise PipelineError(f"{folder}: its {name} can not be opened: {type(error).__name__}: {error}") from error
 
 
 def save_pipeline(pipeline: Pipeline, policy: Denoiser, folder: str | Path) -> Path:

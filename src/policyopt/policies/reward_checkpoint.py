@@ -6,15 +6,14 @@ the template by which it reads a task's own answer beside the prompt.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from policyopt.policies.checkpoint import CheckpointError, model_source
+from policyopt.plain import from_json
+from policyopt.policies.checkpoint import SAFELY, CheckpointError, model_source
 from policyopt.policies.classifiers import Classifier, LanguagePreference, LanguageReward, UnsupportedModelError
 from policyopt.types import REFERENCE_ANSWER
 
@@ -49,8 +48,8 @@ def holds_reward(path: str | Path) -> bool:
     if not config.is_file():
         return False
     try:
-        said = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
-    except (ValueError, AttributeError) as error:
+        said = list(from_json(config.read_bytes()).get("architectures") or [])
+    except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{config} is no JSON object: {error}") from error
     return any("ForSequenceClassification" in str(name) for name in said)
 
@@ -60,9 +59,10 @@ def load_reward(path: str | Path, dtype: torch.dtype = torch.float32) -> Languag
     neither a classifier of one label nor one that says of itself that it compares rows."""
     try:
         opened: Any = AutoModelForSequenceClassification.from_pretrained(
-            model_source(path), dtype=dtype, output_loading_info=True
+            model_source(path), dtype=dtype, output_loading_info=True, **SAFELY
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        # The library raises anything for files that are damaged.
         raise CheckpointError(f"{str(path)!r} can not be opened as a reward model: {error}") from error
     model, info = opened
     if info["missing_keys"]:

@@ -29,8 +29,9 @@ def load_tokenizer(path: str | Path, eos_token: str | None = None) -> Any:
             f"{str(path)!r} has no tokenizer ({', '.join(TOKENIZER_FILES)}); save the model's tokenizer there"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        # The library raises anything for files that are damaged.
         raise CheckpointError(f"the tokenizer in {str(path)!r} can not be opened: {error}") from error
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from policyopt.options import ROOTS
+from policyopt.plain import PlainError, from_yaml
 from policyopt.recipe.base import Recipe, RecipeError, problems
 from policyopt.recipe.control.sections import ControlRecipe
 from policyopt.recipe.denoising.sections import DenoisingRecipe
@@ -30,11 +30,9 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     if not source.is_file():
         raise RecipeError(f"there is no recipe {str(source)!r}; give the path of a YAML file")
     try:
-        data = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{source} is not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is not valid YAML: {error}") from error
+        data = from_yaml(source.read_bytes())
+    except (OSError, PlainError) as error:
+        raise RecipeError(f"{source} is {error}" if isinstance(error, PlainError) else str(error)) from error
     if not isinstance(data, dict):
         raise RecipeError(f"{source} must be a mapping with keys like {list(Recipe.model_fields)}")
     return make_recipe(data, changes)
@@ -81,9 +79,9 @@ def apply_change(data: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise RecipeError(f"changes are written key=value, got {change!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"the value of {change!r} is not valid YAML: {error}") from error
+        value = from_yaml(text)
+    except PlainError as error:
+        raise RecipeError(f"the value of {change!r:.200} is {error}") from error
     key = "runtime.on" if key == "runtime" and isinstance(value, str) else key
     stages, names = _stages(data), key.split(".")
     if names[0] in ROOTS:

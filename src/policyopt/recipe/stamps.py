@@ -76,7 +76,10 @@ def stamps_of(folder: Path | str) -> list[dict[str, Any]]:
     path = Path(folder) / "objective.json"
     if not path.is_file():
         raise RunFolderError(f"{folder} has no objective.json; it is no run, or one of an earlier version")
-    return read_json(path)["stages"]
+    stages = read_json(path).get("stages")
+    if not isinstance(stages, list):
+        raise RunFolderError(f"{path} has no list of stages; put back a copy of it")
+    return stages
 
 
 def difference_of_runs(first: Path | str, second: Path | str) -> list[tuple[str, list[Change]]]:

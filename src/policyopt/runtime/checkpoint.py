@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import re
 import struct
 from collections import Counter, OrderedDict
@@ -71,7 +70,8 @@ def load(path: Path) -> dict[str, Any]:
         try:
             with torch.serialization.safe_globals(list(_RECORDS)):
                 return torch.load(file, map_location=_place, weights_only=True)
-        except pickle.UnpicklingError as error:
+        except Exception as error:
+            # The library raises anything for files that are damaged.
             raise CheckpointError(
                 f"{path} is whole, but holds something this program does not read: {error}. It was written by "
                 "another version; use that one"

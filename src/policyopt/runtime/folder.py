@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,8 @@ class Record:
         self.lines = self.metrics.cut(start)
         self.timing.cut(start)
         self.samples.cut(start)
-        self._tensorboard = folder.tensorboard
+        self._tensorboard, self._hook = folder.tensorboard, threading.excepthook
+        threading.excepthook = self._thread_failed
         self._events = SummaryWriter(str(folder.tensorboard), purge_step=start)
         self._trackers = Trackers(folder, trackers)
 
@@ -212,9 +214,17 @@ class Record:
     def close(self) -> None:
         for journal in (self.metrics, self.timing, self.samples):
             journal.close()
-        with writing(self._tensorboard):
-            self._events.close()
-        self._trackers.close()
+        try:
+            with writing(self._tensorboard):
+                self._events.close()
+        finally:
+            threading.excepthook = self._hook
+            self._trackers.close()
+
+    def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
+        """What TensorBoard's thread can not write its writer raises again in this one, where it is told in words."""
+        if not (type(failed.thread).__name__ == "_AsyncWriterThread" and isinstance(failed.exc_value, OSError)):
+            self._hook(failed)
 
     def __enter__(self) -> Record:
         return self

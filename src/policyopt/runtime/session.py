@@ -11,6 +11,7 @@ from typing import Any
 
 from policyopt.compose import CompositionError, Program, Stage
 from policyopt.run import Run
+from policyopt.runtime.checkpoint import CheckpointError
 from policyopt.runtime.folder import Record, RunFolder
 from policyopt.runtime.interrupt import Interrupt
 from policyopt.runtime.invariants import Alarm
@@ -94,16 +95,25 @@ class Session:
         if self._saved < 0:
             found = self.store.latest()
             if found is not None:
-                stamp = found[1].pop("stamp", None)
-                if stamp is not None and self.hooks.restored is not None:
-                    self.hooks.restored(found[0], stamp)
-                self.run.load_state(found[1], self.program)
-                if "watch" in found[1]:  # not in checkpoints of earlier versions
-                    self.watch.load_state(found[1]["watch"])
+                self._load(*found)
                 logger.info("resumed at round %d of %d", self.run.step, self.program.steps)
             # A new run needs no checkpoint of its beginning: the recipe makes it again.
             self._saved = self.run.step
         return self.run.step
+
+    def _load(self, step: int, state: dict[str, Any]) -> None:
+        try:
+            stamp = state.pop("stamp", None)
+            if stamp is not None and self.hooks.restored is not None:
+                self.hooks.restored(step, stamp)
+            self.run.load_state(state, self.program)
+            if "watch" in state:  # not in checkpoints of earlier versions
+                self.watch.load_state(state["watch"])
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint of round {step} in {self.folder.path} does not hold the state of this run: "
+                f"{type(error).__name__}: {error}. Use the recipe and the version of policyopt that wrote it"
+            ) from error
 
     def rounds(self) -> Iterator[Round]:
         """Train from where the run stands to the end of the program, or until the user interrupts.

@@ -16,6 +16,18 @@ def read_minari(where: str | Path, unit: str = "transition") -> Recording:
     """A Minari data set: the folder that holds it (or its `data` folder), or the id of one that is installed under
     MINARI_DATASETS_PATH. Nothing is downloaded. Observations and actions of composite spaces become vectors."""
     minari = _library()
+    try:
+        return _read(minari, where, unit)
+    except RecordingError:
+        raise
+    except Exception as error:
+        # The library raises anything for files that are damaged.
+        raise RecordingError(
+            f"{str(where)!r} can not be read as a Minari data set: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(minari: Any, where: str | Path, unit: str) -> Recording:
     path = Path(where)
     if path.is_dir():
         found = minari.MinariDataset(path / "data" if (path / "data").is_dir() else path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from policyopt.plain import PlainError, from_json
 from policyopt.worlds import fields
 from policyopt.worlds.tasks import Message, SourceError
 
@@ -63,8 +64,8 @@ def read_items(path: str | Path) -> list[Item]:
         if not line.strip():
             continue
         try:
-            found.append(item_of(json.loads(line.decode("utf-8-sig"))))
-        except (SourceError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            found.append(item_of(from_json(line, texts=True)))
+        except (SourceError, PlainError) as error:
             raise SourceError(f"{source}, line {number}: {error}") from error
     if not found:
         raise SourceError(f"{str(source)!r} holds no items; give at least one record")

@@ -3,7 +3,6 @@ Entry."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import string
@@ -12,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from policyopt.plain import PlainError, from_json
 from policyopt.worlds.preference_records import Columns
 from policyopt.worlds.records import entry_from_record
 from policyopt.worlds.tasks import Entry, SourceError, nearest
@@ -165,11 +165,9 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, object]]:
 
 def _decoded(place: str, line: bytes) -> object:
     try:
-        return json.loads(line.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise SourceError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{place}: not valid UTF-8: {error.reason} at byte {error.start}") from error
+        return from_json(line, texts=True)
+    except PlainError as error:
+        raise SourceError(f"{place}: {error}") from error
 
 
 def folder_entries(path: str | Path, split: str | None = None, columns: Columns | None = None) -> list[Entry]:
@@ -179,13 +177,19 @@ def folder_entries(path: str | Path, split: str | None = None, columns: Columns 
         raise SourceError(f"data set folder {str(source)!r} does not exist or is not a folder; check the path")
     if not any((source / name).is_file() for name in ("state.json", "dataset_dict.json")):
         raise SourceError(f"{str(source)!r} was not written by save_to_disk (no state.json, no dataset_dict.json)")
-    state = source / "state.json"
-    if state.is_file() and not json.loads(state.read_text(encoding="utf-8")).get("_data_files"):
-        raise SourceError(f"{str(source)!r} holds no tasks; give at least one record")
     # Imported here: a second that users of the other sources need not wait for.
     import datasets
 
-    loaded = datasets.load_from_disk(str(source))
+    try:
+        state = source / "state.json"
+        if state.is_file() and not dict(from_json(state.read_bytes())).get("_data_files"):
+            raise SourceError(f"{str(source)!r} holds no tasks; give at least one record")
+        loaded = datasets.load_from_disk(str(source))
+    except SourceError:
+        raise
+    except Exception as error:
+        # The library raises anything for files that are damaged.
+        raise SourceError(f"{str(source)!r} can not be read as a data set: {type(error).__name__}: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split is None or split not in loaded:
             raise SourceError(f"{str(source)!r} has the splits {sorted(map(str, loaded))}, got split {split!r}")

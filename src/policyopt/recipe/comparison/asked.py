@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError, field_validator
 
 from policyopt.methods import load
 from policyopt.options import override
+from policyopt.plain import PlainError, from_yaml
 from policyopt.recipe.base import UNITS, BudgetSection, Recipe, RecipeError, Section, problems
 from policyopt.recipe.comparison.plan import ArmSection, Plan, TuneSection
 
@@ -25,10 +25,9 @@ def read_arms(text: str) -> dict[str, ArmSection]:
     if not Path(text).is_file():
         raise RecipeError(f"there is no file of arms {text!r}")
     try:
-        data = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-        return _Arms.model_validate(data).arms
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{text} is not valid YAML: {error}") from error
+        return _Arms.model_validate(from_yaml(Path(text).read_bytes())).arms
+    except PlainError as error:
+        raise RecipeError(f"{text} is {error}") from error
     except ValidationError as error:
         raise RecipeError(f"{text}: {problems(error, _Arms)}") from error
 
@@ -78,7 +77,10 @@ def own_budget(recipe: Recipe, evaluations: int) -> BudgetSection:
 def read_tuning(text: str, seeds: int) -> TuneSection:
     """From "update.learning_rate=1e-3,3e-3"."""
     option, _, values = text.partition("=")
-    found: Sequence[Any] = [yaml.safe_load(value) for value in values.split(",")]
+    try:
+        found: Sequence[Any] = [from_yaml(value) for value in values.split(",")]
+    except PlainError as error:
+        raise RecipeError(f"--tune: {values!r} is {error}") from error
     # YAML 1.1 reads 1e-3 as text; options read numbers from text themselves.
     try:
         return TuneSection(option=option, values=tuple(found), seeds=seeds)

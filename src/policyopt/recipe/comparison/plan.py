@@ -70,6 +70,8 @@ class Plan(Section):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise RecipeError(f"{path}: {problems(error, cls)}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} can not be read: {error}") from error
 
     def difference(self, other: Plan) -> list[str]:
         """In what two plans differ, beside arms and seeds that only one of them has: runs are independent of each

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from policyopt.report.objective_stamp import compare_runs
-from policyopt.runtime.folder import RunFolder
+from policyopt.runtime.folder import RunFolder, read_json
 from policyopt.runtime.journal import read
 
 CHUNK = 64  # rollouts whose details are read together
@@ -36,8 +35,16 @@ class Collected:
 def collect(folders: Sequence[RunFolder], opened: Mapping[str, Any] | None = None) -> Collected:
     """All that is in the folders now; a run that still trains is read up to its last whole lines.
 
-    opened: where the page begins, {"tab", "first", "second"}.
+    opened: where the page begins, {"tab", "first", "second"}. ViewError: they do not hold what runs write.
     """
+    try:
+        return _collected(folders, opened)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        told = ", ".join(str(folder.path) for folder in folders)
+        raise ViewError(f"{told} can not be shown, a file there is damaged: {error!r:.300}; put back a copy") from error
+
+
+def _collected(folders: Sequence[RunFolder], opened: Mapping[str, Any] | None) -> Collected:
     version = stamp(folders)
     names = _names(folders)
     objectives = [_text(folder.objective) for folder in folders]
@@ -110,7 +117,7 @@ def _axes(folder: RunFolder, steps: Sequence[int]) -> dict[str, list[float]]:
 
 def _episodes(folder: RunFolder) -> list[dict[str, Any]]:
     path = folder.results / "episodes.json"
-    return json.loads(path.read_text(encoding="utf-8"))["episodes"] if path.is_file() else []
+    return read_json(path)["episodes"] if path.is_file() else []
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:
@@ -127,7 +134,7 @@ def _text(path: Path) -> str:
 def _stamps(folder: RunFolder) -> list[dict[str, Any]]:
     """What the stages minimise, as data; none of runs of a version that stored none."""
     path = folder.path / "objective.json"
-    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else []
+    return read_json(path)["stages"] if path.is_file() else []
 
 
 def _differences(objectives: Sequence[str], stamps: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
