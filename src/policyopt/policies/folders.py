@@ -19,6 +19,9 @@ from policyopt.plain import from_json
 # What a file that is none of ours can raise when it is read, or when a policy is made of it.
 BROKEN = (OSError, SafetensorError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 
+# Sizes that need not be seen in the weights: numbers of steps, say.
+_LARGEST, _LONGEST = 4096, 1024
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -65,10 +68,26 @@ class Folder:
         content = from_json((folder / self.spec).read_bytes())
         if content.pop("format") != f"policyopt {self.title}" or content.pop("version") != self.version:
             raise ValueError(f"it is no policyopt {self.title} of version {self.version}")
-        return content, load_file(folder / self.weights)
+        weights = load_file(folder / self.weights)
+        _bound(content, max(_LARGEST, sum(value.numel() for value in weights.values())), max(_LONGEST, len(weights)))
+        return content, weights
 
     def refusal(self, folder: str | Path, error: Exception) -> ValueError:
         return self.error(
             f"{str(folder)!r} can not be opened as a {self.title}: {type(error).__name__}: {error}; it was changed or "
             "written by another version"
         )
+
+
+def _bound(value: Any, largest: int, longest: int) -> None:
+    """ValueError: a policy of these sizes would be larger than its weights, which would only show once it is made."""
+    if isinstance(value, dict):
+        for item in value.values():
+            _bound(item, largest, longest)
+    elif isinstance(value, list):
+        if len(value) > longest and all(type(item) is int for item in value):
+            raise ValueError(f"it lists {len(value)} sizes, its weights are {longest} tensors at most")
+        for item in value:
+            _bound(item, largest, longest)
+    elif type(value) is int and value > largest:
+        raise ValueError(f"it has a size of {value}, its weights {largest} numbers at most")

@@ -93,7 +93,7 @@ def prompts(section: TasksSection, found: Source | None) -> Tensor | None:
         return torch.arange(section.pipeline) if section.pipeline > 1 else None
     try:
         return torch.from_numpy(np.load(str(section.pipeline), allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:
         raise RecipeError(
             f"tasks.pipeline={section.pipeline!r} can not be read: {error}; give a number of classes, or a .npy file "
             "of embedded prompts (N, L, C)"
