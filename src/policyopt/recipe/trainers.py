@@ -64,8 +64,11 @@ def lead(ranks: Ranks, asked: Asked, display: Display | None = None) -> Iterator
         old = session.store
         session.store = together.SharedStore(old.folder, old.keep, old.resume, word)
         session.begin = lambda: word.tell("round", last=session.program.stages[-1].steps)
-        yield training
-        word.tell("stop")
+        try:
+            yield training
+        finally:
+            with contextlib.suppress(RuntimeError):  # the store is gone, and the others with it
+                word.tell("stop")
 
 
 def follow(ranks: Ranks, asked: Asked) -> None:

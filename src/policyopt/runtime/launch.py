@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -47,6 +48,7 @@ def launch(count: int, work: Work, given: tuple[Any, ...], deadline: float) -> N
     assert begun is not None
     processes: list[Any] = begun.processes
     pulses = Pulses(store, count)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells whom it ends; so do our errors
     with _signals_for(begun.pids()[0]):
         try:
             while not begun.join(timeout=BEAT, grace_period=ENDING):

@@ -101,7 +101,8 @@ def write_together(ranks: Ranks, path: Path, state: Mapping[str, Any]) -> None:
     with ranks.phase("checkpoint"):
         ranks.agree("weights", [state["step"], *(digest(weights) for weights in state["models"].values())])
         if ranks.leads:
-            shutil.rmtree(part, ignore_errors=True)
+            for left in part.parent.glob(unfinished(Path("*.ckpt")).name):
+                shutil.rmtree(left, ignore_errors=True)
             part.mkdir(parents=True)
         ranks.gather(None)  # the folder is there
         rest, tensors = divided(state)
