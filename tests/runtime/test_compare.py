@@ -22,6 +22,7 @@ from policyopt.recipe.comparison.worker import perform
 from policyopt.recipe.schema import make_recipe
 from policyopt.recipe.training import Training
 from policyopt.runtime.journal import read
+from policyopt.runtime.progress import Silent
 
 FAST = {"selection.count": 2, "sampling.size": 3, "update.policy.learning_rate": 0.01}
 NO_KL = {"grpo": {"constraint.kl.weight": 0}}
@@ -124,6 +125,21 @@ def test_schedules_end_with_the_budget(tmp_path):
             (optimizer,) = training.built.run.optimizers.values()
             rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01, 0.008, 0.006, 0.004, 0.002])
+
+
+def test_the_progress_line_tells_how_much_of_the_budget_is_spent(tmp_path):
+    class Told(Silent):
+        def __init__(self):
+            self.expected = []
+
+        def expect(self, total, spent):
+            self.expected.append((total, spent))
+
+    stages = [{"method": "rloo", "steps": 1000, "options": FAST, "budget": {"samples": 30}}]
+    told = Told()
+    with Training.start(recipe(stages=stages, evaluation=None, folder=str(tmp_path / "run")), told) as training:
+        assert len(list(training.rounds())) == 5
+    assert told.expected == [(5, f"{share} of 30 samples") for share in ("20%", "40%", "60%", "80%", "100%")]
 
 
 def test_costs_count_what_is_thrown_away_and_what_is_read(tmp_path):

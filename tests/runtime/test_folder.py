@@ -226,6 +226,22 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "\x1b" not in out.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_budget_is_shown_in_place_of_a_number_of_rounds_that_is_not_known(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150, color_system=None, legacy_windows=False)
+    display = progress(console)
+    display.begin(0, 10**6)
+    for index, (stage, metrics, timing) in enumerate(_rounds(), start=1):
+        if index > 2:
+            display.expect(6, f"{index / 6:.0%} of 240 tokens")
+        display.round(stage, metrics, timing)
+    display.end()
+    last = [line for line in out.getvalue().splitlines() if "6/6" in line][-1]
+    assert "2/2 grpo" in last
+    assert "100% of 240 tokens  reward 0.25" in last
+
+
 def test_a_bar_on_a_terminal_with_messages_above_it() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=150, color_system=None, legacy_windows=False)

@@ -23,6 +23,7 @@ from policyopt.recipe.base import UNITS, BudgetSection, RecipeError
 from policyopt.run import Run
 from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.journal import Journal, read
+from policyopt.runtime.progress import Display, Silent
 from policyopt.types import Batch, Round, Source
 
 IDLE = 1000  # rounds in a row that use nothing up, after which a budget would never end
@@ -181,16 +182,21 @@ def share(budget: BudgetSection, spent: Spent) -> float:
 
 
 class Budget:
-    """Keeps the last stage of a run within what the recipe allows it."""
+    """Keeps the last stage of a run within what the recipe allows it, and says how much of that is spent."""
 
-    def __init__(self, section: BudgetSection, program: Program, ledger: Ledger):
+    def __init__(self, section: BudgetSection, program: Program, ledger: Ledger, display: Display | None = None):
         self.section, self.program, self._ledger = section, Paced(program.stages), ledger
+        self._display = Silent() if display is None else display
         self._most = program.stages[-1].steps
 
     def pace(self) -> None:
         """After every round, and when a run goes on."""
         start = self.program.stages[-1].start
         self.program.pace(planned(self.section, self._ledger.lines[start:], self._most))
+        if self._ledger.lines[start:]:
+            spent = share(self.section, self._ledger.since(start))
+            amount = f"{self.section.amount:,.10g} {self.section.unit}"
+            self._display.expect(self.program.steps, f"{spent:.0%} of {amount}")
 
     def evaluate(self, folder: RunFolder, measure: Callable[[], Mapping[str, Any]]) -> None:
         """Every evaluation along the way that is due, as `results/along-N.json`; the last one is the run's own."""

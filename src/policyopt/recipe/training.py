@@ -53,7 +53,7 @@ class Training:
         kept = self.stamps.hooks
         self.ledger, self.budget = Ledger(folder, built.run), None
         if (allowed := built.recipe.stages[-1].budget) is not None:
-            self.budget = Budget(allowed, built.program, self.ledger)
+            self.budget = Budget(allowed, built.program, self.ledger, display)
             built.program = self.budget.program
         self.branches = Branches(built, folder)
         self.rollouts = Rollouts(built.recipe.samples.rows, built.recipe.samples.steps)

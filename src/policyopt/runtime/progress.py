@@ -25,6 +25,10 @@ class Display(Protocol):
     """Told about every round. `stage` is the text of the current stage, such as "2/3 grpo"."""
 
     def begin(self, done: int, total: int) -> None: ...
+    def expect(self, total: int, spent: str) -> None:
+        """How many rounds there will be is known better now; spent: what ends the run in place of their number."""
+        ...
+
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None: ...
     def end(self) -> None: ...
 
@@ -33,6 +37,9 @@ class Silent:
     """Shows nothing."""
 
     def begin(self, done: int, total: int) -> None:
+        pass
+
+    def expect(self, total: int, spent: str) -> None:
         pass
 
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
@@ -55,19 +62,23 @@ class Bar:
             console=console,
         )
         self._task: TaskID | None = None
-        self._stage = ""
-        self._last = ""
+        self._stage = self._last = self._spent = ""
 
     def begin(self, done: int, total: int) -> None:
         self._task = self._progress.add_task("starting", total=total, completed=done, shown="")
         self._progress.start()
+
+    def expect(self, total: int, spent: str) -> None:
+        self._spent = spent
+        if self._task is not None:
+            self._progress.update(self._task, total=total)
 
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         if self._task is None:
             raise RuntimeError("Bar.begin comes before Bar.round")
         if self._stage and stage != self._stage:
             self._progress.console.print(f"{self._stage} done  {self._last}", highlight=False)
-        self._stage, self._last = stage, summary(metrics, timing)
+        self._stage, self._last = stage, _joined(self._spent, summary(metrics, timing))
         self._progress.update(self._task, advance=1, description=stage, shown=self._last)
 
     def end(self) -> None:
@@ -81,11 +92,14 @@ class Lines:
         self._console, self._seconds = console, seconds
         self._done = self._total = self._first = 0
         self._began = self._shown = 0.0
-        self._stage = ""
+        self._stage = self._spent = ""
 
     def begin(self, done: int, total: int) -> None:
         self._done = self._first = done
         self._total, self._began = total, time.monotonic()
+
+    def expect(self, total: int, spent: str) -> None:
+        self._total, self._spent = total, spent
 
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         self._done += 1
@@ -93,7 +107,8 @@ class Lines:
         due = now - self._shown >= self._seconds
         if due or stage != self._stage or self._done == self._total:
             left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
-            text = f"round {self._done}/{self._total}  {stage}  {summary(metrics, timing)}  {left:.0f} s left"
+            told = _joined(self._spent, summary(metrics, timing))
+            text = f"round {self._done}/{self._total}  {stage}  {told}  {left:.0f} s left"
             # Written as it is: no wrapping at a made-up width, no markup.
             self._console.print(text, soft_wrap=True, markup=False, highlight=False)
             self._shown, self._stage = now, stage
@@ -106,6 +121,10 @@ def progress(console: Console | None = None) -> Display:
     """The display that suits where the output goes."""
     console = Console() if console is None else console
     return Bar(console) if console.is_terminal else Lines(console)
+
+
+def _joined(*told: str) -> str:
+    return "  ".join(filter(None, told))
 
 
 def summary(metrics: Mapping[str, float], timing: Mapping[str, float]) -> str:
