@@ -3,13 +3,15 @@
     .venv/bin/python benchmarks/sharded.py --processes 2
 
 Every process has one thread. One process is also measured with as many threads as there are processes. Times are the
-median of the rounds after the first two. Efficiency is t(one) / (processes t(several)).
+median of the rounds after the first two. Efficiency is t(one) / (processes t(several)). "others" is the share of the
+machine that other programs took meanwhile (Linux): figures with more than a few percent of it are of little worth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -46,7 +48,7 @@ class Size:
     rounds: int
 
 
-SIZES = {"small": Size(128, 3, 16, 8, 32, 8), "medium": Size(384, 6, 8, 8, 64, 5)}
+SIZES = {"small": Size(128, 3, 16, 8, 32, 8), "medium": Size(256, 4, 8, 8, 48, 5)}
 
 
 class Clocked:
@@ -81,11 +83,23 @@ def measured(size: Size, ranks: Ranks | None) -> dict[str, float]:
         run.trainers, engine = Sharded(ranks), Generating(engine, ranks)
     clocked = run.engine = Clocked(engine)
     seen: list[dict[str, float]] = []
+    began, busy, own = time.perf_counter(), machine_busy(), time.process_time()
     for total in _timed(rounds(run, Program((Stage(made, size.rounds),)))):
         seen.append({"round": total, "sampling": clocked.seconds, "rest": total - clocked.seconds})
         clocked.seconds = 0.0
-    parameters = sum(p.numel() for p in policy.parameters())
-    return {"parameters": parameters} | {k: statistics.median(s[k] for s in seen[2:]) for k in seen[0]}
+    used = time.process_time() - own
+    used = used if ranks is None else sum(ranks.gather(used))
+    spent = (machine_busy() - busy - used) / (time.perf_counter() - began) / (os.cpu_count() or 1)
+    told = {"parameters": sum(p.numel() for p in policy.parameters()), "others": max(0.0, spent)}
+    return told | {k: statistics.median(s[k] for s in seen[2:]) for k in seen[0]}
+
+
+def machine_busy() -> float:
+    """Processor seconds that all programs together have used; 0 where the system does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system = map(int, Path("/proc/stat").read_text().split(maxsplit=4)[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def _timed(loop: Iterator[Any]) -> Iterator[float]:
@@ -109,8 +123,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     asked = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}; seconds a round")
-    print("| model | part | 1 process | 1 process, more threads | several | speed-up | efficiency |")
-    print("|---|---|---|---|---|---|---|")
+    print("| model | part | 1 process | 1 process, more threads | several | speed-up | efficiency | others |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in asked.sizes:
         torch.set_num_threads(1)
         one = measured(SIZES[name], None)
@@ -124,7 +138,8 @@ def main() -> None:
             gain = one[part] / more[part]
             model = f"{name}, {one['parameters'] / 1e6:.1f} M"
             times = " | ".join(f"{x[part]:.3f}" for x in (one, threads, more))
-            print(f"| {model} | {part} | {times} | {gain:.2f} | {gain / asked.processes:.0%} |")
+            others = ", ".join(f"{x['others']:.0%}" for x in (one, threads, more))
+            print(f"| {model} | {part} | {times} | {gain:.2f} | {gain / asked.processes:.0%} | {others} |", flush=True)
 
 
 if __name__ == "__main__":
