@@ -57,11 +57,11 @@ def keeps_pairs(parts: list[list[int]]) -> bool:
     return all((0 in part) == (2 in part) and (1 in part) == (3 in part) for part in parts)
 
 
-def check_every_partition(case: Case, average: object) -> None:
+def check_partitions(case: Case, average: object, every: list[list[list[int]]]) -> None:
     ctx, batch = case.context(average), cases.rich()
     value, gradient = whole(ctx, batch, case.trains)
     assert float(gradient.abs().max()) > 1e-3
-    for parts in partitions(range(4)):
+    for parts in every:
         if case.coupled and not keeps_pairs(parts):
             continue
         found, slope = by_parts(ctx, batch, parts, case.trains)
@@ -72,7 +72,7 @@ def check_every_partition(case: Case, average: object) -> None:
 def test_trap_01_token_mean_is_over_the_whole_step() -> None:
     """Every partition of lengths 1, 2, 7, 13 into micro-batches; and the closed form -A_t / number of tokens."""
     case = CASES["policy_gradient"]
-    check_every_partition(case, TokenMean())
+    check_partitions(case, TokenMean(), list(partitions(range(4))))
     batch = per_row(ragged(tools=False), [1.0, -2.0, 3.0, 0.5])
     _, gradient = full_step(case.context(TokenMean()), batch, micro_rows=1)
     close(gradient[:4, 0], [-0.7 / 23, 1.4 / 23, -2.1 / 23, -0.35 / 23])
@@ -182,10 +182,8 @@ def test_trap_06_neither_padding_nor_micro_batches_enter_the_scale() -> None:
 
 
 def test_trap_07_every_term_scales_alone() -> None:
-    """Test 1 for every term and averaging, and for the weighted sum of terms with different denominators."""
-    for case in CASES.values():
-        for average, _ in cases.averages(case).values():
-            check_every_partition(case, average)
+    """The weighted sum of terms with different denominators, in every partition; then test 1 for every term and
+    averaging: row by row, which with additivity says it of all partitions, in uneven parts and by coupled pairs."""
     terms = (
         Term("policy", ClippedSurrogate(), SequenceMean()),
         Term("kl", KLToReference(), TokenMean(), weight=0.3),
@@ -198,6 +196,9 @@ def test_trap_07_every_term_scales_alone() -> None:
         value, gradient = by_parts(together, batch, parts, "policy")
         close(value, sum(a[0] for a in alone))
         close(gradient, sum(a[1] for a in alone))
+    for case in CASES.values():
+        for average, _ in cases.averages(case).values():
+            check_partitions(case, average, [[[0], [1], [2], [3]], [[3], [0, 1, 2]], [[0, 2], [1, 3]]])
 
 
 def test_trap_08_length_weights_are_the_documented_ones() -> None:

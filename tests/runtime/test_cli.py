@@ -288,15 +288,25 @@ def test_ctrl_c_finishes_the_round_and_the_run_goes_on_bit_for_bit(made, tmp_pat
     assert files(run) == files(tmp_path / "straight")
 
 
+# Imports once; every run trains in a process forked from that, before it has any thread, and kills itself there.
 KILLER = """
 import os, signal, sys
+import policyopt.policies.checkpoint, transformers.models.llama.modeling_llama
 from policyopt.recipe.training import Training
 from policyopt.recipe.schema import load_recipe
-rounds = int(sys.argv[2])
-with Training.start(load_recipe(sys.argv[1])) as training:
-    for done, _ in enumerate(training.rounds(), start=1):
-        if done == rounds:
-            os.kill(os.getpid(), signal.SIGKILL)
+
+def train(recipe, rounds):
+    with Training.start(load_recipe(recipe)) as training:
+        for done, _ in enumerate(training.rounds(), start=1):
+            if done == rounds:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+for recipe, rounds in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    if os.fork() == 0:
+        train(recipe, int(rounds))
+        os._exit(1)
+ends = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in sys.argv[1::2]]
+sys.exit(0 if ends == [-signal.SIGKILL] * len(ends) else f"ended with {ends}")
 """
 
 
@@ -305,13 +315,12 @@ def test_kill_9_in_either_stage_and_between_goes_on_bit_for_bit(staged, tmp_path
     assert straight.code == 0, straight.err
     expected = files(tmp_path / "straight")
     assert [line["stage"] for line in tiny.lines(tmp_path / "straight" / "metrics.jsonl")] == [0] * 4 + [1] * 5
-    killed = []
+    asked = []
     for rounds in (2, 4, 7):
         data = staged.read_text().replace(str(tmp_path / "run"), str(tmp_path / f"killed-{rounds}"))
-        recipe = tmp_path / f"k{rounds}.yaml"
-        recipe.write_text(data)
-        killed.append(subprocess.Popen([sys.executable, "-c", KILLER, recipe, str(rounds)], env=ENVIRONMENT))
-    assert [one.wait(timeout=120) for one in killed] == [-signal.SIGKILL] * 3
+        (tmp_path / f"k{rounds}.yaml").write_text(data)
+        asked += [tmp_path / f"k{rounds}.yaml", str(rounds)]
+    subprocess.run([sys.executable, "-c", KILLER, *asked], env=ENVIRONMENT, timeout=600, check=True)
     for rounds in (2, 4, 7):
         run = tmp_path / f"killed-{rounds}"
         again = command("resume", run)
