@@ -133,9 +133,20 @@ def check(
     changes: Changes = None,
     batches: Annotated[int, typer.Option(help="Batches of every stage.", min=1)] = 2,
     rows: Annotated[int, typer.Option(help="Rows by which sampler and trainer are compared.", min=8)] = 256,
+    planned: Annotated[
+        bool, typer.Option("--plan", help="Sample nothing: memory and times of a recipe, or of 1.5B, 7B, 32B or 70B.")
+    ] = False,
+    machine: Annotated[str, typer.Option(help="Of the plan: a100, h100 or h200.")] = "h100",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Flight check: sample a few batches without training and say what is wrong; exit code 1 on a fault."""
+    if planned:
+        from policyopt.recipe.sizing import plans
+        from policyopt.report.sizing import numbers, table
+
+        sized = plans(target.split(","), changes or [], machine)
+        console.print_json(json.dumps(numbers(sized))) if as_json else console.print(table(sized))
+        return
     from policyopt.evaluation.flight import as_json as in_json
     from policyopt.evaluation.flight.collect import Sizes
     from policyopt.recipe.flight import flight
