@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio  # noqa: F401 - the openai client needs its import to be over before examples are timed
 import copy
+import functools
 import json
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -324,28 +326,43 @@ def _answers(folder: Path) -> SearchStrategy[Any]:
     return st.tuples(st.sampled_from((200, 200, 200, 201, 204, 301, 400, 429, 500, 503)), bodies)
 
 
+class _Said(BaseHTTPRequestHandler):
+    """Answers whatever it is told to."""
+
+    answer: tuple[int, bytes] = (200, b"")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = self.answer
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
+@functools.cache
+def _server() -> str:
+    server = _Quiet(("127.0.0.1", 0), _Said)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/v1"
+
+
 def _open_answer(folder: Path, given: tuple[int, bytes]) -> None:
-    import httpx
-    import openai
-
-    status, body = given
-
-    def client(asked: endpoint.Endpoint) -> Any:
-        transport = httpx.MockTransport(
-            lambda request: httpx.Response(status, content=body, headers={"content-type": "application/json"})
-        )
-        return openai.AsyncOpenAI(
-            base_url=asked.url, api_key="x", max_retries=0, http_client=httpx.AsyncClient(transport=transport)
-        )
-
-    kept, endpoint._client = endpoint._client, client
-    try:
-        peer = endpoint.Peer("far", endpoint.Endpoint("http://127.0.0.1:9/v1", "m", retries=1, pause=0.0, deadline=3.0))
-        judge = judges.ScoringJudge(peer, str, lowest=0.0)
-        for value in judge.scores([("a", "b")]):
-            assert value is None or 0 <= value <= 1
-    finally:
-        endpoint._client = kept
+    _Said.answer = given
+    asked = endpoint.Endpoint(_server(), "m", retries=1, pause=0.0, timeout=2.0, deadline=4.0)
+    for value in judges.ScoringJudge(endpoint.Peer("far", asked), str, lowest=0.0).scores([("a", "b")]):
+        assert value is None or 0 <= value <= 1
 
 
 def _open_reply(folder: Path, text: str) -> None:

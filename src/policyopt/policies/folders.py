@@ -73,9 +73,9 @@ class Folder:
         return content, weights
 
     def refusal(self, folder: str | Path, error: Exception) -> ValueError:
+        said = f"{type(error).__name__}: {str(error)[:500]}"
         return self.error(
-            f"{str(folder)!r} can not be opened as a {self.title}: {type(error).__name__}: {error}; it was changed or "
-            "written by another version"
+            f"{str(folder)!r} can not be opened as a {self.title}: {said}; it was changed or written by another version"
         )
 
 
