@@ -94,12 +94,30 @@ class RuntimeSection(Section):
     staleness: rounds by which sampling runs ahead of training (`policyopt.runtime.ahead`); 0: not at all. trainers:
     processes that train together (`policyopt.runtime.sharding`). deadline: seconds that a round of samples, or another
     process, is waited for.
+
+    on: "ray" has others do some of the work (`policyopt.runtime.cluster`): samplers generate, graders run verifiers (0:
+    this machine does), scorers hold models that are given (0: the trainer does). cpus, gpus: of a sampler or scorer.
+    address: of a cluster that is there, "auto" or "ray://HOST:10001"; None starts one on this machine.
     """
 
-    on: Literal["local"] = "local"
+    on: Literal["local", "ray"] = "local"
+    samplers: int = Field(default=1, ge=1)
+    graders: int = Field(default=0, ge=0)
+    scorers: int = Field(default=0, ge=0)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    address: str | None = None
     staleness: int = Field(default=0, ge=0)
     trainers: int = Field(default=1, ge=1)
     deadline: float = Field(default=3600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _alone(self) -> RuntimeSection:
+        if self.on == "local":
+            # A resolved recipe has the defaults written out.
+            plain = {"samplers": 1, "graders": 0, "scorers": 0, "cpus": 1, "gpus": 0, "address": None}
+            without_effect("runtime", {name: getattr(self, name) != n for name, n in plain.items()}, "runtime.on=local")
+        return self
 
     @model_validator(mode="after")
     def _in_step(self) -> RuntimeSection:
@@ -134,7 +152,7 @@ class Recipe(Section):
     samples: SamplesSection = SamplesSection()
     trackers: tuple[TrackerName, ...] = ()  # of the metrics, besides the run's own files and TensorBoard
     invariants: InvariantsSection = InvariantsSection()
-    runtime: RuntimeSection = RuntimeSection()
+    runtime: RuntimeSection = Field(default_factory=RuntimeSection)
     folder: str | None = None  # None: runs/NAME
 
     @model_validator(mode="after")

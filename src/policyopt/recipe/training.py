@@ -18,6 +18,7 @@ from policyopt.engines.choose import engine_for
 from policyopt.recipe.branches import Branches, wearing
 from policyopt.recipe.budget import Budget, Ledger
 from policyopt.recipe.build import Built, build
+from policyopt.recipe.cluster import hand_over
 from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
@@ -51,6 +52,8 @@ class Training:
         self.opened.callback(built.close)
         self.stamps = Stamps(built.program.stages, folder)
         kept = self.stamps.hooks
+        if built.recipe.runtime.on == "ray":
+            hand_over(built)
         self.ledger, self.budget = Ledger(folder, built.run), None
         if (allowed := built.recipe.stages[-1].budget) is not None:
             self.budget = Budget(allowed, built.program, self.ledger, display)
