@@ -1,15 +1,18 @@
-"""The native engine: a plain decoder over the policy's own parameters. Nothing is copied, so nothing can be stale."""
+"""The native engine: a decoder over the policy's own parameters. Its joined weights are made anew at every call, so
+they can not be stale."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from policyopt.engines.architecture import read, why_not
 from policyopt.engines.contexts import distinct_contexts
-from policyopt.engines.decoder import Decoder, why_not
+from policyopt.engines.decoder import Decoder
 from policyopt.engines.sampling import Stream, sample
 from policyopt.policies.language import Language
 from policyopt.types import Batch
@@ -29,9 +32,28 @@ def native_obstacle(policy: Any, world: Any) -> str | None:
     return why_not(policy.causal)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How the native engine decodes. Tokens depend on `weights` alone.
+
+    slots: rows decoded side by side (None: all); more wait until some have ended. shared: rows of one context share its
+    keys and values. dropped: rows that ended leave at once. compiled: on a processor, with compiled kernels. weights:
+    precision of the linear layers, None for the policy's own.
+    """
+
+    slots: int | None = None
+    shared: bool = True
+    dropped: bool = True
+    compiled: bool = True
+    weights: torch.dtype | None = None
+
+
 class NativeEngine:
     """Equals `engines.plain.generate`. There is no top-k or top-p: the trainer could not know which tokens were cut
     off, so its log-probabilities would not be the sampler's."""
+
+    def __init__(self, decoding: Decoding | None = None):
+        self.decoding = decoding or Decoding()
 
     def __call__(
         self,
@@ -47,38 +69,35 @@ class NativeEngine:
         if obstacle is not None:
             raise EngineError(f"the native engine can not generate here: {obstacle}; use engine=transformers or plain")
         with torch.no_grad():
-            return sample(partial(_NativeStream, policy, world.limit), world, batch, keys, temperature, version, steps)
+            start = partial(_NativeStream, policy, world.limit, self.decoding)
+            return sample(start, world, batch, keys, temperature, version, steps, self.decoding.slots)
 
 
 class _NativeStream(Stream):
-    """Every distinct context is read once; its cache is then copied to the rows that continue it."""
+    """Every distinct context is read once, when the first of its rows enters."""
 
-    def __init__(self, policy: Language, limit: int, batch: Batch):
-        begun = distinct_contexts(batch)
-        width = begun.tokens.shape[1]
-        self._policy, self._begun = policy, begun
-        self._decoder = Decoder(policy.backbone, width + limit)
-        self._position = begun.length[begun.of_row]
-        # New tokens are written behind the widest context, so shorter ones leave a gap. Without a gap there is
-        # nothing to mask, and kernels without a mask are faster.
-        self._real: Tensor | None = None
-        if bool((begun.length < width).any()):
-            column = torch.arange(width + limit, device=begun.length.device)
-            self._real = (column < self._position[:, None]) | (column >= width)
+    def __init__(self, policy: Language, limit: int, decoding: Decoding, batch: Batch):
+        self._policy, self._decoding = policy, decoding
+        self._begun = distinct_contexts(batch)
+        longest = self._begun.tokens.shape[1] + limit
+        made = read(policy.backbone, longest, decoding.weights, compiled=decoding.compiled)
+        self.kernels = made.kernels
+        self._decoder = Decoder(made, self._begun.tokens.device)
 
-    def first(self) -> Tensor:
+    def enter(self, rows: Tensor) -> Tensor:
         begun = self._begun
-        states = self._decoder.prefill(begun.tokens)
-        last = states[torch.arange(len(states), device=states.device), begun.length - 1]
-        self._decoder.select(begun.of_row)
-        return self._policy.head(last)[begun.of_row]
+        found, of = begun.of_row[rows].unique(return_inverse=True)
+        if not self._decoding.shared:
+            found, of = begun.of_row[rows], torch.arange(len(rows), device=rows.device)
+        length = begun.length[found]
+        tokens = begun.tokens[found, : int(length.max())]
+        return self._policy.head(self._decoder.enter(tokens, length, of))[of]
 
     def following(self, token: Tensor) -> Tensor:
-        states = self._decoder.step(token, self._position, self._real)
-        self._position = self._position + 1
-        return self._policy.head(states)
+        return self._policy.head(self._decoder.step(token))
 
     def keep(self, rows: Tensor) -> None:
-        self._decoder.select(rows)
-        self._position = self._position[rows]
-        self._real = None if self._real is None else self._real[rows]
+        self._decoder.cache.keep(rows)
+
+    def crowded(self, running: int, rows: int) -> bool:
+        return self._decoding.dropped or super().crowded(running, rows)

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from policyopt.distributions import widest
+from policyopt.engines.kernels import Kernels
 from policyopt.ops.random import uniforms
 from policyopt.types import Batch, Categorical
+
+_DRAWN = 64  # random numbers of a row that are made at a time
 
 
 class NotFiniteError(ArithmeticError):
@@ -21,9 +25,11 @@ class NotFiniteError(ArithmeticError):
 class Stream(ABC):
     """Rows being decoded side by side."""
 
+    kernels: Kernels | None = None  # to choose tokens with
+
     @abstractmethod
-    def first(self) -> Tensor:
-        """Logits (R, V) of the first new token of every row."""
+    def enter(self, rows: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+        """Begin rows of the batch, behind those that run; logits of the first new token of each."""
 
     @abstractmethod
     def following(self, token: Tensor) -> Tensor:
@@ -31,7 +37,11 @@ class Stream(ABC):
 
     @abstractmethod
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these (indices among the current ones)."""
+        """Row n is from now on what row rows[n] was; what is not listed is forgotten."""
+
+    def crowded(self, running: int, rows: int) -> bool:
+        """Whether so many rows have ended that dropping them costs less than decoding them."""
+        return 2 * running < rows
 
 
 def sample(
@@ -42,49 +52,116 @@ def sample(
     temperature: float,
     version: int,
     steps: int | None = None,
+    slots: int | None = None,
 ) -> Batch:
     """Tokens for every row that is not done, until EOS or the world's limit, at most `steps` of them; they are
     appended at once.
 
-    start: opens a stream for some rows. The n-th token of a row uses the n-th number of the row's own stream. Rows
-    that ended are dropped when they are more than half of those still computed.
+    start: opens a stream for some rows. slots: rows decoded side by side (None: all); the others wait, and enter when
+    a quarter of the places is free. The n-th token of a row uses the n-th number of the row's own stream, so tokens do
+    not depend on which rows stand side by side.
     """
-    rows = (~batch.done).nonzero()[:, 0]  # the batch rows still computed
+    rows = (~batch.done).nonzero()[:, 0]
     if len(rows) == 0:
         return batch
-    left = (world.limit - batch.lengths).clamp(min=1, max=steps)
-    most = int(left[rows].max())
-    stream = start(batch[rows])
-    logits = stream.first()
-    token = torch.zeros(len(batch), most, dtype=torch.int64, device=batch.device)
-    live = torch.zeros_like(token, dtype=torch.bool)
-    logp = torch.zeros(len(batch), most, dtype=widest(batch.device), device=batch.device)
-    running = torch.ones_like(rows, dtype=torch.bool)  # among `rows`
-    for position in range(most):
-        chosen, of_chosen = _choose(logits, temperature, batch.row["temperature"][rows], keys[rows], position)
-        token[rows, position], logp[rows, position], live[rows, position] = chosen, of_chosen.to(logp.dtype), running
-        running = running & (chosen != world.eos) & (left[rows] > position + 1)
-        alive = int(running.sum())
-        if alive == 0:
-            break
-        if 2 * alive < len(rows):
-            kept = running.nonzero()[:, 0]
-            stream.keep(kept)
-            rows, running, chosen = rows[kept], running[kept], chosen[kept]
-        logits = stream.following(chosen)
-    if not bool(logp[live].isfinite().all()):
+    left = (world.limit - batch.lengths).clamp(min=1, max=steps)[rows]
+    stream, heat = start(batch[rows]), batch.row["temperature"][rows]
+    loop = _Loop(stream, _Chooser(keys[rows], temperature, heat, stream.kernels), left, world.eos)
+    loop.run(min(slots or len(rows), len(rows)))
+    row, position, chosen, of_chosen = loop.taken()
+    if not bool(of_chosen.isfinite().all()):
         raise NotFiniteError(
             "a sampled token has no finite log-probability: the model's logits are nan or infinite. Its weights have "
             "diverged: train again with a lower learning rate; or its precision does not suit its attention kernel"
         )
+    token = torch.zeros(len(batch), int(position.max()) + 1, dtype=torch.int64, device=batch.device)
+    live = torch.zeros_like(token, dtype=torch.bool)
+    logp = torch.zeros(token.shape, dtype=widest(batch.device), device=batch.device)
+    place = (rows[row], position)
+    token[place], logp[place], live[place] = chosen, of_chosen.to(logp.dtype), True
     return world.extend(batch, token, logp, live, version)
 
 
-def _choose(logits: Tensor, temperature: float, heat: Tensor, keys: Tensor, position: int) -> tuple[Tensor, Tensor]:
-    if temperature == 0:
-        dist = Categorical.of(logits)
-        token = dist.mode()
-    else:
-        dist = Categorical.of(logits, heat[:, None])
-        token = dist.sample(uniforms(keys, position, dist.width))
-    return token, dist.log_prob(token)
+class _Loop:
+    """rows: those that run, in the stream's order. position: tokens that each has. ended: still there, but over."""
+
+    def __init__(self, stream: Stream, choose: _Chooser, left: Int[Tensor, " B"], eos: int):
+        self._stream, self._choose, self._left, self._eos = stream, choose, left, eos
+        self._taken: list[tuple[Tensor, ...]] = []
+
+    def run(self, slots: int) -> None:
+        count, device = len(self._left), self._left.device
+        rows = torch.arange(slots, device=device)
+        begun = slots
+        logits = self._stream.enter(rows)
+        position = torch.zeros_like(rows)
+        running = torch.ones_like(rows, dtype=torch.bool)
+        alive = slots
+        while True:
+            chosen, logp = self._choose(logits, rows, position)
+            taken = (rows, position, chosen, logp)
+            self._taken.append(taken if alive == len(rows) else tuple(column[running] for column in taken))
+            position = position + 1
+            running = running & (chosen != self._eos) & (self._left[rows] > position)
+            alive = int(running.sum())
+            fresh = min(slots - alive, count - begun)
+            fresh = fresh if 4 * fresh >= slots or fresh == count - begun or alive == 0 else 0
+            if alive == fresh == 0:
+                return
+            if alive < len(rows) and (fresh or self._stream.crowded(alive, len(rows))):
+                kept = _closed(running, alive)
+                self._stream.keep(kept)
+                rows, position, chosen = rows[kept], position[kept], chosen[kept]
+                running = running[kept]
+            parts = [self._stream.following(chosen)] if len(rows) else []
+            if fresh:
+                new = torch.arange(begun, begun + fresh, device=device)
+                begun += fresh
+                parts.append(self._stream.enter(new))
+                rows, position = torch.cat([rows, new]), torch.cat([position, torch.zeros_like(new)])
+                running, alive = torch.cat([running, torch.ones_like(new, dtype=torch.bool)]), alive + fresh
+            logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def taken(self) -> tuple[Tensor, ...]:
+        """Row, position, token and log-probability of everything that was chosen."""
+        return tuple(torch.cat(columns) for columns in zip(*self._taken, strict=True))
+
+
+def _closed(running: Tensor, alive: int) -> Int[Tensor, " K"]:
+    """Indices of running rows: the last ones move into the places of those that ended, the others stay."""
+    kept = torch.arange(alive, device=running.device)
+    kept[~running[:alive]] = running[alive:].nonzero()[:, 0] + alive
+    return kept
+
+
+class _Chooser:
+    """Tokens (R,) and their log-probabilities from logits (R, V)."""
+
+    def __init__(
+        self, keys: Int[Tensor, " B"], temperature: float, heat: Float[Tensor, " B"], able: Kernels | None = None
+    ):
+        self._keys, self._greedy, self._heat, self._kernels = keys, temperature == 0, heat, able
+        self._plain = bool((heat == 1).all())
+        self._drawn = torch.zeros(len(keys), 0, dtype=widest(keys.device), device=keys.device)
+
+    def __call__(self, logits: Tensor, rows: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        if self._greedy:
+            dist = Categorical.of(logits)
+            token = dist.mode()
+        elif self._kernels is not None and self._kernels.dtype == logits.dtype:
+            heat = self._heat[rows].double()
+            return self._kernels.choose(logits.contiguous(), heat, self._uniforms(rows, position))
+        else:
+            dist = Categorical.of(logits) if self._plain else Categorical.of(logits, self._heat[rows, None])
+            token = dist.sample(self._uniforms(rows, position)[:, None])
+        return token, dist.log_prob(token)
+
+    def _uniforms(self, rows: Tensor, position: Tensor) -> Tensor:
+        """Made for many steps at once: one call for a few numbers costs as much as one for many."""
+        while int(position.max()) >= self._drawn.shape[1]:
+            first = self._drawn.shape[1]
+            places = torch.arange(first, first + _DRAWN, device=self._keys.device)
+            count = len(self._keys)
+            found = uniforms(self._keys.repeat_interleave(_DRAWN), places.repeat(count), 1)
+            self._drawn = torch.cat([self._drawn, found.view(count, _DRAWN)], 1)
+        return self._drawn[rows, position]

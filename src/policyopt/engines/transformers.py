@@ -49,10 +49,10 @@ class _CachedStream(Stream):
         self._mask = (column >= (width - length)[:, None]).long()
         self._position = length
 
-    def first(self) -> Tensor:
+    def enter(self, rows: Tensor) -> Tensor:
         position = (self._mask.cumsum(1) - 1).clamp(min=0)
         logits = self._forward(self._begun.tokens.gather(1, self._left), position)
-        of_row = self._begun.of_row
+        of_row = self._begun.of_row[rows]
         self.keep(of_row)
         return logits[of_row]
 
