@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from policyopt.policies.control import new_actor
 from policyopt.recipe.control.kind import filmed, make_world
 from policyopt.recipe.control.sections import TasksSection
 from policyopt.recipe.kinds import EVALUATION_SEED
-from policyopt.worlds.filming import FRAMES, Filmed
+from policyopt.worlds.filming import FRAMES, Filmed, draw_off_screen
 
 
 class Drawn(gymnasium.Env):
@@ -91,3 +92,56 @@ def test_what_can_not_be_drawn_is_kept_without_frames(caplog: pytest.LogCaptureF
     assert "no display" in caplog.text
     assert [episode["frames"] for episode in found] == [[], []]
     assert all(episode["length"] == len(episode["rewards"]) > 0 for episode in found)
+
+
+def cheetah() -> tuple[TasksSection, Any]:
+    section = TasksSection(gymnasium="HalfCheetah-v5", limit=3)
+    env = make_world(section, 0).build()
+    return section, new_actor(env.observation_space, env.action_space, seed=1)
+
+
+def test_mujoco_is_drawn_without_a_display_or_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    section, policy = cheetah()
+    with caplog.at_level(logging.WARNING, "policyopt"):
+        (film,) = filmed(policy, section, 1)["episodes"]
+    assert film["length"] == 3
+    if film["frames"]:
+        assert [step for step, _ in film["frames"]] == [0, 1, 2, 3]
+        assert len({frame for _, frame in film["frames"]}) > 1
+        assert not caplog.text
+    else:
+        assert "apt-get install libegl1" in caplog.text
+
+
+def test_mujoco_that_can_not_be_drawn_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("no EGL")
+
+    monkeypatch.setattr("gymnasium.envs.mujoco.mujoco_rendering.MujocoRenderer.render", fails)
+    section, policy = cheetah()
+    with caplog.at_level(logging.WARNING, "policyopt"):
+        (film,) = filmed(policy, section, 1)["episodes"]
+    assert film["frames"] == []
+    assert "HalfCheetah-v5 can not be drawn here (RuntimeError: no EGL)" in caplog.text
+    assert "apt-get install libegl1 libgl1-mesa-dri" in caplog.text
+
+
+def test_a_display_or_a_choice_of_the_user_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for given, expected in (
+        ({}, "egl"),
+        ({"DISPLAY": ":0"}, None),
+        ({"MUJOCO_GL": "osmesa"}, "osmesa"),
+    ):
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        draw_off_screen()
+        assert os.environ.get("MUJOCO_GL") == expected

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -84,6 +84,34 @@ class Subject(ABC):
     @abstractmethod
     def shown(self, rows: Batch, steps: int, world: Any) -> Sequence[Mapping[str, Any]]:
         """What only this kind can say of a few rows (their first steps), for people: one JSON object each."""
+
+
+class RecordedSubject(Subject):
+    """Methods that act are given the world of a section of tasks; those that learn from data, what was recorded there.
+
+    data: of each world; None: nothing. lacking: how a refusal goes on that begins with "learns from recorded". pairs:
+    classes of data that hold pairs; want: how to get some.
+    """
+
+    data: Sequence[Any]
+    lacking: ClassVar[str]
+    pairs: ClassVar[tuple[type, ...]] = ()
+    want: ClassVar[str] = ""
+
+    def data_of(self, world: Any) -> Any:
+        return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
+
+    def view(self, method: Method, world: Any) -> tuple[str, Any]:
+        return (", recorded", self.data_of(world)) if method.sampling.data else ("", world)
+
+    def check(self, method: Method, world: Any) -> None:
+        asked, data = method.sampling.data, self.data_of(world)
+        if asked == "pairs" and not isinstance(data, self.pairs):
+            raise RecipeError(
+                f"method {method.key!r} learns from recorded pairs, which these tasks do not have{self.want}"
+            )
+        if asked and data is None:
+            raise RecipeError(f"method {method.key!r} learns from recorded {self.lacking}")
 
 
 @dataclass(frozen=True)

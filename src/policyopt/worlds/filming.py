@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 FRAMES = 48  # of an episode at most
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+
+
+def draw_off_screen() -> None:
+    """Where Linux has no display, MuJoCo draws by EGL: its own default is GLFW, which needs one. MUJOCO_GL in the
+    environment is left as it is."""
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAYS)):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def remedy(env: gymnasium.Env) -> str:
+    """What helps if an environment can not be drawn."""
+    if env.spec is None or "mujoco" not in str(env.spec.entry_point):
+        return ""
+    return (
+        "MuJoCo draws without a display by EGL (Debian: apt-get install libegl1 libgl1-mesa-dri), or by OSMesa "
+        "(libosmesa6, with MUJOCO_GL=osmesa)"
+    )
 
 
 class Filmed(gymnasium.Wrapper):

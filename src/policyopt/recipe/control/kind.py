@@ -33,12 +33,12 @@ from policyopt.recipe.control.sections import (
     RecordedSection,
     TasksSection,
 )
-from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, RecordedSubject, choose_device
 from policyopt.report.pictures import picture
 from policyopt.report.rollouts import rounded
 from policyopt.types import Batch
 from policyopt.update.normalise import UpdateNormaliser
-from policyopt.worlds.filming import Filmed
+from policyopt.worlds.filming import Filmed, draw_off_screen, remedy
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
 from policyopt.worlds.recordings import Episode, Recording, episodes_of
@@ -46,7 +46,7 @@ from policyopt.worlds.segments import ComparedSegments, read_segments
 
 
 @dataclass
-class ControlSubject(Subject):
+class ControlSubject(RecordedSubject):
     """An agent and its environments."""
 
     models: Mapping[str, nn.Module]
@@ -57,24 +57,12 @@ class ControlSubject(Subject):
     evaluation: EvaluationSection | None
     film: Callable[[], Mapping[str, Any]] | None = None
 
-    def check(self, method: Method, world: EnvironmentWorld) -> None:
-        if method.sampling.data and self._data_of(world) is None:
-            raise RecipeError(
-                f"method {method.key!r} learns from recorded data, but the tasks are an environment alone; give "
-                "tasks.minari, tasks.recorded or tasks.segments, or use a method that acts, such as ppo"
-            )
-        if method.sampling.data == "pairs" and not isinstance(self._data_of(world), ComparedSegments):
-            raise RecipeError(
-                f"method {method.key!r} learns from recorded pairs, which these tasks do not have; give "
-                'tasks.segments, a JSONL file of {"chosen": {"observations", "actions"}, "rejected": ...}'
-            )
-
-    def view(self, method: Method, world: EnvironmentWorld) -> tuple[str, Any]:
-        """Methods that act are given the environment; those that do not, the recorded data."""
-        return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
-
-    def _data_of(self, world: EnvironmentWorld) -> Recording | ComparedSegments | None:
-        return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
+    lacking = (
+        "data, but the tasks are an environment alone; give tasks.minari, tasks.recorded or tasks.segments, or use a "
+        "method that acts, such as ppo"
+    )
+    pairs = (ComparedSegments,)
+    want = '; give tasks.segments, a JSONL file of {"chosen": {"observations", "actions"}, "rejected": ...}'
 
     def adapt(self, method: Method) -> Method:
         """Statistics of observations belong to the policy, not to the method: they follow what it sees."""
@@ -124,17 +112,19 @@ def measured(policy: Actor, world: EnvironmentWorld, episodes: int) -> Evaluatio
 def filmed(policy: Actor, section: TasksSection, count: int) -> Mapping[str, Any]:
     """The first held-out episodes under the most likely actions, step by step."""
     plain = make_world(section, EVALUATION_SEED)
-    modes = plain.build().metadata.get("render_modes", ())
-    if "rgb_array" in modes:
+    env = plain.build()
+    if "rgb_array" in env.metadata.get("render_modes", ()):
+        draw_off_screen()
         try:
             drawn = section.model_copy(update={"options": {**section.options, "render_mode": "rgb_array"}})
             return _film(policy, make_world(drawn, EVALUATION_SEED), count)
         except Exception as error:  # noqa: BLE001 - drawing needs packages and drivers of every sort; results do not
             log.warning(
-                "%s can not be drawn here (%s: %s); its episodes are kept without frames",
+                "%s can not be drawn here (%s: %s); its episodes are kept without frames. %s",
                 section.gymnasium,
                 type(error).__name__,
                 error,
+                remedy(env),
             )
     return _film(policy, plain, count)
 
@@ -166,6 +156,16 @@ def _told(film: Filmed) -> dict[str, Any]:
     }
 
 
+def asked_episodes(recipe: Any | None, asked: Asked) -> tuple[TasksSection, int]:
+    """The environment of a recipe, or the one that the user named, with the user's changes; and how many episodes."""
+    if asked.samples is not None or "prompt" in asked.changes:
+        raise RecipeError("--samples and --prompt have no effect for agents; give --tasks, a number of episodes")
+    section = TasksSection(gymnasium=asked.task) if recipe is None else recipe.tasks
+    section = type(section).model_validate({**section.model_dump(exclude_unset=True), **asked.changes})
+    given = None if recipe is None else recipe.evaluation
+    return section, asked.count or (given or EvaluationSection()).episodes
+
+
 class ControlKind:
     """See `Kind`."""
 
@@ -190,12 +190,7 @@ class ControlKind:
         return subject
 
     def evaluate(self, model: str, recipe: ControlRecipe | None, asked: Asked) -> Evaluation:
-        if asked.samples is not None or "prompt" in asked.changes:
-            raise RecipeError("--samples and --prompt have no effect for agents; give --tasks, a number of episodes")
-        section = TasksSection(gymnasium=asked.task) if recipe is None else recipe.tasks
-        section = TasksSection.model_validate({**section.model_dump(exclude_unset=True), **asked.changes})
-        given = None if recipe is None else recipe.evaluation
-        episodes = asked.count or (given or EvaluationSection()).episodes
+        section, episodes = asked_episodes(recipe, asked)
         policy = load_control(model)
         world = check_spaces(policy, make_world(section, EVALUATION_SEED)).acted_by(policy)
         return measured(policy, world, episodes)

@@ -21,7 +21,7 @@ from policyopt.recipe.base import RecipeError
 from policyopt.recipe.denoising.policies import Made, is_pipeline, new_policy, open_policy
 from policyopt.recipe.denoising.sections import DenoisingRecipe, EvaluationSection, PolicySection, TasksSection
 from policyopt.recipe.denoising.tasks import Source, make_world, prompts, recorded, source
-from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, RecordedSubject, choose_device
 from policyopt.report.pictures import picture
 from policyopt.report.rollouts import rounded
 from policyopt.types import Batch
@@ -33,34 +33,24 @@ DRAWN_POINTS, DRAWN_IMAGES = 1000, 16  # samples in the plot of a run
 
 
 @dataclass
-class DenoisingSubject(Subject):
+class DenoisingSubject(RecordedSubject):
     """A denoiser, its worlds and the data that its samples are compared with."""
 
     models: Mapping[str, nn.Module]
     worlds: Sequence[DenoisingWorld]
-    recorded: Sequence[DenoisingWorld | None]
+    data: Sequence[DenoisingWorld | None]  # of each world
     engine: Any
     made: Made
     held_out: DenoisingWorld
     found: Source | None
     evaluation: EvaluationSection | None
 
+    lacking = "samples, but tasks.pipeline has none; use tasks.images"
+
     def check(self, method: Method, world: DenoisingWorld) -> None:
         if not isinstance(method.reward, Nothing) and world.reward is None:
             raise RecipeError(f"method {method.key!r} needs rewards, but the tasks have none; set tasks.reward")
-        if method.sampling.data == "pairs":
-            raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
-        if method.sampling.data and self._data_of(world) is None:
-            raise RecipeError(
-                f"method {method.key!r} learns from recorded samples, but tasks.pipeline has none; use tasks.images"
-            )
-
-    def view(self, method: Method, world: DenoisingWorld) -> tuple[str, DenoisingWorld | None]:
-        """Methods that sample are given prompts; those that regress, the recorded samples."""
-        return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
-
-    def _data_of(self, world: DenoisingWorld) -> DenoisingWorld | None:
-        return next(data for one, data in zip(self.worlds, self.recorded, strict=True) if one is world)
+        super().check(method, world)
 
     def measure(self) -> Evaluation | None:
         if self.evaluation is None:

@@ -24,10 +24,10 @@ from policyopt.policies.diffusion_policy import (
 )
 from policyopt.policies.spaces import Box, actions_of, observations_of
 from policyopt.recipe.base import RecipeError
-from policyopt.recipe.control.kind import SHOWN_NUMBERS, check_data, make_world, recording
+from policyopt.recipe.control.kind import SHOWN_NUMBERS, asked_episodes, check_data, make_world, recording
 from policyopt.recipe.control.sections import EvaluationSection
 from policyopt.recipe.diffusion.sections import DiffusionRecipe, NewDiffusion, TasksSection
-from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, RecordedSubject, choose_device
 from policyopt.report.rollouts import rounded
 from policyopt.types import Batch
 from policyopt.worlds.denoising import DenoisingWorld
@@ -38,7 +38,7 @@ from policyopt.worlds.two_clocks import TwoClockWorld
 
 
 @dataclass
-class DiffusionSubject(Subject):
+class DiffusionSubject(RecordedSubject):
     """A diffusion policy, its environments and the recorded chunks of actions."""
 
     models: Mapping[str, nn.Module]
@@ -49,21 +49,10 @@ class DiffusionSubject(Subject):
     held_out: TwoClockWorld
     evaluation: EvaluationSection | None
 
-    def check(self, method: Method, world: TwoClockWorld) -> None:
-        if method.sampling.data == "pairs":
-            raise RecipeError(f"method {method.key!r} learns from recorded pairs, which these tasks do not have")
-        if method.sampling.data and self._data_of(world) is None:
-            raise RecipeError(
-                f"method {method.key!r} learns from recorded episodes, but the tasks are an environment alone; give "
-                "tasks.minari or tasks.recorded, or use a method that acts, such as dppo"
-            )
-
-    def view(self, method: Method, world: TwoClockWorld) -> tuple[str, Any]:
-        """Methods that act are given the environment; those that regress, the recorded chunks."""
-        return (", recorded", self._data_of(world)) if method.sampling.data else ("", world)
-
-    def _data_of(self, world: TwoClockWorld) -> DenoisingWorld | None:
-        return next(data for one, data in zip(self.worlds, self.data, strict=True) if one is world)
+    lacking = (
+        "episodes, but the tasks are an environment alone; give tasks.minari or tasks.recorded, or use a method that "
+        "acts, such as dppo"
+    )
 
     def measure(self) -> Evaluation | None:
         if self.evaluation is None:
@@ -131,14 +120,10 @@ class DiffusionKind:
         )
 
     def evaluate(self, model: str, recipe: DiffusionRecipe | None, asked: Asked) -> Evaluation:
-        if asked.samples is not None or "prompt" in asked.changes:
-            raise RecipeError("--samples and --prompt have no effect for agents; give --tasks, a number of episodes")
-        section = TasksSection(gymnasium=asked.task) if recipe is None else recipe.tasks
-        section = TasksSection.model_validate({**section.model_dump(exclude_unset=True), **asked.changes})
-        given = None if recipe is None else recipe.evaluation
+        section, episodes = asked_episodes(recipe, asked)
         policy, spec = load_diffusion_policy(model)
         world = two_clocks(make_world(section, EVALUATION_SEED), spec)
-        return measured(policy, world, asked.count or (given or EvaluationSection()).episodes)
+        return measured(policy, world, episodes)
 
     def owns(self, model: str) -> bool:
         return FOLDER.holds(model)
