@@ -177,7 +177,7 @@ def _said(value: Any) -> str:
         changed = [
             f"{option.name}={_said(getattr(value, option.name))}"
             for option in dataclasses.fields(value)
-            if option.repr and getattr(value, option.name) != _default(option)
+            if option.repr and getattr(value, option.name) != default_of(option)
         ]
         return f"{type(value).__qualname__}({', '.join(changed)})"
     if isinstance(value, dict):
@@ -188,7 +188,7 @@ def _said(value: Any) -> str:
     return repr(value)
 
 
-def _default(option: dataclasses.Field[Any]) -> Any:
+def default_of(option: dataclasses.Field[Any]) -> Any:
     """An option's default; `dataclasses.MISSING` if it has none."""
     if option.default_factory is not dataclasses.MISSING:
         return option.default_factory()

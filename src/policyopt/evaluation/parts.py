@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from policyopt.claim import default_of
 from policyopt.compose import AXES
 from policyopt.evaluation.vector_batch import VectorContext, batch_of
 from policyopt.evaluation.vector_inputs import (
@@ -130,7 +131,7 @@ def find(axis: str, name: str) -> type:
 def options(part: type) -> tuple[Option, ...]:
     shown = []
     for field in dataclasses.fields(part):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = default_of(field)
         required = default is dataclasses.MISSING
         kind = field.type if isinstance(field.type, str) else field.type.__name__
         # A function of the batch can not be written in JSON; the number can.
