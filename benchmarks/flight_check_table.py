@@ -22,11 +22,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "runtime")]
 
-import tiny  # noqa: E402  # pyright: ignore[reportMissingImports]
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
-from planted_faults import CHAT, TEXT, Fault  # noqa: E402  # pyright: ignore[reportMissingImports]
+from planted_faults import CHAT, FIRES, TEXT, Fault, conversations  # noqa: E402  # pyright: ignore[reportMissingImports]
 from policyopt.evaluation.flight import CHECKS, Finding, Verdict, findings  # noqa: E402
 from policyopt.evaluation.flight.collect import Sizes  # noqa: E402
 from policyopt.recipe.build import build  # noqa: E402
@@ -38,7 +37,6 @@ WITH_KL = "constraint.kl.weight=0.04"  # which the demo leaves out: its check is
 CHEAP = ("tasks.size=1000", "evaluation.tasks=50")
 SIZES = Sizes(batches=1)
 MARKS = {Verdict.OK: "·", Verdict.WARN: "w", Verdict.FAULT: "**F**", Verdict.SKIPPED: ""}
-FIRES = {"warn": (Verdict.WARN, Verdict.FAULT), "fault": (Verdict.FAULT,)}
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -64,18 +62,6 @@ def fly(
         if plant is not None:
             plant(built)
         return findings(flown(built, SIZES))
-
-
-def conversations(folder: Path) -> dict[str, Any]:
-    """A recipe of conversations for a model folder with a chat template."""
-    tiny.folder(folder / "model", positions=192)
-    return {
-        "name": "chats",
-        "policy": {"model": str(folder / "model")},
-        "tasks": {"jsonl": str(tiny.jsonl(folder / "t.jsonl", tiny.chats())), "limit": 8, "verifier": "exact"},
-        "stages": [{"method": "grpo", "steps": 2, "options": {"selection.count": 2, "sampling.size": 2}}],
-        "evaluation": {"tasks": 4, "samples": 8},
-    }
 
 
 def row(name: str, fault: Fault, found: Sequence[Finding]) -> tuple[str, bool]:

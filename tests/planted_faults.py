@@ -7,16 +7,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import tiny
 import torch
 from torch.nn import functional as F
 
 from policyopt.compose import Copy
 from policyopt.engines.plain import generate
+from policyopt.evaluation.flight import Verdict
 from policyopt.types import Categorical
 from policyopt.worlds.tokens import TokenWorld
+
+FIRES = {"warn": (Verdict.WARN, Verdict.FAULT), "fault": (Verdict.FAULT,)}
+
+
+def conversations(folder: Path) -> dict[str, Any]:
+    """A recipe of conversations for a model folder with a chat template."""
+    tiny.folder(folder / "model", positions=192)
+    return {
+        "name": "chats",
+        "policy": {"model": str(folder / "model")},
+        "tasks": {"jsonl": str(tiny.jsonl(folder / "t.jsonl", tiny.chats())), "limit": 8, "verifier": "exact"},
+        "stages": [{"method": "grpo", "steps": 2, "options": {"selection.count": 2, "sampling.size": 2}}],
+        "evaluation": {"tasks": 4, "samples": 8},
+    }
 
 
 # -- engines -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import planted_faults
-from planted_faults import CHAT, TEXT
+from planted_faults import CHAT, FIRES, TEXT, conversations
 from policyopt.evaluation.flight import CHECKS, Flight, Leg, Verdict, findings
 from policyopt.evaluation.flight.collect import Sizes
 from policyopt.evaluation.flight.gradients import estimate, noise
@@ -62,15 +62,7 @@ def texts(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory):
     """A healthy recipe of conversations."""
-    folder = tmp_path_factory.mktemp("chats")
-    tiny.folder(folder / "model", positions=192)
-    return {
-        "name": "chats",
-        "policy": {"model": str(folder / "model")},
-        "tasks": {"jsonl": str(tiny.jsonl(folder / "t.jsonl", tiny.chats())), "limit": 8, "verifier": "exact"},
-        "stages": [{"method": "grpo", "steps": 2, "options": {"selection.count": 2, "sampling.size": 2}}],
-        "evaluation": {"tasks": 4, "samples": 8},
-    }
+    return conversations(tmp_path_factory.mktemp("chats"))
 
 
 def fly(recipe, changes=(), plant=None, sizes=SMALL) -> Flight:
@@ -84,9 +76,6 @@ def fly(recipe, changes=(), plant=None, sizes=SMALL) -> Flight:
 
 def verdicts(flight: Flight) -> dict[str, Verdict]:
     return {one.check: one.said.verdict for one in findings(flight)}
-
-
-FIRES = {"warn": (Verdict.WARN, Verdict.FAULT), "fault": (Verdict.FAULT,)}
 
 
 # -- planted faults ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -40,13 +41,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command line
 
     Stop it with Ctrl-C (or by any other means) and give the same command again: it goes on.
     """
-    from pathlib import Path
-
     from policyopt.recipe.comparison import asked
-    from policyopt.recipe.comparison.board import board
-    from policyopt.recipe.comparison.compare import compare as run
     from policyopt.recipe.schema import load_recipe
-    from policyopt.report.comparison import answer
 
     loaded = load_recipe(recipe, changes or [])
     plan = asked.make_plan(
@@ -59,7 +55,14 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command line
         baseline=baseline or None,
         tune=asked.read_tuning(tune, tuning_seeds) if tune else None,
     )
-    where = Path(folder or f"runs/compare-{plan.name}")
+    _tell(_run(plan, Path(folder or f"runs/compare-{plan.name}"), jobs))
+
+
+def _run(plan: Any, where: Path, jobs: int | None) -> Any:
+    """The comparison in its folder, to its end."""
+    from policyopt.recipe.comparison.board import board
+    from policyopt.recipe.comparison.compare import compare as run
+
     command = shlex.join(["policyopt", *sys.argv[1:]])
     try:
         done = run(plan, where, board(console), jobs, command)
@@ -69,6 +72,13 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command line
     if done.record is None:
         console.print(f"Stopped; nothing is lost. Go on with: {command}", soft_wrap=True, markup=False)
         raise typer.Exit(INTERRUPTED)
+    return done
+
+
+def _tell(done: Any) -> None:
+    """What was found; exit code 1 if a run failed."""
+    from policyopt.report.comparison import answer
+
     for label, error in done.failed.items():
         console.print(f"[red]failed[/] {label}: {error}", soft_wrap=True)
     if len(done.record.complete) > 1:

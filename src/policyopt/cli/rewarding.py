@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,16 +34,10 @@ def reward(  # noqa: PLR0913 - every argument is an option of the command line
 ) -> None:
     """How good a reward model is: accuracy and calibration on a benchmark, and the gold reward of what is optimised
     against it."""
-    from pathlib import Path
-
     from transformers.utils import logging
 
-    from policyopt.recipe.base import RecipeError
-    from policyopt.recipe.language.rewards import against_gold, on_benchmark, open_scorer
-    from policyopt.recipe.language.sections import LanguageRecipe
-    from policyopt.recipe.schema import load_recipe
+    from policyopt.recipe.language.rewards import open_scorer
     from policyopt.report.reward_models import markdown
-    from policyopt.worlds.reward_bench import read_items
 
     if pairs is None and task is None:
         raise typer.BadParameter("give --pairs FILE, --task RECIPE --policy FOLDER, or both")
@@ -52,17 +47,33 @@ def reward(  # noqa: PLR0913 - every argument is an option of the command line
     scorer = open_scorer(model, reference, beta)
     found: dict[str, Any] = {"model": model}
     if pairs is not None:
-        found["benchmark"] = on_benchmark(scorer, read_items(pairs))
+        found["benchmark"] = _benchmark(scorer, pairs)
     if task is not None and policy is not None:
-        recipe = load_recipe(task)
-        if not isinstance(recipe, LanguageRecipe):
-            raise RecipeError(f"{task} trains no language policy; reward models are evaluated on answers to prompts")
-        found["gold"] = against_gold(scorer, recipe, policy, candidates, optimised or [])
-    page = markdown(model, found)
+        found["gold"] = _gold(scorer, task, policy, candidates, optimised or [])
+    page, data = markdown(model, found), json.dumps(found, indent=2)
     if out is not None:
         Path(out).write_text(page, encoding="utf-8")
-        Path(out).with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        Path(out).with_suffix(".json").write_text(data + "\n", encoding="utf-8")
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(data)
     else:
         console.print(page, markup=False, soft_wrap=True)
+
+
+def _benchmark(scorer: Any, pairs: str) -> Any:
+    from policyopt.recipe.language.rewards import on_benchmark
+    from policyopt.worlds.reward_bench import read_items
+
+    return on_benchmark(scorer, read_items(pairs))
+
+
+def _gold(scorer: Any, task: str, policy: str, candidates: int, optimised: list[str]) -> Any:
+    from policyopt.recipe.base import RecipeError
+    from policyopt.recipe.language.rewards import against_gold
+    from policyopt.recipe.language.sections import LanguageRecipe
+    from policyopt.recipe.schema import load_recipe
+
+    recipe = load_recipe(task)
+    if not isinstance(recipe, LanguageRecipe):
+        raise RecipeError(f"{task} trains no language policy; reward models are evaluated on answers to prompts")
+    return against_gold(scorer, recipe, policy, candidates, optimised)
