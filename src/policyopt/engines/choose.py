@@ -6,23 +6,25 @@ import warnings
 from typing import Any
 
 from policyopt.engines.control import ControlEngine
-from policyopt.engines.native import EngineError, NativeEngine, native_obstacle
+from policyopt.engines.native import Decoding, EngineError, NativeEngine, native_obstacle
 from policyopt.engines.plain import generate
 from policyopt.engines.transformers import TransformersEngine
+from policyopt.engines.vllm import VllmEngine, vllm_obstacle
+from policyopt.engines.vllm_model import VllmOptions, check_installed
 from policyopt.policies.language import Language
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.tokens import TokenWorld
 
-ENGINES = ("auto", "native", "transformers", "plain")
+ENGINES = ("auto", "native", "transformers", "vllm", "plain")
 
 
 class SlowerEngineWarning(UserWarning):
     """A run works, but not with the fastest engine."""
 
 
-def engine_for(policy: Any, world: Any, name: str = "auto") -> Any:
+def engine_for(policy: Any, world: Any, name: str = "auto", options: VllmOptions | Decoding | None = None) -> Any:
     """The engine of a name; "auto" takes the fastest that equals `plain` here, and warns if it is not the native
-    one. EngineError: an unknown name, or an engine that can not serve these."""
+    one. options: of vLLM or the native engine. EngineError: an unknown name, or an engine that is missing or can not serve these."""
     if name not in ENGINES:
         raise EngineError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
     if name == "plain":
@@ -39,10 +41,20 @@ def engine_for(policy: Any, world: Any, name: str = "auto") -> Any:
                 f"{type(world).__name__}; use engine=plain"
             )
         return TransformersEngine()
+    if name == "vllm":
+        return _vllm(policy, world, options if isinstance(options, VllmOptions) else None)
     obstacle = native_obstacle(policy, world)
     if obstacle is None:
-        return NativeEngine()
+        return NativeEngine(options if isinstance(options, Decoding) else None)
     if name == "native":
         raise EngineError(f"the native engine can not generate here: {obstacle}; use engine=transformers")
     warnings.warn(f"generating with transformers, which is slower: {obstacle}", SlowerEngineWarning, stacklevel=2)
     return TransformersEngine()
+
+
+def _vllm(policy: Any, world: Any, options: VllmOptions | None) -> VllmEngine:
+    obstacle = vllm_obstacle(policy, world)
+    if obstacle is not None:
+        raise EngineError(f"vLLM can not generate here: {obstacle}; use engine=native, transformers or plain")
+    check_installed()
+    return VllmEngine(options)

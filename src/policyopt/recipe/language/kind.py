@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from policyopt.compose import Method, PreferenceModel, frozen
 from policyopt.engines.choose import engine_for
+from policyopt.engines.native import Decoding
+from policyopt.engines.vllm_model import VllmOptions
 from policyopt.evaluation.pairs import agreement
 from policyopt.evaluation.passes import passes
 from policyopt.evaluation.rewarded import on_pairs, rewarded
@@ -155,7 +157,7 @@ class LanguageKind:
             return world
 
         worlds = [world_of(section, found) for section, found in zip(tasks, entries, strict=True)]
-        engine = engine_for(policy, worlds[0], recipe.policy.engine)
+        engine = engine_of(recipe.policy, policy, worlds[0])
         evaluated = world_of(recipe.tasks, held_out) if held_out else None
         able = {name for name, model in models.items() if comparing(model)}
         able |= {name for name, spec in specs if isinstance(spec, PreferenceModel)}
@@ -212,6 +214,17 @@ def make_policy(
     if section.lora is not None:
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
     return policy, tokenizer
+
+
+def engine_of(section: PolicySection, policy: Language, world: TokenWorld) -> Any:
+    """The engine that a recipe asks for."""
+    options = None
+    if section.vllm is not None:
+        options = VllmOptions(**section.vllm.model_dump())
+    elif section.native is not None:
+        weights = section.native.weights and getattr(torch, section.native.weights)
+        options = Decoding(**{**section.native.model_dump(), "weights": weights})
+    return engine_for(policy, world, section.engine, options)
 
 
 def _new(

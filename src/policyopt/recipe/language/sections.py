@@ -41,6 +41,27 @@ class LoraOptions(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
 
 
+class NativeSection(Section):
+    """How the native engine generates, with engine=native or auto; see `engines.native.Decoding`."""
+
+    slots: int | None = Field(default=None, ge=1)
+    shared: bool = True
+    dropped: bool = True
+    compiled: bool = True
+    weights: Literal["bfloat16"] | None = None
+
+
+class VllmSection(Section):
+    """How vLLM generates, with engine=vllm; see `engines.vllm_model.VllmOptions`."""
+
+    rows: int = Field(default=256, ge=1)
+    memory: float = Field(default=1.0, gt=0)  # GiB of keys and values
+    positions: int | None = Field(default=None, ge=2)
+    compile: bool = False
+    checked: int = Field(default=4, ge=0)
+    mismatch: float | None = Field(default=None, gt=0)  # nats
+
+
 class PolicySection(Section):
     """The policy: a model folder (or hub:owner/name), or a new one."""
 
@@ -51,9 +72,19 @@ class PolicySection(Section):
     eos_token: str | None = None
     device: str = "auto"  # auto: CUDA, then Apple, then CPU
     engine: str = "auto"
+    native: NativeSection | None = None
+    vllm: VllmSection | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> PolicySection:
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError(
+                f"policy.vllm has no effect with engine={self.engine}; set policy.engine=vllm or remove it"
+            )
+        if self.native is not None and self.engine not in ("auto", "native"):
+            raise ValueError(
+                f"policy.native has no effect with engine={self.engine}; set policy.engine=native or remove it"
+            )
         if (self.model is None) == (self.new is None):
             raise ValueError("give exactly one of policy.model (a model folder) and policy.new (a model from nothing)")
         if self.new is not None and self.eos_token is not None:
