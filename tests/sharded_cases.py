@@ -25,6 +25,7 @@ from one_core import KINDS, kind
 from policyopt.compose import Given, Method, Program, Stage
 from policyopt.engines.plain import generate
 from policyopt.methods import load
+from policyopt.options import options as every_option
 from policyopt.options import override
 from policyopt.policies.checkpoint import Lora, new_language, with_lora
 from policyopt.run import Run
@@ -55,11 +56,13 @@ def gap(found: Tensor, right: Tensor) -> float:
 # -- losses ------------------------------------------------------------------------------------------------------------
 def losses(ranks: Ranks, dtype: torch.dtype, *, every: bool) -> Iterator[tuple[str, list[float]]]:
     """Loss and gradient of every case: rows of 1, 2, 7 and 13 steps divided between ranks; one pair of them, so that a
-    rank has no row of its own; in one pass and row by row. every: with each averaging that fits."""
-    for key, case in CASES.items():
+    rank has no row of its own; in one pass and row by row. every: with each averaging that fits, else each case in one
+    of these ways."""
+    ways = [(rich(), None), (rich()[torch.tensor([0, 2])], None), (rich(), 1)]
+    for place, (key, case) in enumerate(CASES.items()):
         found = []
         for average, _ in list(averages(case).values())[: None if every else 1]:
-            for rows, micro in ((rich(), None), (rich()[torch.tensor([0, 2])], 1)):
+            for rows, micro in ways if every else ways[place % 3 :][:1]:
                 found += loss_gaps(ranks, case.term(average), case, cast(rows, dtype), micro, dtype)
         yield key, found
 
@@ -151,8 +154,9 @@ def decoder(case: str) -> tuple[Run, Method]:
     if "adapters" in case:
         policy = with_lora(policy, Lora(rank=2, alpha=4))
     world = TokenWorld([[3], [5, 1, 7, 2], [4, 4], [9, 10, 6]], eos=0, limit=8, decode=str, judge=one_core.graded)
-    count = {"selection.count": 4, "update.learning_rate": 1e-3}
-    return Run({"policy": policy}, world, generate, 1), override(load(key), {**count, **options})
+    made = load(key)
+    rates = {option.key: 1e-3 for option in every_option(made) if option.path[-1] == "learning_rate"}
+    return Run({"policy": policy}, world, generate, 1), override(made, {"selection.count": 4, **rates, **options})
 
 
 def of_decoders(ranks: Ranks) -> Iterator[tuple[str, list[float]]]:
@@ -211,19 +215,13 @@ def given_some(ranks: Ranks, folder: str, chosen: list[tuple[str, str]], dtypes:
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
-def page(count: int) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        found = find(count, Path(folder), methods(), ["float64", "float32"], every=True)
-
+def page(found: Mapping[str, Any]) -> str:
     def line(what: str, gaps: Gaps) -> str:
         worst = max(gaps, key=lambda name: max(gaps[name]))
         return f"| {what} | {len(gaps)} | {max(gaps[worst]):.1e} | {worst} |"
 
-    rows = [
-        line("every loss, float64: loss and gradient", found["float64"]),
-        line("every loss, float32: loss and gradient", found["float32"]),
-        line("every method, float64: all weights and metrics after a round", found["methods"]),
-    ]
+    rows = [line(f"losses in {t}: value and gradient", found[t]) for t in ("float64", "float32") if t in found]
+    rows += [line("methods in float64: all weights and metrics after a round", found["methods"])]
     rows += [line(f"decoder of 2 layers, float32, 2 rounds: {case}", {"": g}) for case, g in found["decoders"].items()]
     same = "yes" if all(found["resumed"].values()) else "no"
     head = "| what | cases | largest difference | in |\n|---|---|---|---|\n"
@@ -234,8 +232,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--write", type=Path)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--one-in", type=int, default=1, help="of the methods; above 1, losses also in one way each")
     asked = parser.parse_args()
-    text = page(asked.processes)
+    with tempfile.TemporaryDirectory() as folder:
+        chosen, types = methods()[:: asked.one_in], ["float64", "float32"]
+        text = page(find(asked.processes, Path(folder), chosen, types, every=asked.one_in == 1))
     print(text)
     if asked.write:
         before, _, rest = asked.write.read_text(encoding="utf-8").partition(MARKERS[0])

@@ -31,7 +31,7 @@ from policyopt.runtime.together import own_part
 from policyopt.train import rounds
 
 FLOAT32 = 1e-6
-METHODS = sharded_cases.methods()[::12]
+METHODS = sharded_cases.methods()[::20]
 
 
 @pytest.fixture(scope="module")
