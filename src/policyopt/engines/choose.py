@@ -24,7 +24,8 @@ class SlowerEngineWarning(UserWarning):
 
 def engine_for(policy: Any, world: Any, name: str = "auto", options: VllmOptions | Decoding | None = None) -> Any:
     """The engine of a name; "auto" takes the fastest that equals `plain` here, and warns if it is not the native
-    one. options: of vLLM or the native engine. EngineError: an unknown name, or an engine that is missing or can not serve these."""
+    one. options: of vLLM or the native engine. EngineError: an unknown name, or an engine that is missing or can not
+    serve these."""
     if name not in ENGINES:
         raise EngineError(f"engine is one of {', '.join(ENGINES)}, not {name!r}")
     if name == "plain":
