@@ -1,6 +1,6 @@
 """Break runs on purpose, 50 times and more, and see what comes of them.
 
-    python benchmarks/faults.py [--only 3,7] [--seed 0] [--json faults.json] [--list]
+    python benchmarks/faults.py [--only 3,7] [--seed 0] [--slower 1] [--json faults.json] [--list]
 
 Every fault happens to a small run at a random moment (a function of the seed and the fault's number). The run must end
 with the right result (bitwise that of an undisturbed one), or with a clear error within the deadline, after which
@@ -86,10 +86,10 @@ def _faults() -> list[Fault]:
                              ("disconnect", acts.disconnect, 2), ("corrupt its answers", acts.corrupt, 1)):  # fmt: skip
         found += [Fault("words", "grading worker", what, act)] * count
     for kind, whats in (
-        ("sandbox", ("kill -9", "freeze")), ("sandbox inside", ("kill -9", "freeze", "slow", "disconnect")),
-        ("warden", ("kill -9", "freeze")), ("program", ("kill -9", "freeze")),
+        ("sandbox", ("kill -9", "freeze")), ("sandbox inside", ("kill -9", "freeze", "slow")),
+        ("warden", ("slow", "kill -9", "freeze")), ("program", ("kill -9", "freeze")),
     ):  # fmt: skip
-        made = {"kill -9": acts.kill, "freeze": acts.freeze_for_good, "slow": acts.slow, "disconnect": acts.starve}
+        made = {"kill -9": acts.kill, "freeze": acts.freeze_for_good, "slow": acts.slow}
         found += [Fault("programs", kind, what, made[what]) for what in whats]
     for what, act in (("kill -9", acts.kill), ("kill -9", acts.kill), ("freeze", acts.freeze), ("slow", acts.slow)):
         found.append(Fault("compared", "compare worker", what, act))
@@ -123,8 +123,9 @@ FAULTS = _faults()
 class Stage:
     """Runs faults, each in a folder of its own, against the undisturbed run of its workload."""
 
-    def __init__(self, work: Path, seed: int, deadline: float = DEADLINE):
-        self.work, self.seed, self.deadline, self.mounts = work, seed, deadline, acts.own_mounts()
+    def __init__(self, work: Path, seed: int, slower: float = 1.0):
+        self.work, self.seed, self.slower, self.mounts = work, seed, slower, acts.own_mounts()
+        self.deadline = DEADLINE * slower
         self._right: dict[str, dict[str, str]] = {}
 
     def possible(self, fault: Fault) -> bool:
@@ -167,7 +168,7 @@ class Stage:
         if before is not None:
             before(base)
         judge = Judge(base) if workload.name == "judged" else None
-        workload.prepare(base, judge.url if judge is not None else "")
+        workload.prepare(base, judge.url if judge is not None else "", self.slower)
         return base, judge
 
     def _start(self, workload: Workload, arguments: Sequence[str], base: Path, log: str, **how: object) -> Process:
@@ -336,7 +337,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="numbers of faults, as 3,7 or 10-20")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds for a disturbed run to end")
+    parser.add_argument("--slower", type=float, default=1.0, help="factor of all deadlines, for a busy machine")
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--list", action="store_true", help="print the faults and stop")
     asked = parser.parse_args()
@@ -348,7 +349,7 @@ def main() -> int:
     preload()
     seen: list[Seen] = []
     with tempfile.TemporaryDirectory(prefix="policyopt-faults-", ignore_cleanup_errors=True) as work:
-        stage = Stage(Path(work), asked.seed, asked.deadline)
+        stage = Stage(Path(work), asked.seed, asked.slower)
         for number in numbers:
             if not stage.possible(FAULTS[number]):
                 print(f"{number:3d} not possible here: {FAULTS[number].kind} {FAULTS[number].what}")

@@ -47,8 +47,8 @@ class Workload:
     separate: bool = False
     arguments: tuple[str, ...] = field(default=())
 
-    def prepare(self, base: Path, judge: str = "") -> None:
-        """Files of the run in an empty folder. judge: the URL of the judge server."""
+    def prepare(self, base: Path, judge: str = "", slower: float = 1.0) -> None:
+        """Files of the run in an empty folder. judge: the URL of the judge server. slower: factor of the deadlines."""
         (base / "rules.py").write_text(RULES)
         tasks = [
             {
@@ -61,6 +61,13 @@ class Workload:
         ]
         (base / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
         recipe = json.loads(json.dumps(self.recipe).replace("JUDGE", judge).replace("BASE", str(base)))
+        for section, names in (
+            (recipe["tasks"], ("deadline",)),
+            (recipe.get("judges", {}).get("far"), ("timeout", "deadline")),
+        ):
+            for name in names if section else ():
+                if name in section:
+                    section[name] *= slower
         (base / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
     def start(self, base: Path) -> list[str]:

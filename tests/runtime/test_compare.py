@@ -264,7 +264,7 @@ def test_a_process_that_dies_is_a_failed_run_and_another_takes_its_place(tmp_pat
     with Pool(1, tmp_path / "log.txt", (sys.executable, "-c", command)) as pool:
         assert pool.run([first, second], quiet.heard)
     assert list(pool.failed) == ["grpo, seed 0"]
-    assert re.fullmatch(r"phase run: process \d+ ended with -9", pool.failed["grpo, seed 0"])
+    assert re.fullmatch(r"phase start: process \d+ ended with -9", pool.failed["grpo, seed 0"])
     assert quiet.ends == [("grpo, seed 0", "failed"), ("rloo, seed 0", "finished")]
 
 

@@ -23,7 +23,8 @@ log = logging.getLogger("policyopt")
 
 Watch = Callable[[Job, Mapping[str, Any]], None]
 WAIT = 0.2  # seconds between looks at the keyboard
-SILENT = 120.0  # seconds without a sign of life, after which a process is given up
+SILENT = 300.0  # seconds without a sign of life, after which a process is given up
+STARTING = 900.0  # the same before its first one: on a busy machine it imports for minutes
 TAKEN = (-signal.SIGTERM, -signal.SIGKILL)  # ended from outside
 KILLING = 10.0  # seconds for the kernel to end a process
 WORKER = (sys.executable, "-m", "policyopt.recipe.comparison.worker")
@@ -41,6 +42,7 @@ class Worker:
     def __init__(self, command: Sequence[str], log: Path, answers: queue.Queue[tuple[Worker, str | None]]):
         self.job: Job | None = None
         self.silent = 0.0  # seconds; those that this process was stopped or suspended itself do not count
+        self.started = False
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
@@ -58,6 +60,11 @@ class Worker:
         for line in self.process.stdout or ():
             answers.put((self, line))
         answers.put((self, None))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it has given no sign of life for too long."""
+        return self.silent > (SILENT if self.started else STARTING)
 
     def start(self, job: Job) -> None:
         self.job = job
@@ -148,11 +155,11 @@ class Pool:
         if heard is not None and heard[0] in self._workers:  # else a last word of one that was given up
             self._take(*heard, watch)
         for worker in self._busy():
-            if worker.silent > SILENT:
+            if worker.frozen:
                 self._lose(worker, watch)
 
     def _take(self, worker: Worker, line: str | None, watch: Watch) -> None:
-        worker.silent = 0.0
+        worker.silent, worker.started = 0.0, worker.started or line is not None
         if line is None:
             self._lose(worker, watch)
         elif "end" in (told := json.loads(line)) and worker.job is not None:
@@ -164,16 +171,15 @@ class Pool:
         """A process that ended, or that is given up. A job whose process was taken from it goes on, once, from its last
         checkpoint in another one."""
         self._workers.remove(worker)
-        frozen = worker.silent > SILENT
         worker.kill()
         job, code = worker.job, worker.process.returncode
         if job is None:
             return
-        who = f"phase run: process {worker.process.pid}"
-        error = f"{who} gave no sign of life for {SILENT:g} s" if frozen else f"{who} ended with {code}"
+        who = f"phase {'run' if worker.started else 'start'}: process {worker.process.pid}"
+        error = f"{who} gave no sign of life for {worker.silent:.3g} s" if worker.frozen else f"{who} ended with {code}"
         if self._stopping:
             self._end(worker, {"end": "stopped"}, watch)
-        elif (frozen or code in TAKEN) and job.label not in self._again:
+        elif (worker.frozen or code in TAKEN) and job.label not in self._again:
             self._again.add(job.label)
             self._waiting.insert(0, job)
             log.warning("%s: %s; it goes on in another process", job.label, error)
