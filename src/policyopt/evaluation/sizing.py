@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 
 GIB = 2**30
+CHEAP = 2.0  # times the least cost of a row that fewer accelerators a sampler are worth
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def generate_seconds(shape: Shape, work: Work, machine: Machine, gpus: int, at_o
 
 def plan(shape: Shape, work: Work, machine: Machine, most: int = 64) -> Plan:
     """The fewest trainers, in powers of 2, on which a micro-batch of a row fits, with the frozen models beside the
-    policy or without them; accelerators of a sampler for the least cost of a row; samplers that keep up with training.
-    Where nothing up to `most` fits, `Plan.fits` says so."""
+    policy or without them; accelerators of a sampler for about the least cost of a row; samplers that keep up with
+    training. Where nothing up to `most` fits, `Plan.fits` says so."""
     counts = [2**n for n in range(most.bit_length()) if 2**n <= most]
     least = work.micro_rows or 1
     fitting = [
@@ -174,7 +175,8 @@ def plan(shape: Shape, work: Work, machine: Machine, most: int = 64) -> Plan:
     def seconds(gpus: int) -> float:
         return generate_seconds(shape, work, machine, gpus, max(1, rows_at_once(shape, work, machine, gpus)))
 
-    gpus = min(shared, key=lambda n: n * seconds(n))
+    least_cost = min(n * seconds(n) for n in shared)
+    gpus = next(n for n in shared if n * seconds(n) <= CHEAP * least_cost)
     train = train_seconds(shape, work, machine, trainers)
     samplers = max(1, math.ceil(seconds(gpus) / train))
     tokens = max(1, rows_at_once(shape, work, machine, gpus)) * (work.prompt + work.answer)

@@ -14,15 +14,15 @@ import yaml
 
 from policyopt.recipe.base import Recipe, RecipeError
 from policyopt.recipe.budget import Metered, Paced
-from policyopt.recipe.build import build
+from policyopt.recipe.build import Built, build
 from policyopt.recipe.schema import load_recipe, make_recipe
 from policyopt.recipe.training import Training
-from policyopt.run import Run
 from policyopt.runtime import together
 from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.progress import Display
 from policyopt.runtime.ranks import Ranks
 from policyopt.runtime.sharding import Generating, Sharded
+from policyopt.runtime.spread import FromLead
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def lead(ranks: Ranks, asked: Asked, display: Display | None = None) -> Iterator
         else:
             training = Training.start(asked.read(), display, together=True)
     with training:
-        _join(training.built.run, ranks)
+        _join(training.built, ranks)
         word, session = together.Lead(ranks), training.session
         old = session.store
         session.store = together.SharedStore(old.folder, old.keep, old.resume, word)
@@ -77,15 +77,16 @@ def follow(ranks: Ranks, asked: Asked) -> None:
     with ranks.phase("building the run"):
         built = build(asked.read())
     with built:
-        _join(built.run, ranks)
+        _join(built, ranks)
         budget = built.recipe.stages[-1].budget
         together.follow(ranks, built.run, built.program if budget is None else Paced(built.program.stages))
 
 
-def _join(run: Run, ranks: Ranks) -> None:
+def _join(built: Built, ranks: Ranks) -> None:
+    run, shared = built.run, FromLead if built.recipe.runtime.on == "ray" else Generating
     ranks.place(run.device)
     run.trainers = Sharded(ranks)
     if isinstance(run.engine, Metered):  # it counts the rows of all
-        run.engine.engine = Generating(run.engine.engine, ranks)
+        run.engine.engine = shared(run.engine.engine, ranks)
     else:
-        run.engine = Generating(run.engine, ranks)
+        run.engine = shared(run.engine, ranks)

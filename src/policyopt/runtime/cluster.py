@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -44,6 +45,8 @@ def connect(address: str | None, cpus: int) -> Callable[[], None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
     given: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
+    if not address:  # what is found here (a reward of the user's) is found there
+        given["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
     try:
         ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -186,6 +189,8 @@ class Crew:
             except ray.exceptions.RayTaskError as error:
                 raise ClusterError(f"phase start: {peer} failed: {error.cause!r}") from error
             except ray.exceptions.RayError as error:
+                if "creation task" in str(error):  # it would fail again
+                    raise ClusterError(f"phase start: {peer} could not be made: {_last_line(error)}") from error
                 self._replace(peer, "start", _first_line(error))
 
     def _first(self, phase: str) -> None:
@@ -272,3 +277,8 @@ def _free() -> dict[str, float]:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def _last_line(error: BaseException) -> str:
+    """Where a traceback of another process says what went wrong."""
+    return str(error).strip().splitlines()[-1].strip()

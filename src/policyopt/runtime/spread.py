@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from policyopt.engines.choose import engine_for
 from policyopt.ops.fingerprint import fingerprint
 from policyopt.runtime.cluster import ClusterError, Crew, fetched, put
+from policyopt.runtime.ranks import Ranks
 from policyopt.types import Batch, Scores, concatenate
 
 LEAST = 32  # rows of a piece
@@ -95,6 +96,22 @@ class Spread:
             for old in list(self._published)[:-_KEPT]:
                 del self._published[old]
         return held, self._published[held]
+
+
+class FromLead:
+    """An engine that rank 0 has, for all processes that train together."""
+
+    def __init__(self, engine: Any, ranks: Ranks):
+        self.engine, self.ranks = engine, ranks
+
+    def __call__(self, policy: Any, world: Any, batch: Batch, *given: Any, **options: Any) -> Batch:
+        with self.ranks.phase("sampling"):
+            done = self.engine(policy, world, batch, *given, **options).to("cpu") if self.ranks.leads else None
+            return self.ranks.gather(done)[0].to(batch.device)
+
+    def __getattr__(self, name: str) -> Any:
+        """Streams go on from environments that every process has."""
+        return getattr(self.engine, name)
 
 
 def pieces(rows: int, peers: int) -> list[slice]:
