@@ -6,11 +6,12 @@ import torch
 from mutants import Patch, mutant, replaced
 from torch import Tensor
 
+from policyopt import seen
 from policyopt.feedback import annotator, peers
 from policyopt.objective import implicit_rewards as teachers
 from policyopt.objective import reward_models
-from policyopt.ops import rankings
-from policyopt.policies import tabular
+from policyopt.ops import comparisons, rankings
+from policyopt.policies import classifiers, tabular
 from policyopt.reward import follow_ups, implicit_rewards, refinement
 from policyopt.reward import reward_models as rewards
 from policyopt.sampling import corrupted
@@ -51,6 +52,33 @@ def rewards_replaced_by_those_of_the_model(patch: Patch) -> None:
         return call(self, ctx, batch.with_steps({"reward": torch.zeros_like(batch.step["reward"])}))
 
     patch.method(rewards.ModelReward, "__call__", wrong)
+
+
+@mutant("test_preference_models::test_the_form_by_hand")
+def a_symmetric_form(patch: Patch) -> None:
+    def wrong(first, second):
+        return (first[..., 0::2] * second[..., 1::2] + first[..., 1::2] * second[..., 0::2]).sum(-1)
+
+    patch.function(comparisons.skew, wrong)
+
+
+@mutant("test_preference_models::test_a_conditioned_model_reads_rows_under_the_other_context")
+def the_prompt_in_place_of_the_reference_answer(patch: Patch) -> None:
+    found = classifiers.Classifier.outputs
+
+    def wrong(self, batch, context=None):
+        held, self.context = self.context, None
+        said = found(self, batch, context)
+        self.context = held
+        return said
+
+    patch.method(classifiers.Classifier, "outputs", wrong)
+
+
+@mutant("test_preference_models::test_win_rates_duels_and_tournaments_are_those_of_the_model")
+def opponents_that_are_preferred(patch: Patch) -> None:
+    found = seen.preferred
+    patch.function(found, lambda ctx, model, batch, first, second: found(ctx, model, batch, second, first))
 
 
 @mutant("test_crm::test_each_model_learns_what_the_other_finds_clean")

@@ -94,3 +94,26 @@ def test_texts_are_graded_by_several_names() -> None:
     for ask, name in ((bare.grade_heads, "heads"), (bare.checks, "checks")):
         with pytest.raises(WorldError, match=rf"tasks\.{name}\.NAME\.verifier"):
             ask(batch)
+
+
+def test_overlaps_by_hand() -> None:
+    rule = verifier("overlap")
+    assert rule("frames 3, 6", entry("3,6")) == pytest.approx(2 / 3)
+    assert rule("6 3 3", entry("3,6")) == 1.0
+    assert rule("", entry("3,6")) == 0.0
+    assert rule("!", entry("")) == 1.0
+    assert rule.trusted
+
+
+def test_sections_are_judged_by_themselves() -> None:
+    task = Entry("?", None, "XY", {"salient": "3,6", "count": 2})
+    second = verifier("section", {"part": 1})
+    assert [second(text, task) for text in ("3,6|XY", "3|XY", "XY", "3|x|XY", "")] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    first = verifier("section", {"of": "overlap", "against": "salient"})
+    assert [first(text, task) for text in ("3,6|XY", "6|", "3,6", "|3,6")] == [1.0, 0.5, 1.0, 0.0]
+    with pytest.raises(VerifierError, match="compares with the text 'count' of every record; it is 2"):
+        verifier("section", {"against": "count"})("3", task)
+    with pytest.raises(VerifierError, match=r"judged by one of exact, .* not by 'regex'"):
+        verifier("section", {"of": "regex"})
+    with pytest.raises(VerifierError, match="a part from 0 on and a separator, got -1"):
+        verifier("section", {"part": -1})

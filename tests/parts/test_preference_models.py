@@ -150,6 +150,8 @@ def test_a_conditioned_model_reads_rows_under_the_other_context(tmp_path: Any) -
     other = batch.with_context(torch.tensor([[-1, 6], [5, 5], [1, 2]]), REFERENCE_ANSWER)
     close(model.worth(other), plain.worth(batch.with_context(other.context(REFERENCE_ANSWER))), 1e-6)
     assert float((model.worth(other) - plain.worth(other)).detach().abs().max()) > 1e-3
+    with pytest.raises(CompositionError, match="'reference answer', which these rows do not have"):
+        model.worth(batch)
     with pytest.raises(CheckpointError, match="the template that it reads by"):
         save_reward(model, tmp_path / "reward")
     save_reward(model, tmp_path / "reward", template="{prompt} {answer}")

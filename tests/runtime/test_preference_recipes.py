@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import tiny
@@ -18,6 +19,7 @@ from policyopt.worlds.prompts import token_world
 from policyopt.worlds.reward_bench import Item, write_items
 from policyopt.worlds.tasks import Entry, pair
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "preferences"
 TEMPLATE = "{prompt} It is {answer}. Answer:"
 FEW = {"selection.count": 4}
 BENCH = [
@@ -138,3 +140,21 @@ def test_reference_answers_that_are_not_there_or_not_read_are_refused(method, re
     path = recipe(tmp_path, policy, [{"method": method, "steps": 1}], records, **tasks)
     with pytest.raises(ValueError, match=said):
         build(make_recipe(load_recipe(path).model_dump(exclude_unset=True)))
+
+
+SMALL = [
+    "policy.new.hidden_size=16", "policy.new.layers=1", "policy.new.heads=2", "policy.new.intermediate_size=32",
+    "policy.device=cpu", "tasks.size=200", "stages.0.steps=1", "stages.1.steps=2", "stages.2.steps=1",
+    "stages.0.selection.count=4", "stages.1.selection.count=4", "selection.count=2", "sampling.size=3",
+    "evaluation.tasks=8", "evaluation.samples=8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "model"), [("reference_reward", "reward"), ("preference_model", "preference")])
+def test_the_recipes_that_ship_run_and_report_how_good_their_model_is(name, model, tmp_path, command):
+    called = command("train", RECIPES / f"{name}.yaml", *SMALL, "--folder", tmp_path / "run")
+    assert called.code == 0, called.err
+    found = json.loads((tmp_path / "run" / "results" / "branches.json").read_text())["reward_models"][model]
+    assert found["pairs"] >= 4
+    assert 0 <= found["accuracy"] <= 1
+    assert (tmp_path / "run" / "models" / model / "config.json").is_file()

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from policyopt.compose import CompositionError
 from policyopt.ops.comparisons import skew
 from policyopt.policies.packing import Packed, pack
 from policyopt.policies.trunk import Reading, read, suited
-from policyopt.types import Batch
+from policyopt.types import PROMPT, Batch
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -59,7 +60,13 @@ class Classifier(AlwaysEval, ABC):
 
     def outputs(self, batch: Batch, context: str | None = None) -> Float[Tensor, "B labels"]:
         """At least in float32; never scaled by a temperature. context: None stands for the model's own."""
-        packed = pack(batch, self.context if context is None else context)
+        name = self.context if context is None else context
+        if name is not None and f"{PROMPT}:{name}" not in batch.row:
+            raise CompositionError(
+                f"this model reads rows under the context {name!r}, which these rows do not have; in a recipe, give "
+                "tasks.reference_answer to every stage that asks it"
+            )
+        packed = pack(batch, name)
         if torch.is_grad_enabled() or len(batch) <= self.score_rows:
             return self._outputs(packed)
         chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]

@@ -1,8 +1,8 @@
 r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an entry's task.
 
 ``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``relative_error``, ``math_verify``, ``regex``,
-``form``, ``answer_spans``, ``similarity``, ``verdict``, ``python_tests``, ``reasoning_gym``, or ``module:function`` for
-the user's own callable.
+``form``, ``answer_spans``, ``similarity``, ``overlap``, ``section``, ``verdict``, ``python_tests``, ``reasoning_gym``,
+or ``module:function`` for the user's own callable.
 
 Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
 process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
@@ -17,7 +17,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
@@ -182,6 +182,53 @@ class Form(Verifier):
 _LONGEST_ARGUMENT = 50_000
 
 
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Overlap(Verifier):
+    """|A & B| / |A | B| of the different words (or numbers) of text and answer, in any order: places that are to be
+    named (Jaccard). Texts are cut at ``LONGEST`` characters."""
+
+    trusted: ClassVar[bool] = True
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        said, wanted = (set(_WORD.findall(words[:LONGEST])) for words in (text, entry.answer))
+        return len(said & wanted) / len(said | wanted) if said | wanted else 1.0
+
+
+OF_SECTIONS = ("exact", "numeric", "relative_error", "answer_spans", "similarity", "overlap")
+
+
+@dataclass(frozen=True)
+class Section(Verifier):
+    """What another verifier says of one part of the text: the `part`-th (from 0) of those that `separator` parts; a
+    part that is not there is empty. against: the field of the record to compare with; None is the answer."""
+
+    of: str = "exact"
+    part: int = 0
+    separator: str = "|"
+    against: str | None = None
+    trusted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.of not in OF_SECTIONS:
+            raise VerifierError(f"parts of a text are judged by one of {', '.join(OF_SECTIONS)}, not by {self.of!r}")
+        if self.part < 0 or not self.separator:
+            raise VerifierError(f"need a part from 0 on and a separator, got {self.part} and {self.separator!r}")
+
+    def __call__(self, text: str, entry: Entry) -> float:
+        parts = text.split(self.separator, self.part + 1)
+        if self.against is not None:
+            said = entry.metadata.get(self.against)
+            if not isinstance(said, str):
+                raise VerifierError(
+                    f"section compares with the text {self.against!r} of every record; it is {said!r:.40}"
+                )
+            entry = replace(entry, answer=said)
+        return verifier(self.of)(parts[self.part] if self.part < len(parts) else "", entry)
+
+
 @dataclass(frozen=True)
 class MathVerify(Verifier):
     """1 iff math-verify finds the text's final expression equal to the answer (LaTeX or plain). It reads the last
@@ -272,6 +319,8 @@ VERIFIERS: Mapping[str, type[Verifier]] = {
     "answer_spans": AnswerSpans,
     "similarity": Similarity,
     "form": Form,
+    "overlap": Overlap,
+    "section": Section,
     "math_verify": MathVerify,
     "regex": Regex,
     "reasoning_gym": ReasoningGym,
