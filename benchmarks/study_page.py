@@ -8,9 +8,11 @@ With --from, report.json and curves.svg of these folders are taken first.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 
+from policyopt.evaluation.comparison import POWER, Comparison, Finding, detectable
 from policyopt.evaluation.comparison_record import ComparisonRecord, from_json
 from policyopt.report.comparison import answer, cost, ranking, shown, tuning
 
@@ -22,13 +24,15 @@ TASKS = {
     "words": "A small decoder, taught by demonstrators of whom 30 % are right, spells words backward",
 }
 
+MORE = (20, 50)  # seeds
+
 INTRODUCTION = """\
 # Ten on-policy methods on three tasks
 
 One language model, one agent, one flow model; ten published methods on each. All of it was made by
 [`policyopt compare`](../comparison.md): equal beginnings, tasks, budgets and learning-rate searches, several seeds,
-paired t tests with Holm's adjustment over all 45 pairs of a task. The numbers on this page are made from the records
-beside it ([data](on_policy)) by `benchmarks/study_page.py`.
+paired t tests with Holm's adjustment over all 45 pairs of a task, and an exact test that the methods differ at all.
+The numbers on this page are made from the records beside it ([data](on_policy)) by `benchmarks/study_page.py`.
 
 Settings are those of the recipes in `recipes/studies`, the same for all methods: rows a round, one pass over them in
 four minibatches, no penalty for leaving a reference. So methods are compared by their objective and their credit (and
@@ -66,6 +70,18 @@ def overview(records: dict[str, ComparisonRecord]) -> str:
     return "\n".join(lines) + "\n\nMeans over seeds with 95 % t intervals; places that the differences leave open."
 
 
+def power(found: Comparison) -> str:
+    """What so many seeds find, and how many more would find of what is open."""
+    effect = detectable(found.seeds, found.level, len(found.pairs))
+    enough = [pair.enough or math.inf for pair in found.pairs if pair.finding == Finding.OPEN]
+    more = " and ".join(f"{sum(n <= seeds for n in enough)} with {seeds}" for seeds in MORE)
+    return (
+        f"With {found.seeds} seeds, a difference of {effect:.1f} standard deviations (of differences over seeds) is "
+        f"found with a probability of {100 * POWER:.0f} %. Of the {len(enough)} that are open, if they are as large as "
+        f"they seem, {more} seeds would probably be told apart."
+    )
+
+
 def section(task: str, record: ComparisonRecord) -> str:
     """One task."""
     found = record.compare()
@@ -75,7 +91,7 @@ def section(task: str, record: ComparisonRecord) -> str:
             f"## {task.capitalize()}",
             f"{TASKS[task]}. {record.amount:,.10g} {record.unit} a run, {len(record.seeds)} seeds; {record.over}.",
             answer(record, found),
-            f"{apart} of {len(found.pairs)} differences are told apart.",
+            f"{apart} of {len(found.pairs)} differences are told apart. {power(found)}",
             f"![learning curves]({NAME}/{task}.svg)",
             ranking(record, found),
             tuning(record),

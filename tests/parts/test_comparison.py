@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policyopt.evaluation.comparison import ComparisonError, Finding, compare, holm, paired_p, seeds_needed
+from policyopt.evaluation.comparison import ComparisonError, Finding, compare, detectable, holm, paired_p, seeds_needed
 from policyopt.evaluation.comparison_record import (
     ArmRecord,
     ComparisonRecord,
@@ -22,6 +22,7 @@ from policyopt.evaluation.comparison_record import (
     other_tasks,
     to_json,
 )
+from policyopt.evaluation.exchange import exchange_p, reaches
 from policyopt.evaluation.statistics import proportion_interval
 from policyopt.report.comparison import answer, markdown
 from policyopt.report.comparison_plot import draw
@@ -69,6 +70,12 @@ def test_seeds_needed_are_those_of_the_textbook(effect, enough):
     unit = np.array([-1.0, -1.0, 1.0, 1.0])
     seen = unit / unit.std(ddof=1) + effect
     assert seeds_needed(seen.tolist(), [0.0] * FOUR) == enough
+
+
+@pytest.mark.parametrize(("effect", "enough"), [(0.5, 34), (0.8, 15), (1.0, 10)])
+def test_what_seeds_find_is_what_needs_them(effect, enough):
+    assert detectable(enough) <= effect < detectable(enough - 1)
+    assert detectable(enough, comparisons=45) > detectable(enough)
 
 
 def test_seeds_needed_grow_with_the_comparisons_and_end_somewhere():
@@ -122,11 +129,13 @@ def test_lower_can_be_better():
 
 
 def test_a_baseline_makes_a_smaller_family():
-    whole, small = compare(VALUES), compare(VALUES, baseline="a")
+    noise = np.random.default_rng(5).normal(size=(3, 8))
+    values = {arm: (noise[n] + mean).tolist() for n, (arm, mean) in enumerate((("a", 0.0), ("b", 2.0), ("c", 2.0)))}
+    whole, small = compare(values), compare(values, baseline="a")
     assert len(small.pairs) == 2
     pair = next(pair for pair in small.pairs if pair.first == "b")
     other = next(p for p in whole.pairs if (p.first, p.second) == ("b", "a"))
-    assert pair.p < other.p
+    assert 1e-4 < pair.p < other.p < 0.05
     assert small.places[0].rank == (1, 2)  # b and c were not compared
 
 
@@ -159,6 +168,48 @@ def test_equal_arms_are_seldom_told_apart(seeds):
         declared += min(holm(p)) <= 0.05
     assert declared > 0
     assert proportion_interval(declared, len(values)).low <= 0.05
+
+
+def test_all_arms_are_equal_by_every_rearrangement():
+    """Against all 6^3 orders of three arms on three seeds."""
+    values = np.array([[1.0, 2.5, 0.3], [0.2, 1.1, 0.4], [0.9, 0.2, 0.1]])
+    pairs = [(0, 1), (0, 2), (1, 2)]
+
+    def largest(columns):
+        differences = [np.subtract(*np.array(columns).T[list(pair)]) for pair in pairs]
+        return max(abs(d.mean()) / d.std(ddof=1) for d in differences)
+
+    orders = itertools.product(*(itertools.permutations(column) for column in values.T))
+    found = [largest(columns) for columns in orders]
+    expected = np.mean(np.array(found) >= largest(values.T) * (1 - 1e-9))
+    assert 0.1 < expected < 0.9
+    assert exchange_p(values, pairs) == pytest.approx(expected, abs=0.02)
+    assert exchange_p(10 * values + [5.0, -3.0, 0.5], pairs) == exchange_p(values, pairs)
+    assert exchange_p(np.ones((3, 5)), pairs) == 1.0
+
+
+def test_runs_that_succeed_or_fail_do_not_fool_the_t_test():
+    """Ten equal arms that solve a task or not. Where one arm has solved what another has not on all of five seeds, the
+    paired t test is sure of a difference; among 45 pairs that is no wonder."""
+    rng = np.random.default_rng(0)
+    values = (rng.random((400, 10, 5)) < 0.5) + rng.normal(0, 0.02, (400, 10, 5))
+    pairs = list(itertools.combinations(range(10), 2))
+    first, second = np.array(pairs).T
+    difference = values[:, first] - values[:, second]
+    t = np.sqrt(5) * difference.mean(2) / difference.std(2, ddof=1)
+    fooled = values[(np.abs(t) > 8.4).any(1)]  # 5 % / 45 on both sides, with 4 degrees of freedom
+    assert min(holm([paired_p(fooled[0][one], fooled[0][two]) for one, two in pairs])) <= 0.05
+    believed = sum(exchange_p(one, pairs, 499) <= 0.05 for one in fooled)
+    assert believed < len(fooled)
+    assert believed <= 0.05 * len(values)
+
+
+def test_two_arms_of_five_seeds_are_left_to_the_t_test():
+    assert [reaches(arms, seeds, 0.95) for arms, seeds in ((2, 5), (2, 6), (3, 5))] == [False, True, True]
+    close = {"a": [1.0, 1.1, 0.9, 1.2, 1.0], "b": [0.0, 0.1, 0.1, 0.0, 0.2]}
+    assert compare(close).pairs[0].p == paired_p(*close.values())
+    more = {arm: [*found, found[0] + 0.05] for arm, found in close.items()}
+    assert compare(more).pairs[0].p == pytest.approx(2 / 2**6, rel=0.2)  # one of the two extreme signs
 
 
 # -- records and reports ------------------------------------------------------------------------------------------

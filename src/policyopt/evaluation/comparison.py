@@ -4,23 +4,26 @@ Letters: `M` methods (arms), `K` seeds. Everything is a pure function of the mea
 
 Two arms are compared by the differences of their values on the same seeds, with the paired t test (Student 1908). All
 comparisons of a report are one family: p values are adjusted by Holm's step-down rule (Holm 1979), which keeps the
-chance of any false difference at `1 - level` whatever the dependence between the comparisons. Resampling K seeds does
-not: `benchmarks/aa_test.py` measures how often each procedure sees a difference between equal methods.
+chance of any false difference at `1 - level` whatever the dependence between the comparisons. The t test is exact for
+normal values; runs that solve a task or not can break it. So no difference counts unless the exact test that all arms
+are equal (`exchange_p`) is rejected as well: among equal arms the chance of any difference is at most `1 - level`,
+whatever the distribution (but for two arms and five seeds, of which that test can say nothing). Resampling K seeds does
+not keep it: `benchmarks/aa_test.py` measures how often each procedure sees a difference between equal methods.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import scipy  # its submodules are loaded where they are first used
-from numpy.typing import NDArray
 
+from policyopt.evaluation.exchange import exchange_p, reaches
 from policyopt.evaluation.statistics import MINIMUM_SEEDS, Interval, paired_difference, seed_interval
 
 POWER = 0.8
@@ -40,7 +43,8 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms. difference: first - second with its own interval, not adjusted. p: adjusted over the family.
+    """Two arms. difference: first - second with its own interval, not adjusted. p: adjusted over the family, and at
+    least that of "all arms are equal".
 
     enough: seeds in all with which a difference as large and as variable as the one seen would be found with
     probability `POWER`; None for a pair that is told apart, without a difference, or of more than `MOST_SEEDS`.
@@ -95,7 +99,8 @@ def compare(
     sign = 1 if higher_is_better else -1
     order = sorted(values, key=lambda arm: -sign * means[arm].estimate)  # stable: the given order among equals
     chosen = [pair for pair in itertools.combinations(order, 2) if baseline is None or baseline in pair]
-    adjusted = holm([paired_p(values[one], values[other]) for one, other in chosen])
+    least = _equal_p(values, chosen, level)
+    adjusted = [max(least, p) for p in holm([paired_p(values[one], values[other]) for one, other in chosen])]
     pairs = []
     for (one, other), p in zip(chosen, adjusted, strict=True):
         difference = paired_difference(values[one], values[other], level)
@@ -103,6 +108,15 @@ def compare(
         enough = None if known else seeds_needed(values[one], values[other], level, len(chosen))
         pairs.append(Pair(one, other, difference, p, Finding.BETTER if known else Finding.OPEN, enough))
     return Comparison(tuple(_places(order, means, pairs, baseline)), tuple(pairs), level, seeds)
+
+
+def _equal_p(values: Mapping[str, Sequence[float]], chosen: Sequence[tuple[str, str]], level: float) -> float:
+    """p of "all arms are equal"; 0 where there are too few arms and seeds to say."""
+    numbers = np.asarray(list(values.values()), dtype=np.float64)
+    if not reaches(len(values), numbers.shape[1], level):
+        return 0.0
+    place = {arm: index for index, arm in enumerate(values)}
+    return exchange_p(numbers, [(place[one], place[other]) for one, other in chosen])
 
 
 def _check(values: Mapping[str, Sequence[float]], baseline: str | None) -> None:
@@ -138,8 +152,8 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float:
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if np.ptp(difference) <= 1e-12 * max(np.abs(first).max(), np.abs(second).max(), 1e-300):
         return 1.0 if abs(difference).max() <= 1e-12 * np.abs(first).max() else 2.0 ** (1 - difference.size)
-    found: Any = scipy.stats.ttest_1samp(difference, 0.0)
-    return float(found.pvalue)
+    t = difference.mean() / difference.std(ddof=1) * math.sqrt(difference.size)
+    return float(2 * scipy.special.stdtr(difference.size - 1, -abs(t)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -167,9 +181,22 @@ def seeds_needed(
     fewest = max(MINIMUM_SEEDS, difference.size + 1)
     if spread <= 1e-12 * mean:
         return max(fewest, math.ceil(1 + math.log2(comparisons / (1 - level))))  # 2^(1 - K) as in `paired_p`
-    seeds: NDArray[np.int64] = np.arange(fewest, MOST_SEEDS + 1)
-    critical = scipy.stats.t.isf((1 - level) / (2 * comparisons), seeds - 1)
+    alpha = (1 - level) / comparisons
+    seeds = range(fewest, MOST_SEEDS + 1)
+    # More seeds find more, so the first that do can be looked up.
+    first_enough = bisect.bisect_left(seeds, POWER, key=lambda count: _power(mean / spread, count, alpha))
+    return seeds[first_enough] if first_enough < len(seeds) else None
+
+
+def detectable(seeds: int, level: float = 0.95, comparisons: int = 1) -> float:
+    """Smallest difference, in standard deviations of the differences of seeds, that the paired t test at
+    (1 - level) / comparisons finds with probability `POWER`; see `seeds_needed`."""
+    alpha = (1 - level) / comparisons
+    return float(scipy.optimize.brentq(lambda effect: _power(effect, seeds, alpha) - POWER, 1e-3, 1e3))
+
+
+def _power(effect: float, seeds: int, alpha: float) -> float:
+    """Chance that the two-sided paired t test at alpha finds a difference of `effect` standard deviations."""
+    critical = scipy.stats.t.isf(alpha / 2, seeds - 1)
     # The other tail adds nothing where the power is near `POWER`. Beyond 37 it is 1, which scipy can not compute.
-    power = scipy.stats.nct.sf(critical, seeds - 1, np.minimum(mean / spread * np.sqrt(seeds), 37.0))
-    enough = seeds[power >= POWER]
-    return int(enough[0]) if enough.size else None
+    return float(scipy.stats.nct.sf(critical, seeds - 1, min(effect * math.sqrt(seeds), 37.0)))

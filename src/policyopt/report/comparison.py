@@ -171,8 +171,9 @@ def _protocol(record: ComparisonRecord) -> list[str]:
         "would go beyond it at the cost of the round before; schedules end with it. Evaluation is not counted.",
         f"Evaluated on the same held-out tasks at the beginning and {record.evaluations} times at equal shares of the "
         "budget; judged by the last one.",
-        "Two arms: paired t test over seeds. All comparisons together: Holm's adjustment, so that the chance of any "
-        "false difference is at most 5 %. `benchmarks/aa_test.py` measures it.",
+        "Two arms: paired t test over seeds. All comparisons together: Holm's adjustment, and none without an exact "
+        "test that rejects that all arms are equal, so that of equal arms the chance of any difference is at most 5 %. "
+        "`benchmarks/aa_test.py` measures it.",
         f"*Seeds that would do*: with a probability of {100 * POWER:.0f} %, if the difference and its deviation are as "
         "seen; an order of magnitude.",
     ]
