@@ -195,13 +195,13 @@ class Crew:
 
     def _first(self, phase: str) -> None:
         """Wait until at least one peer is there."""
-        ray, until = _ray(), time.monotonic() + min(READY, self.deadline)
+        ray, until = _ray(), time.monotonic() + READY
         while not self.ready:
             left = until - time.monotonic()
             if left <= 0:
                 names = ", ".join(map(str, self.starting)) or f"no {self.kind}"
                 raise ClusterError(
-                    f"phase {phase}: {names} did not start within {min(READY, self.deadline):g} s. Each needs "
+                    f"phase {phase}: {names} did not start within {READY:g} s. Each needs "
                     f"{self.needs.bundle()}; free in the cluster are {_free()}. Add machines, or ask for less "
                     f"(runtime.{self.kind}s)"
                 )
