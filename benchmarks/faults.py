@@ -300,21 +300,18 @@ def _error(said: str) -> str:
 
 
 def table(seen: Sequence[Seen]) -> str:
-    lines = [
-        "| fault | to | in | times | right | resumed | clear error, then resumed | wrong |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
-    ]
-    groups: dict[tuple[str, str, str], Counter[str]] = {}
+    """One line for every fault of a kind of process or thing, over the runs it happened in."""
+    head = ("to", "fault", "in", "times", "right", "resumed", "clear error, then resumed", "wrong")
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---:|---:|---:|---:|---:|"]
+    groups: dict[tuple[str, str], list[Seen]] = {}
     for one in seen:
-        counted = groups.setdefault((one.what, one.kind, one.workload), Counter())
-        counted[one.end if one.well else "wrong"] += 1
-    for (what, kind, workload), counted in groups.items():
+        groups.setdefault((one.kind, one.what), []).append(one)
+    for (kind, what), found in groups.items():
+        counted = Counter(one.end if one.well else "wrong" for one in found)
         cells = [counted[end] or "" for end in ("right", "resumed", "error, resumed", "wrong")]
-        lines.append(f"| {what} | {kind} | {workload} | {sum(counted.values())} | {' | '.join(map(str, cells))} |")
-    well = sum(one.well for one in seen)
-    return "\n".join(
-        [*lines, "", f"{well} of {len(seen)} as promised, seconds: {sum(one.seconds for one in seen):.0f}"]
-    )
+        places = ", ".join(sorted({one.workload for one in found}))
+        lines.append(f"| {' | '.join(map(str, (kind, what, places, len(found), *cells)))} |")
+    return "\n".join([*lines, "", f"{sum(one.well for one in seen)} of {len(seen)} ended as promised."])
 
 
 def preload() -> None:

@@ -75,8 +75,8 @@ def poles(folder):
         "name": "poles",
         "policy": {"control": {"hidden": [4]}},
         "tasks": {"gymnasium": "CartPole-v1", "limit": 12},
-        "stages": [{"method": "reinforce", "steps": 2, "options": {"selection.count": 2}}],
-        "evaluation": {"episodes": 3},
+        "stages": [{"method": "reinforce", "steps": 2, "options": {"selection.count": 1}}],
+        "evaluation": {"episodes": 1},
         "samples": {"rows": 0},
         "folder": str(folder),
     }

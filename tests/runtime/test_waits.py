@@ -64,22 +64,6 @@ def soon(act, *given, seconds=0.15):
     threading.Timer(seconds, act, given).start()
 
 
-@pytest.mark.parametrize("fault", ["killed", "frozen", "cut off"])
-def test_trap_47_a_text_whose_worker_is_taken_is_judged_again(slow, fault, tmp_path, monkeypatch):
-    monkeypatch.setattr("policyopt.worlds.grading_process._ENDING_SECONDS", 0.3)
-    rule, entries = slow
-    with Grader(rule, entries, GradingLimits(deadline=1.0, workers=1)) as grader:
-        assert grader.grade(["warm"], [0])[0].score == 0.5
-        worker = grader._workers[0].process
-        if fault == "cut off":
-            (tmp_path / "cut").write_text(str(worker))
-        else:
-            soon(os.kill, worker, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
-        grades = grader.grade(["ab", "abcd"], [0, 0])
-        assert [(grade.score, grade.fault) for grade in grades] == [(0.25, None), (0.5, None)]
-        assert grader._workers[0].process != worker
-
-
 class Slept:
     """A queue whose owner is stopped during its first wait: the deadline is long past when it looks again."""
 
@@ -94,13 +78,24 @@ class Slept:
         raise queue.Empty
 
 
-def test_trap_47_a_grader_that_was_stopped_itself_still_hears_its_worker(slow):
+def test_trap_47_a_text_whose_worker_is_taken_is_judged_again(slow, tmp_path, monkeypatch):
+    monkeypatch.setattr("policyopt.worlds.grading_process._ENDING_SECONDS", 0.3)
     rule, entries = slow
-    with Grader(rule, entries, GradingLimits(deadline=0.6, workers=1)) as grader:
-        grader.grade(["warm"], [0])
+    with Grader(rule, entries, GradingLimits(deadline=0.8, workers=1)) as grader:
+        assert grader.grade(["warm"], [0])[0].score == 0.5
         grader._events = Slept(grader._events)
-        assert grader.grade(["abcd"], [0])[0].score == 0.5
+        assert grader.grade(["abcd"], [0])[0].score == 0.5, "a grader that was stopped itself hears its worker"
         assert grader._events.slept
+        grader._events = grader._events.events
+        for fault in ("killed", "frozen", "cut off"):
+            worker = grader._workers[0].process
+            if fault == "cut off":
+                (tmp_path / "cut").write_text(str(worker))
+            else:
+                soon(os.kill, worker, signal.SIGKILL if fault == "killed" else signal.SIGSTOP)
+            (grade,) = grader.grade(["ab"], [0])
+            assert (grade.score, grade.fault) == (0.25, None), fault
+            assert grader._workers[0].process != worker
 
 
 def test_trap_47_a_worker_that_is_frozen_while_it_starts_is_replaced_once_then_named(slow):
@@ -126,7 +121,7 @@ def test_trap_47_a_worker_that_is_frozen_while_it_starts_is_replaced_once_then_n
 def sandbox(monkeypatch):
     if (why := missing()) is not None:
         pytest.skip(why)
-    monkeypatch.setattr(host, "_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(host, "_GRACE_SECONDS", 0.6)
     monkeypatch.setattr(host, "_CLOSE_SECONDS", 0.2)
     with Sandbox() as opened:
         opened.start()
