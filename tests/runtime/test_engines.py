@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from policyopt.engines.choose import SlowerEngineWarning, engine_for
+from policyopt.engines.kernels import CompilerWarning, kernels
 from policyopt.engines.native import Decoding, EngineError, NativeEngine
 from policyopt.engines.plain import generate
 from policyopt.engines.sampling import NotFiniteError
@@ -15,6 +18,8 @@ from policyopt.ops.random import new_keys
 from policyopt.policies.checkpoint import Lora, new_language, with_lora
 from policyopt.policies.language import Language
 from policyopt.policies.tabular import Table
+from policyopt.recipe.language.kind import engine_of
+from policyopt.recipe.language.sections import NewModel, PolicySection
 from policyopt.types import Batch, Finish, StepKind, concatenate
 from policyopt.worlds.sequences import bandit
 from policyopt.worlds.tokens import TokenWorld
@@ -315,6 +320,72 @@ def test_engines_are_chosen_by_what_they_can_do():
         engine_for(stretched, tokens, "native")
     with pytest.raises(EngineError, match="engine is one of"):
         engine_for(tiny(), tokens, "fastest")
+
+
+def test_a_recipe_says_how_the_native_engine_decodes():
+    section = PolicySection(new=NewModel(), native={"slots": 4, "shared": False, "weights": "bfloat16"})
+    assert engine_of(section, tiny(), world()).decoding == Decoding(slots=4, shared=False, weights=torch.bfloat16)
+    assert engine_of(PolicySection(new=NewModel()), tiny(), world()).decoding == Decoding()
+    with pytest.raises(ValueError, match=r"policy.native has no effect with engine=plain"):
+        PolicySection(new=NewModel(), engine="plain", native={"slots": 4})
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16, torch.float64])
+def test_compiled_maps_equal_matrix_products(low):
+    """Every size of tile, with a bias, onto a residual, and where no panel fits."""
+    dtype = torch.float64 if low == torch.float64 else torch.float32
+    able = kernels(dtype, low)
+    if able is None:
+        pytest.skip("there is no C compiler here")
+    rng = torch.Generator().manual_seed(3)
+    weight = torch.randn(96, 20, generator=rng, dtype=dtype).to(low)
+    packed, bias = able.packed(weight), torch.randn(96, generator=rng, dtype=dtype)
+    assert able.packed(weight[:90]) is None
+    if packed is None:
+        pytest.skip("this processor has no products of bfloat16")
+    atol = 1e-12 if low == torch.float64 else 1e-5
+    for rows in (1, 3, 4, 12, 31):
+        x = torch.randn(rows, 20, generator=rng, dtype=dtype).to(low)
+        residual = torch.randn(rows, 96, generator=rng, dtype=dtype)
+        expected = x.to(dtype) @ weight.to(dtype).t()
+        close = partial(torch.testing.assert_close, rtol=0, atol=atol)
+        close(able.linear(x, packed, residual, high=True), expected + residual)
+        close(able.linear(x, packed, bias, high=True), expected + bias)
+        rounded = (expected + bias).to(low)
+        close(able.linear(x, packed, bias), rounded, atol=atol if low == dtype else 0.07)
+
+
+def test_compiled_choice_inverts_the_cumulative_distribution():
+    """softmax of (log 1, log 2, log 5) is (1/8, 2/8, 5/8): cumulative 0.125, 0.375, 1; squared at temperature 1/2."""
+    able = kernels(torch.float64, torch.float64)
+    if able is None:
+        pytest.skip("there is no C compiler here")
+    uniform = torch.tensor([0.0, 0.12, 0.13, 0.37, 0.38, 0.9999])
+    logits = torch.tensor([1.0, 2.0, 5.0]).log().repeat(6, 1)
+    token, logp = able.choose(logits.clone(), torch.ones(6), uniform)
+    assert token.tolist() == [0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(logp.exp(), torch.tensor([1, 1, 2, 2, 5, 5]) / 8)
+    token, logp = able.choose(logits.clone(), torch.full((6,), 0.5), uniform)
+    assert token.tolist() == [0, 1, 1, 2, 2, 2]
+    torch.testing.assert_close(logp.exp(), torch.tensor([1, 4, 4, 25, 25, 25]) / 30)
+    impossible = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(6, 1)
+    token, logp = able.choose(impossible, torch.ones(6), uniform)
+    assert token.tolist() == [1] * 6
+    assert logp.abs().max() == 0
+
+
+def test_without_a_compiler_torch_decodes(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "/bin/false")
+    kernels.cache_clear()
+    policy, tokens = tiny(), world()
+    batch, keys = begin(tokens, 0.8)
+    try:
+        with pytest.warns(CompilerWarning, match="without compiled kernels"):
+            ours = NativeEngine()(policy, tokens, batch, keys, 0.8, 0)
+    finally:
+        kernels.cache_clear()
+    assert_same(ours, generate(policy, tokens, batch, keys, 0.8, 0))
 
 
 def test_other_policies_use_the_reference_engine():
