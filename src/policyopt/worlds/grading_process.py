@@ -6,7 +6,6 @@ import contextlib
 import json
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from policyopt.worlds.tasks import Entry
 
 _CLOSE_SECONDS = 10.0
+_TAKEN = (-15, -9)  # exit codes: SIGTERM, SIGKILL (which Windows does not name)
 _ENDING_SECONDS = 1.0  # between the end of a process's pipe and its own
 Job = tuple[int, str, "Entry"]
 
@@ -110,7 +110,7 @@ class WorkerProcess:
         """Whether the process, which ended, was ended from outside, or lost its pipe and still runs: no text's doing.
         What a text can bring about is a crash, an exit, or the kernel's signal at its limit of CPU time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(_ENDING_SECONDS) in (-signal.SIGTERM, -signal.SIGKILL)
+            return self._process.wait(_ENDING_SECONDS) in _TAKEN
         return True
 
     def ending(self) -> str:
