@@ -4,7 +4,8 @@
 
 Every process has one thread. One process is also measured with as many threads as there are processes. Times are the
 median of the rounds after the first two. Efficiency is t(one) / (processes t(several)). "others" is the share of the
-machine that other programs took meanwhile (Linux): figures with more than a few percent of it are of little worth.
+machine that other programs took meanwhile (Linux): times with more than a few percent of it are of little worth, unlike
+the processor time that each process needs for a round.
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ def measured(size: Size, ranks: Ranks | None) -> dict[str, float]:
         seen.append({"round": total, "sampling": clocked.seconds, "rest": total - clocked.seconds})
         clocked.seconds = 0.0
     used = time.process_time() - own
-    used = used if ranks is None else sum(ranks.gather(used))
+    each, used = used / size.rounds, used if ranks is None else sum(ranks.gather(used))
     spent = (machine_busy() - busy - used) / (time.perf_counter() - began) / (os.cpu_count() or 1)
-    told = {"parameters": sum(p.numel() for p in policy.parameters()), "others": max(0.0, spent)}
+    told = {"parameters": sum(p.numel() for p in policy.parameters()), "others": max(0.0, spent), "cpu": each}
     return told | {k: statistics.median(s[k] for s in seen[2:]) for k in seen[0]}
 
 
@@ -139,6 +140,10 @@ def main() -> None:
             model = f"{name}, {one['parameters'] / 1e6:.1f} M"
             times = " | ".join(f"{x[part]:.3f}" for x in (one, threads, more))
             others = ", ".join(f"{x['others']:.0%}" for x in (one, threads, more))
+            if part == "round":
+                work = " | ".join(f"{x['cpu']:.3f}" for x in (one, threads, more))
+                share = one["cpu"] / more["cpu"]
+                print(f"| {model} | processor time of each | {work} | {share:.2f} | {share / asked.processes:.0%} | |")
             print(f"| {model} | {part} | {times} | {gain:.2f} | {gain / asked.processes:.0%} | {others} |", flush=True)
 
 

@@ -35,6 +35,7 @@ from policyopt.runtime.sharding import Generating, Sharded
 from policyopt.runtime.together import own_part, write_together
 from policyopt.train import rounds
 from policyopt.types import Batch
+from policyopt.update.optimizers import SGD
 from policyopt.worlds.tokens import TokenWorld
 from support import context, full_step, grids, method
 
@@ -87,7 +88,7 @@ def cast(batch: Batch, dtype: torch.dtype) -> Batch:
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------
-def after(run: Run, made: Method, ranks: Ranks | None, count: int = 1) -> tuple[dict[str, Tensor], dict[str, float]]:
+def after(run: Run, made: Method, ranks: Ranks | None, count: int = 1) -> tuple[dict[str, Tensor], Mapping[str, float]]:
     """Weights of every model, and metrics, after some rounds."""
     run.trainers = None if ranks is None else Sharded(ranks)
     if ranks is not None:
@@ -159,9 +160,17 @@ def decoder(case: str) -> tuple[Run, Method]:
     return Run({"policy": policy}, world, generate, 1), override(made, {"selection.count": 4, **rates, **options})
 
 
+def descending(run: Run, made: Method) -> tuple[Run, Method]:
+    """By plain gradient descent, so that weights differ as gradients do; Adam divides each by its own size, which makes
+    of rounding errors in gradients near 0 steps of any size."""
+    rates = {name: SGD(0.05) for name in made.update.optimizers}
+    return run, replace(made, update=replace(made.update, optimizers=rates))
+
+
 def of_decoders(ranks: Ranks) -> Iterator[tuple[str, list[float]]]:
     for case in DECODERS:
-        yield case, compared(after(*decoder(case), None, 2), after(*decoder(case), ranks, 2))
+        one, several = descending(*decoder(case)), descending(*decoder(case))
+        yield case, compared(after(*one, None, 2), after(*several, ranks, 2))
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
 
 def test_signs_of_life_are_counted_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that was suspended for an hour has lost nobody; a rank that is still for as long while we look has."""
-    store, now = dist.HashStore(), [0.0]
+    store, now = dist.HashStore(), [0.0]  # pyright: ignore[reportPrivateImportUsage]
     monkeypatch.setattr("policyopt.runtime.pulse.time.monotonic", lambda: now[0])
     for rank in (0, 1):
         store.set(f"pulse/{rank}", "1 sampling")
@@ -164,6 +165,7 @@ def dies(ranks: Ranks, how: int) -> None:
     with ranks.phase("gradients of round 3"):
         ranks.gather(ranks.rank)
         if ranks.rank == 1:
+            time.sleep(2)  # so that its phase has been told
             os.kill(os.getpid(), how)
         ranks.gather(ranks.rank)
 
