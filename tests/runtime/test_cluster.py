@@ -127,12 +127,14 @@ def test_weights_that_arrive_wrong_stop_the_round(samplers: Crew, monkeypatch: p
         engine(run.models["policy"], cases.WORLD, cases.WORLD.start(tasks), torch.arange(4), 1.0, 0)
 
 
+@pytest.mark.slow
 def test_grades_come_back_in_their_order(clerks: Crew) -> None:
     texts = ["a" * n for n in range(7)]
     graded = SpreadGrader(clerks).grade(texts, [0, 1, 9, 3, 4, 9, 6])
     assert [grade.score for grade in graded] == [1, 1, 0, 1, 1, 0, 1]
 
 
+@pytest.mark.slow
 def test_what_fails_is_named(clerks: Crew) -> None:
     with pytest.raises(ClusterError, match=r"phase thinking: grader \d+ \(process \d+ on .*ValueError: a reason"):
         clerks.map("thinking", [("fail", ())])
@@ -141,6 +143,7 @@ def test_what_fails_is_named(clerks: Crew) -> None:
     assert clerks.map("living", [("wait", (0,))]) == ["done"]
 
 
+@pytest.mark.slow
 def test_who_does_not_answer_is_replaced_and_then_named(clerks: Crew) -> None:
     clerks.map("start", [("wait", (0,))] * 2)
     clerks.deadline = 0.5
@@ -151,6 +154,7 @@ def test_who_does_not_answer_is_replaced_and_then_named(clerks: Crew) -> None:
         clerks.deadline = 300.0
 
 
+@pytest.mark.slow
 def test_peers_join_and_leave(clerks: Crew) -> None:
     clerks.join()
     while clerks.starting:
@@ -172,6 +176,7 @@ def test_what_no_machine_has_room_for_is_told(cluster: None, monkeypatch: pytest
         crew.close()
 
 
+@pytest.mark.slow
 def test_models_on_scorers_say_what_they_would_say_here(cluster: None) -> None:
     table = torch.linspace(-1, 1, cases.WORLD.states * cases.CHOICES).view(-1, cases.CHOICES)
     crew = Crew("scorer", 1, partial(scorer, table), Needs(1), 300.0)
