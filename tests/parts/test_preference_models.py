@@ -23,7 +23,7 @@ from policyopt.policies.reward_checkpoint import load_reward, save_reward, templ
 from policyopt.policies.tabular import Table, TablePreference
 from policyopt.reward.wins import WinRate
 from policyopt.seen import SeenBatch
-from policyopt.types import REFERENCE_ANSWER, StepKind
+from policyopt.types import REFERENCE_ANSWER, Batch, StepKind
 from policyopt.update.averaging import RowMean
 from references_reward_models import REFERENCES, Compared, training
 from support import close, context, full_step, grids, method, numbers, ragged, widened, with_row
@@ -140,24 +140,35 @@ def test_models_are_made_by_policies_that_can() -> None:
 
 
 # -- reference answers -------------------------------------------------------------------------------------------------
-def test_a_conditioned_model_reads_rows_under_the_other_context(tmp_path: Any) -> None:
-    policy = new_language(9, hidden_size=16, layers=1, heads=2, seed=1)
-    run = context(method(), {"policy": policy}).run
+def conditioned() -> tuple[Any, Any]:
+    """Two reward models of the same weights, of which the second reads reference answers."""
+    run = context(method(), {"policy": new_language(9, hidden_size=16, layers=1, heads=2, seed=1)}).run
     plain: Any = RewardModel().build(run, "reward")
     model: Any = RewardModel(context=REFERENCE_ANSWER).build(run, "reward")
     model.load_state_dict(plain.state_dict())
-    batch = written()
-    other = batch.with_context(torch.tensor([[-1, 6], [5, 5], [1, 2]]), REFERENCE_ANSWER)
-    close(model.worth(other), plain.worth(batch.with_context(other.context(REFERENCE_ANSWER))), 1e-6)
-    assert float((model.worth(other) - plain.worth(other)).detach().abs().max()) > 1e-3
+    return plain, model
+
+
+def beside_answers() -> Batch:
+    return written().with_context(torch.tensor([[-1, 6], [5, 5], [1, 2]]), REFERENCE_ANSWER)
+
+
+def test_a_conditioned_model_reads_rows_under_the_other_context() -> None:
+    (plain, model), batch = conditioned(), beside_answers()
+    close(model.worth(batch), plain.worth(batch.with_context(batch.context(REFERENCE_ANSWER))), 1e-6)
+    assert float((model.worth(batch) - plain.worth(batch)).detach().abs().max()) > 1e-3
     with pytest.raises(CompositionError, match="'reference answer', which these rows do not have"):
-        model.worth(batch)
+        model.worth(written())
+
+
+def test_folders_keep_the_words_in_which_answers_are_read(tmp_path: Any) -> None:
+    (plain, model), batch = conditioned(), beside_answers()
     with pytest.raises(CheckpointError, match="the template that it reads by"):
         save_reward(model, tmp_path / "reward")
     save_reward(model, tmp_path / "reward", template="{prompt} {answer}")
     again: Any = load_reward(tmp_path / "reward")
     assert (again.context, template_of(again)) == (REFERENCE_ANSWER, "{prompt} {answer}")
-    close(again.worth(other), model.worth(other), 1e-6)
+    close(again.worth(batch), model.worth(batch), 1e-6)
     save_reward(plain, tmp_path / "plain")
     assert load_reward(tmp_path / "plain").context is None
 
