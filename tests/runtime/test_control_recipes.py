@@ -240,5 +240,7 @@ def test_our_recipes_build_and_train(path, command, tmp_path):
         small += ["sampling.horizon=64"]
     if "update.minibatches" in options:
         small += ["update.minibatches=2"]
+    if given.kind == "diffusion":
+        small += ["selection.count=4"]
     called = command("train", path, *small)
     assert called.code == 0, called.err
