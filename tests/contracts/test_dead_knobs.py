@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import cases
 import policyopt
-from policyopt.compose import Term, trained_rows
+from policyopt.compose import Role, Term, trained_rows
 from policyopt.constraint import divergence
 from policyopt.credit import groups, returns
 from policyopt.engines.plain import generate
@@ -27,11 +27,11 @@ from policyopt.objective import preference, supervised, surrogates, value
 from policyopt.policies.tabular import Table
 from policyopt.reward import parts
 from policyopt.sampling import samplers
-from policyopt.seen import SeenBatch
+from policyopt.seen import SeenBatch, collect_roles
 from policyopt.selection import tasks
 from policyopt.train import _draw, _judge
 from policyopt.types import Batch, Finish, Round
-from policyopt.update import averaging, following, gradient, optimizers
+from policyopt.update import averaging, following, gradient, micro_batches, optimizers
 from policyopt.worlds.sequences import SequenceWorld
 from support import (
     Grid,
@@ -49,7 +49,7 @@ from support import (
 pytestmark = pytest.mark.usefixtures("float64")
 
 AXES = ("selection", "sampling", "reward", "feedback", "credit", "objective", "constraint", "update")
-RECORDS = {gradient.Planned}  # dataclasses of these packages that are no parts
+RECORDS = {gradient.Planned, micro_batches.Passes}  # dataclasses of these packages that are no parts
 
 
 def parts_of_the_library() -> set[type]:
@@ -172,9 +172,10 @@ def updated(part: Any) -> Tensor:
     """Parameters and updates after a call, and how often the policy was asked."""
     part = dataclasses.replace(part, optimizers={"policy": optimizers.SGD(0.1)})
     term = Term("a", surrogates.GeometricSequenceSurrogate(0.5, 0.5), averaging.RowMean(), trained_rows)
-    ctx = context(method(term, update=part), grids())
-    part(ctx, cases.rich())
-    policy = ctx.models["policy"]
+    ctx = context(method(term, update=part, roles={"old": Role(when="collected")}), grids())
+    policy, batch = ctx.models["policy"], collect_roles(ctx, cases.rich())
+    policy.calls = 0
+    part(ctx, batch)
     counts = torch.tensor([float(ctx.updates), float(policy.calls)])
     return torch.cat([policy.logp.detach().flatten(), counts])
 
@@ -237,7 +238,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         gradient.GradientSteps(clip_norm=1e3),
         updated,
-        {"epochs": 2, "minibatches": 2, "micro_rows": 1, "clip_norm": 1e-3},
+        {"epochs": 2, "minibatches": 2, "micro_rows": 1, "micro_tokens": 9, "trust_sampler": 1e9, "clip_norm": 1e-3},
     ),
     Knob(following.Average("old", decay=0.9), followed, {"decay": 0.5, "every": 2}),
     Knob(following.Refresh("old"), followed, {"every": 2}),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from policyopt.compose import frozen
 from policyopt.policies.checkpoint import new_language
 from policyopt.policies.language import Language
 from policyopt.policies.packing import pack
@@ -210,3 +211,17 @@ def test_choices_without_probability_add_nothing_to_the_entropy():
     two = torch.tensor([1.0, 2.0]).log_softmax(0)
     torch.testing.assert_close(logp.detach(), two[:1].expand(4))
     torch.testing.assert_close(entropy.detach(), -(two.exp() * two).sum().expand(4))
+
+
+def test_a_recipe_says_how_rows_are_read():
+    from policyopt.recipe.language.kind import make_policy
+    from policyopt.recipe.language.sections import PolicySection
+    from policyopt.worlds.tasks import Entry
+
+    new = {"model_type": "llama", "hidden_size": 16, "layers": 1, "heads": 2, "positions": 16}
+    reading = {"share": False, "checkpointed": True, "autocast": "bfloat16"}
+    section = PolicySection.model_validate({"new": new, "reading": reading})
+    policy, _ = make_policy(section, [Entry("ab", None, "c")], seed=0)
+    assert policy.reading == Reading(share=False, checkpointed=True, autocast=torch.bfloat16)
+    assert frozen(policy).reading == policy.reading
+    assert policy.make_critic(torch.Generator()).reading == policy.reading

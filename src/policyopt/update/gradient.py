@@ -111,10 +111,7 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
 class Gradients(Part, ABC):
     """One update after another: of each model in the order of `optimizers`, by its own terms and parameters only.
 
-    micro_rows, micro_tokens: at most so many rows or tokens per forward pass (memory only: the result is the same).
-    skip_idle: rows of text that no term can learn from (advantages of exactly 0, say) are scored without gradient: the
-    same result. trust_sampler: `old` log-probabilities are those that the sampler reported, if a sample of the rows
-    scores within this of them (metric `sampler_mismatch`), else they are scored. clip_norm: bound on the gradient's
+    micro_rows: rows per forward pass (memory only: the result is the same). clip_norm: bound on the gradient's
     Euclidean norm: of each model's, or (clip_over "all") of all of them together, which are then taken at the same
     weights, as if one optimiser trained policy and critic. every: a model's step is taken at every n-th update only
     (delayed policies). after_step: called with the run's context after every update (averages of weights). stop: (seen,
@@ -125,9 +122,6 @@ class Gradients(Part, ABC):
 
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     micro_rows: int | None = None
-    micro_tokens: int | None = None
-    skip_idle: bool = True
-    trust_sampler: float | None = None
     clip_norm: float | None = 1.0
     clip_over: Literal["model", "all"] = "model"
     every: Mapping[str, int] = field(default_factory=dict)
@@ -142,10 +136,6 @@ class Gradients(Part, ABC):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CompositionError(f"{name} must be at least 1, not {value}")
-        if self.micro_rows is not None and self.micro_tokens is not None:
-            raise CompositionError("give micro_rows or micro_tokens, not both: each bounds what a pass reads")
-        if self.trust_sampler is not None and self.trust_sampler < 0:
-            raise CompositionError(f"trust_sampler is a bound on a difference, at least 0, not {self.trust_sampler}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise CompositionError(f"clip_norm must be above 0, not {self.clip_norm}; None turns it off")
         strange = sorted(set(self.every) - set(self.optimizers))
@@ -157,7 +147,12 @@ class Gradients(Part, ABC):
 
     @property
     def _counts(self) -> tuple[str, ...]:
-        return ("micro_rows", "micro_tokens")
+        return ("micro_rows",)
+
+    @property
+    def passes(self) -> Passes:
+        """How the rows of an update are divided."""
+        return Passes(self.micro_rows)
 
     @abstractmethod
     def batches(self, ctx: Any, batch: Batch) -> Iterable[tuple[Batch, Tensor | None]]:
@@ -196,18 +191,17 @@ class Gradients(Part, ABC):
             parameter.grad = None
         planned = plan(ctx, batch, terms_of(ctx, model))
         if ctx.trainers is not None:
-            if self.micro_tokens is not None:
+            if self.passes.tokens is not None:
                 raise CompositionError("several processes divide rows, not tokens; set micro_rows, not micro_tokens")
             ctx.trainers.backward(ctx, batch, planned, self.micro_rows, parameters)
             return
-        passes = Passes(self.micro_rows, self.micro_tokens, self.skip_idle)
-        for loss in planned_losses(ctx, batch, planned, passes):
+        for loss in planned_losses(ctx, batch, planned, self.passes):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
 
     def replay(self, ctx: Any, batch: Batch, rows: Tensor | None, model: str) -> None:
         """The same, by the operations that the first such step recorded."""
-        if self.micro_rows is not None or self.micro_tokens is not None:
+        if self.passes.rows is not None or self.passes.tokens is not None:
             raise CompositionError(
                 f"execution={self.execution!r} takes a minibatch at once; set micro_rows and micro_tokens to none"
             )
@@ -278,11 +272,31 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
 @dataclass(frozen=True)
 class GradientSteps(Gradients):
     """epochs x minibatches of the round's rows, or (unit "step") of their trained steps: a minibatch then mixes steps
-    of different rows, which suits losses and averages that do not look along a row."""
+    of different rows, which suits losses and averages that do not look along a row.
+
+    micro_tokens: tokens per forward pass, in place of micro_rows. skip_idle: rows of text that no term can learn from
+    (advantages of exactly 0, say) are scored without gradient. Both leave the result as it is.
+    trust_sampler: `old` log-probabilities are those that the sampler reported, if a sample of the rows scores within
+    this of them (metric `sampler_mismatch`), else they are scored.
+    """
 
     epochs: int = 1
     minibatches: int = 1
     unit: Literal["row", "step"] = "row"
+    micro_tokens: int | None = None
+    skip_idle: bool = True
+    trust_sampler: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_rows is not None and self.micro_tokens is not None:
+            raise CompositionError("give micro_rows or micro_tokens, not both: each bounds what a pass reads")
+        if self.trust_sampler is not None and self.trust_sampler < 0:
+            raise CompositionError(f"trust_sampler is a bound on a difference, at least 0, not {self.trust_sampler}")
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(self.micro_rows, self.micro_tokens, self.skip_idle)
 
     @property
     def _counts(self) -> tuple[str, ...]:

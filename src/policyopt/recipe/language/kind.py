@@ -24,6 +24,7 @@ from policyopt.policies.classifiers import Classifier
 from policyopt.policies.language import Language
 from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward, template_of
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
+from policyopt.policies.trunk import Reading, suited
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
 from policyopt.recipe.language.judges import judges_of
@@ -213,6 +214,9 @@ def make_policy(
     check_pair(policy, tokenizer)
     if section.lora is not None:
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
+    said = section.reading
+    autocast = None if said.autocast is None else torch.bfloat16
+    policy.reading = suited(policy.backbone, Reading(said.packed, said.share, said.checkpointed, autocast))
     return policy, tokenizer
 
 

@@ -51,6 +51,15 @@ class NativeSection(Section):
     weights: Literal["bfloat16"] | None = None
 
 
+class ReadingSection(Section):
+    """How the trained models read rows when they score them; see `policies.trunk.Reading`."""
+
+    packed: bool = True
+    share: bool = True
+    checkpointed: bool = False
+    autocast: Literal["bfloat16"] | None = None
+
+
 class VllmSection(Section):
     """How vLLM generates, with engine=vllm; see `engines.vllm_model.VllmOptions`."""
 
@@ -72,6 +81,7 @@ class PolicySection(Section):
     eos_token: str | None = None
     device: str = "auto"  # auto: CUDA, then Apple, then CPU
     engine: str = "auto"
+    reading: ReadingSection = Field(default_factory=ReadingSection)
     native: NativeSection | None = None
     vllm: VllmSection | None = None
 

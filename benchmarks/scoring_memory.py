@@ -1,0 +1,130 @@
+"""Peak extra memory of scoring tokens at a large vocabulary, with its gradient: ours against all logits at once.
+
+    .venv/bin/python benchmarks/scoring_memory.py [--vocabulary 151936] [--tokens 2048] [--gpu]
+
+Each way runs in a process of its own, on the same weights and tokens. Memory is what the process held at most while it
+scored and took the gradient, less what it held before (the kernel's count of its resident memory; on a GPU, torch's of
+what was allocated). Log-probabilities, entropies and gradients of both are compared. Prints a table; `--json FILE`
+writes the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from policyopt.policies.checkpoint import new_language
+from policyopt.policies.language import Language
+from policyopt.policies.trunk import PLAIN
+from policyopt.types import Batch
+from policyopt.worlds.tokens import TokenWorld
+
+WAYS = ("all at once", "ours")
+
+
+class Memory:
+    """The most memory held since it was made, beyond what was held then."""
+
+    def __init__(self, device: str):
+        self.device = device
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+            self.before = self._read("VmRSS")
+
+    def extra(self) -> int:
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else self._read("VmHWM")
+        return peak - self.before
+
+    @staticmethod
+    def _read(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def all_at_once(policy: Language, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What a loss over logits does: (tokens, vocabulary) arrays of logits, log-probabilities and probabilities."""
+    prompt, answer = batch.context(), batch.step["_token"]
+    states = policy.backbone(input_ids=torch.cat([prompt, answer], 1), use_cache=False).last_hidden_state
+    logp = policy.head(states[:, prompt.shape[1] - 1 : -1]).log_softmax(-1)
+    return logp.gather(-1, answer[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+
+
+def ours(policy: Language, batch: Batch) -> tuple[Tensor, Tensor]:
+    scores = policy.score(batch)
+    assert scores.entropy is not None
+    return scores.logp, scores.entropy
+
+
+def one(way: str, vocabulary: int, tokens: int, device: str, kept: str) -> dict[str, float]:
+    policy = new_language(vocabulary, "qwen2", hidden_size=128, layers=2, heads=2, seed=0).to(device)
+    if way != "ours":
+        policy.reading = PLAIN
+    rng = torch.Generator().manual_seed(0)
+    rows = 32
+    answers = torch.randint(vocabulary, (rows, tokens // rows), generator=rng).tolist()
+    prompts = torch.randint(vocabulary, (rows, 8), generator=rng).tolist()
+    world = TokenWorld(prompts, eos=vocabulary, limit=tokens, decode=str, recorded_answers=answers)
+    batch = world.recorded(world.tasks(torch.arange(rows))).to(device)
+    score = ours if way == "ours" else all_at_once
+    weight = torch.randn(2, rows, tokens // rows, generator=rng).to(device)
+    sum(part.sum() for part in score(policy, batch[:1])).backward()  # kernels and gradients are there before
+    policy.zero_grad(set_to_none=False)
+    memory, begun = Memory(device), time.perf_counter()
+    logp, entropy = score(policy, batch)
+    ((weight[0] * logp).sum() + (weight[1] * entropy).sum()).backward()
+    extra, seconds = memory.extra(), time.perf_counter() - begun
+    torch.save([logp.detach(), entropy.detach(), *[p.grad for p in policy.parameters()]], kept)
+    return {"extra": extra, "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vocabulary", type=int, default=151936)
+    parser.add_argument("--tokens", type=int, default=2048, help="a multiple of 32")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "FILE"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    device = "cuda" if asked.gpu else "cpu"
+    if asked.one:
+        print(json.dumps(one(asked.one[0], asked.vocabulary, asked.tokens, device, asked.one[1])))
+        return
+    found, saved = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in WAYS:
+            kept = f"{folder}/{way}.pt"
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", way, kept]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found[way] = json.loads(done.stdout.splitlines()[-1])
+            saved[way] = torch.load(kept, map_location="cpu")
+    gaps = [
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(saved["ours"], saved["all at once"], strict=True)
+    ]
+    ratio = found["all at once"]["extra"] / found["ours"]["extra"]
+    table = Table("way", "peak extra memory, MiB", "seconds")
+    for way, numbers in found.items():
+        table.add_row(way, f"{numbers['extra'] / 2**20:.0f}", f"{numbers['seconds']:.2f}")
+    console = Console()
+    console.print(table)
+    alike = f"scores {max(gaps[:2]):.1e}, gradients {max(gaps[2:]):.1e}"
+    console.print(f"{ratio:.1f} times less; largest relative difference: {alike}")
+    if asked.json:
+        asked.json.write_text(json.dumps({"ways": found, "ratio": ratio, "differences": gaps}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
