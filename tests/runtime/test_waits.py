@@ -155,7 +155,7 @@ def test_trap_47_a_frozen_sandbox_is_named_and_replaced(sandbox):
 def test_trap_47_a_program_that_is_stopped_from_outside_is_the_sandbox_s_fault(sandbox):
     hit(sandbox, signal.SIGSTOP, -1)
     with pytest.raises(SandboxFault, match="stopped from outside"):
-        sandbox.run(NAP, Limits(seconds=0.8))
+        sandbox.run({**NAP, "source": "import time; time.sleep(60)"}, Limits(seconds=1.5))
     itself = "import os, signal, time\nos.kill(os.getpid(), signal.SIGSTOP)\ntime.sleep(9)"
     assert sandbox.run({"kind": "script", "source": itself}, Limits(seconds=0.5)).limit == "seconds"
 
@@ -163,7 +163,7 @@ def test_trap_47_a_program_that_is_stopped_from_outside_is_the_sandbox_s_fault(s
 def test_trap_47_a_frozen_warden_has_a_deadline(sandbox):
     hit(sandbox, signal.SIGSTOP, 0)
     with pytest.raises(SandboxFault, match="phase run: no end of a program within"):
-        sandbox.run({**NAP, "source": "while True: pass"}, Limits(seconds=0.5))
+        sandbox.run({**NAP, "source": "import time; time.sleep(60)"}, Limits(seconds=1.5))
 
 
 def test_a_program_that_was_killed_is_run_again(monkeypatch):
