@@ -75,9 +75,9 @@ def one(way: str, vocabulary: int, tokens: int, device: str, kept: str) -> dict[
         policy.reading = PLAIN
     rng = torch.Generator().manual_seed(0)
     rows = 32
-    answers = torch.randint(vocabulary, (rows, tokens // rows), generator=rng).tolist()
+    answers = torch.randint(vocabulary, (rows, tokens // rows - 1), generator=rng).tolist()
     prompts = torch.randint(vocabulary, (rows, 8), generator=rng).tolist()
-    world = TokenWorld(prompts, eos=vocabulary, limit=tokens, decode=str, recorded_answers=answers)
+    world = TokenWorld(prompts, eos=0, limit=tokens, decode=str, recorded_answers=answers)
     batch = world.recorded(world.tasks(torch.arange(rows))).to(device)
     score = ours if way == "ours" else all_at_once
     weight = torch.randn(2, rows, tokens // rows, generator=rng).to(device)

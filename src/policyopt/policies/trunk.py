@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
 
 from policyopt.policies.packing import Packed
 from policyopt.policies.segments import Layout, layout_of
@@ -58,6 +57,7 @@ def read(
     if not len(layout.tokens):
         return backbone.get_input_embeddings().weight[:0], layout.index
     tokens, positions = layout.tokens[None], layout.positions[None]
+    _register()
     with _attending(backbone, ATTENTION), _as_asked(backbone, reading):
         out = backbone(input_ids=tokens, position_ids=positions, use_cache=False, segments=layout)
     return out.last_hidden_state[0], layout.index
@@ -98,6 +98,7 @@ def _recomputed(backbone: Any, attention: str, forward: Callable[..., Any], *arg
 
 @contextlib.contextmanager
 def _attending(backbone: Any, attention: str) -> Iterator[None]:
+    _register()
     config = backbone.config
     before = config._attn_implementation
     config._attn_implementation = attention
@@ -125,7 +126,12 @@ def _attend(
     return segments.attend(q, k, v, scaling)[None], None
 
 
-AttentionInterface.register(ATTENTION, _attend)
+@functools.cache
+def _register() -> None:
+    """Once, when a decoder is first read so: who trains agents never loads `transformers`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, _attend)
 
 
 def suited(backbone: Any, reading: Reading) -> Reading:
