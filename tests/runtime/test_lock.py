@@ -76,7 +76,7 @@ def poles(folder):
         "policy": {"control": {"hidden": [4]}},
         "tasks": {"gymnasium": "CartPole-v1", "limit": 12},
         "stages": [{"method": "reinforce", "steps": 2, "options": {"selection.count": 1}}],
-        "evaluation": {"episodes": 1},
+        "evaluation": {"episodes": 2},
         "samples": {"rows": 0},
         "folder": str(folder),
     }

@@ -121,7 +121,7 @@ def test_trap_47_a_worker_that_is_frozen_while_it_starts_is_replaced_once_then_n
 def sandbox(monkeypatch):
     if (why := missing()) is not None:
         pytest.skip(why)
-    monkeypatch.setattr(host, "_GRACE_SECONDS", 0.6)
+    monkeypatch.setattr(host, "_GRACE_SECONDS", 1.5)
     monkeypatch.setattr(host, "_CLOSE_SECONDS", 0.2)
     with Sandbox() as opened:
         opened.start()
