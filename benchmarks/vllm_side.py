@@ -39,7 +39,7 @@ def main() -> None:
     config.architectures = [type(policy.causal).__name__]
     options = VllmOptions(rows=setting.batch, positions=setting.prompt + setting.limit)
     model, prompts = VllmModel(config, policy.causal.dtype, options), rows_of(setting)[1].context().tolist()
-    rng, never = torch.Generator().manual_seed(2), setting.vocabulary  # no token: answers end at their limits
+    rng = torch.Generator().manual_seed(2)
     for version, _ in enumerate(sys.stdin):
         sizes = limits(setting, rng)
         seeds = range(version * setting.batch, (version + 1) * setting.batch)
@@ -48,7 +48,7 @@ def main() -> None:
             next(policy.parameters()).mul_(1.0001)
         start = time.perf_counter()
         model.sync(policy_weights(policy), version)
-        answers = model.generate(requests, never)
+        answers = model.generate(requests, None)
         seconds = time.perf_counter() - start
         print(json.dumps({"tokens": sum(len(one.tokens) for one in answers), "seconds": seconds}), flush=True)
 

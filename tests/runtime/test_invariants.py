@@ -149,6 +149,13 @@ def held_copy(run, program):
     return program
 
 
+def test_an_engine_that_had_nothing_to_sample_may_hold_other_weights():
+    """Recorded rows: nobody sampled them, so the engine's copy is as old as its last call."""
+    found, run = trained("sft", Watch(), held_copy)
+    assert run.engine.fingerprint() != fingerprint(run.models["policy"])
+    assert found
+
+
 def padded(run, program):
     (term,) = program.stages[-1].method.objective
     return _with(program, objective=(replace(term, average=PaddedMean()),))

@@ -114,9 +114,9 @@ class VllmModel:
         """0 while the copy is what was sent."""
         return sum(self.held().values()) - sum(self._sent.values())
 
-    def generate(self, requests: Sequence[Request], eos: int) -> list[Answer]:
-        """An answer to every request, in order; each ends with `eos` or at its limit. What a request draws depends on
-        its seed alone, not on what is generated beside it. EngineError: see `check_requests`."""
+    def generate(self, requests: Sequence[Request], eos: int | None) -> list[Answer]:
+        """An answer to every request, in order; each ends with `eos` (None: never) or at its limit. What a request
+        draws depends on its seed alone, not on what is generated beside it. EngineError: see `check_requests`."""
         check_requests(requests, self.positions)
         vllm: Any = importlib.import_module("vllm")
         prompts = [{"prompt_token_ids": [*one.prompt]} for one in requests]
@@ -125,7 +125,7 @@ class VllmModel:
                 temperature=one.temperature,
                 seed=one.seed,
                 max_tokens=one.limit,
-                stop_token_ids=[eos],
+                stop_token_ids=[] if eos is None else [eos],
                 ignore_eos=True,  # the config's: here it is the world that says what ends an answer
                 logprobs=0,  # of the sampled token alone
                 detokenize=False,

@@ -223,6 +223,10 @@ def synchronised(before: Before) -> Alarm | None:
     engine: Any = before.ctx.run.engine
     if not hasattr(engine, "fingerprint") or before.ctx.run.past:  # sampled ahead: with older weights, on purpose
         return None
+    kept = before.kept
+    sampled = kept.trained & ~kept.step["behaviour"].isnan() & (kept.step["version"] == before.ctx.updates)
+    if not bool(sampled.any()):  # recorded or replayed: the engine had nothing to do since the last update
+        return None
     held, own = engine.fingerprint(), fingerprint(before.policy)
     if held == own:
         return None
