@@ -98,7 +98,6 @@ def _recomputed(backbone: Any, attention: str, forward: Callable[..., Any], *arg
 
 @contextlib.contextmanager
 def _attending(backbone: Any, attention: str) -> Iterator[None]:
-    _register()
     config = backbone.config
     before = config._attn_implementation
     config._attn_implementation = attention
