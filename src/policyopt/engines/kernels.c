@@ -97,8 +97,14 @@ INLINE void tile(const LOW *x, const LOW *weight, int64_t inputs, const REAL *ba
             VECTOR found = sum[m][n];
             if (base) found += *(const VECTOR *)(base + m * base_row + n * LANES);
             if (out) *(VECTOR *)(out + m * out_row + n * LANES) = found;
-            else
+            else {
+#if defined(LOW_BFLOAT16) && defined(__AVX512BF16__)
+                const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)found);
+                _mm256_storeu_si256((__m256i *)(low + m * out_row + n * LANES), rounded);
+#else
                 for (int l = 0; l < LANES; l++) low[m * out_row + n * LANES + l] = down(found[l]);
+#endif
+            }
         }
 }
 

@@ -22,9 +22,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _SOURCE = Path(__file__).with_name("kernels.c")
-# Sums may be reordered (as torch's are), but nan and infinity keep their meaning.
+# Sums may be reordered and products fused into them (as torch's are), but nan and infinity keep their meaning.
 _FLAGS = (
-    "-O3 -march=native -std=c11 -fPIC -fopenmp -fno-math-errno -fno-trapping-math -fassociative-math -fno-signed-zeros"
+    "-O3 -march=native -std=c11 -fPIC -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math "
+    "-fassociative-math -fno-signed-zeros"
 )
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 _ROWS_TO_SHARE, _PRODUCTS_TO_SHARE = 8, 2**17  # fewer are done by one thread
