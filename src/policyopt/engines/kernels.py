@@ -164,15 +164,15 @@ def _library(compiler: str, defines: list[str]) -> ctypes.CDLL | None:
     told = "\n".join([_SOURCE.read_text(), compiler, _FLAGS, *defines, torch.__version__, _processor()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "policyopt"
     path = folder / f"kernels-{hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}.so"
-    if not path.is_file():
-        try:
+    try:
+        if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             _compile(compiler, defines, path)
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or error
-            warnings.warn(f"decoding without compiled kernels: {compiler}: {said}", CompilerWarning, stacklevel=4)
-            return None
-    return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        warnings.warn(f"decoding without compiled kernels: {compiler}: {said}", CompilerWarning, stacklevel=4)
+        return None
 
 
 def _compile(compiler: str, defines: list[str], path: Path) -> None:
