@@ -54,13 +54,14 @@ def test_trap_04_loss_and_gradient_are_those_of_one_process(found: dict[str, Any
 
 @pytest.mark.parametrize(("key", "name"), METHODS)
 def test_methods_are_those_of_one_process(found: dict[str, Any], key: str, name: str) -> None:
-    assert max(found["methods"][f"{key} on {name}"]) <= 1e-9
+    # Language models normalise in float32 whatever their precision; the others agree to 1e-12.
+    assert max(found["methods"][f"{key} on {name}"]) <= (FLOAT32 if name == "language" else 1e-12)
 
 
 @pytest.mark.parametrize("case", sharded_cases.DECODERS)
 def test_decoders_are_those_of_one_process(found: dict[str, Any], case: str) -> None:
     """Layers gathered one by one; accumulation, clipping, adapters, critic, moving average, reference."""
-    assert max(found["decoders"][case]) <= 1e-5
+    assert max(found["decoders"][case]) <= FLOAT32
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
