@@ -21,6 +21,8 @@ class _View:
     terms: tuple[Term, ...]
     roles: Any
     models: Any
+    policy: str
+    update: Gradients
 
 
 def update_apart(
@@ -33,7 +35,7 @@ def update_apart(
         raise CompositionError(f"terms of an update apart train {missing}; give it optimisers for them")
     view = copy.copy(ctx)
     named = ctx.stage.roles if roles is None else roles
-    view.stage = _View(ctx.stage.key, tuple(terms), named, ctx.stage.models)
+    view.stage = _View(ctx.stage.key, tuple(terms), named, ctx.stage.models, ctx.stage.policy, update)
     update(view, collect_roles(view, batch))
 
 
