@@ -31,6 +31,7 @@ from policyopt.policies.control import new_actor
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser, LearnedPrior
 from policyopt.policies.tabular import Table
+from policyopt.policies.trunk import Reading
 from policyopt.types import Batch, Categorical, Source, Tasks
 from policyopt.worlds.denoising import DenoisingWorld, Trainable
 from policyopt.worlds.points import RoundDisc
@@ -60,6 +61,9 @@ class Kind:
 # -- policies and worlds -------------------------------------------------------------------------------------------
 def language() -> tuple[nn.Module, Any]:
     policy = new_language(11, "llama", hidden_size=16, layers=1, heads=2, seed=3, dtype=torch.float64)
+    # Llama norms are in float32 whatever the type: a prompt that rows share would have its slopes added before
+    # they are rounded, and the loops' after it.
+    policy.reading = Reading(share=False)
     prompts = [[3], [5, 1, 7, 2], [4, 4], [9, 10, 6]]
     return policy, TokenWorld(prompts, eos=0, limit=8, decode=str, judge=graded)
 

@@ -242,7 +242,8 @@ def _weighs(option: Option, value: Any) -> bool:
     """Whether a term's weight is to be a part that gives one per step or row."""
     if option.owner != Term.__name__ or option.path[-1] != "weight":
         return False
-    return isinstance(value, Mapping) or (isinstance(value, str) and value in part_classes(option.path[0]))
+    axis = option.path[0]
+    return isinstance(value, Mapping) or (isinstance(value, str) and axis in AXES and value in part_classes(axis))
 
 
 def _takes_parts(wanted: Any) -> bool:

@@ -1,10 +1,11 @@
 """Planted bugs of ensembles of reward models, of demonstrators' pairs and of studies."""
 
+import torch
 from mutants import Patch, mutant
 
-from policyopt.evaluation.experiments import _aligned, horizons
+from policyopt.evaluation.experiments import _aligned
 from policyopt.reward import reward_models
-from policyopt.worlds import demonstrations, verifiers
+from policyopt.worlds import demonstrations, tables, verifiers
 
 
 @mutant("test_reward_ensembles::test_combinations_are_those_of_hand")
@@ -52,7 +53,10 @@ def win_rates_of_the_other(patch: Patch) -> None:
 
 @mutant("test_studies::test_a_demonstration_that_is_drawn_twice_is_one_demonstration")
 def demonstrations_anew_for_every_draw(patch: Patch) -> None:
-    patch.method(horizons.FewEpisodes, "recorded", horizons.RecordedEpisodes.recorded)
+    def wrong(self, tasks):
+        return self.write(torch.arange(len(tasks.id))).with_rows(tasks.row)
+
+    patch.method(tables.RecordedEpisodes, "recorded", wrong)
 
 
 @mutant("test_studies::test_a_bradley_terry_model_is_fitted_where_its_loss_is_flat")

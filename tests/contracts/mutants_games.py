@@ -16,7 +16,7 @@ NASH, SPO, INPO, DNO = "test_nash_md", "test_spo", "test_inpo", "test_dno"
 @mutant(f"{SPO}::test_two_rows_duel_and_a_row_alone_has_one_half", f"{SPO}::test_gradient_against_a_loop")
 def comparisons_the_other_way_round(patch: Patch) -> None:
     real = wins.WinRate.chance
-    patch.method(wins.WinRate, "chance", lambda self, ctx, first, second: real(self, ctx, second, first))
+    patch.method(wins.WinRate, "chance", lambda self, ctx, batch, first, second: real(self, ctx, batch, second, first))
 
 
 @mutant(f"{SPO}::test_of_a_transitive_rater_it_is_the_rank")

@@ -54,10 +54,10 @@ def last_micro_batch_forgotten(patch: Patch) -> None:
 
 @mutant(f"{NORMALISATION}::test_trap_02_one_owner_of_the_scale", traps=(2,))
 def divided_by_the_accumulation_count_again(patch: Patch) -> None:
-    original = gradient.losses
+    original = gradient.planned_losses
 
-    def losses(ctx, batch, terms, micro_rows=None):
-        found = list(original(ctx, batch, terms, micro_rows))
+    def losses(ctx, batch, planned, passes):
+        found = list(original(ctx, batch, planned, passes))
         return iter([loss / len(found) for loss in found])
 
     patch.function(original, losses)

@@ -6,7 +6,7 @@ import torch
 
 from policyopt.compose import Program, Stage
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.horizons import FewEpisodes, imitation_horizon, narrow_path
+from policyopt.evaluation.experiments.horizons import imitation_horizon, narrow_path
 from policyopt.evaluation.verify import build, claim_of
 from policyopt.methods import load
 from policyopt.methods.rl_view_of_rlhf import study
@@ -15,6 +15,7 @@ from policyopt.run import Run
 from policyopt.train import rounds
 from policyopt.types import Source
 from policyopt.update.first import RECORDED, TrainedFirst
+from policyopt.worlds.tables import RecordedEpisodes
 
 KEY = "rl_view_of_rlhf"
 
@@ -23,7 +24,7 @@ def path(steps=3):
     mdp = narrow_path(steps, 0.1)
     expert = torch.zeros(mdp.states, 3)
     expert[torch.arange(mdp.states), torch.tensor([0, 1, 0]).repeat(steps + 1)] = 1.0
-    return mdp, FewEpisodes(mdp, expert.clamp(min=1e-12), 5)
+    return mdp, RecordedEpisodes(mdp, expert.clamp(min=1e-12), 5)
 
 
 def trained(count, steps=3):

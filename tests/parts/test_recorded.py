@@ -199,7 +199,7 @@ def test_updates_from_a_store_are_recorded_bit_for_bit(key: str) -> None:
 
 
 def test_a_recording_takes_a_minibatch_at_once() -> None:
-    with pytest.raises(CompositionError, match="set micro_rows to none"):
+    with pytest.raises(CompositionError, match="set micro_rows and micro_tokens to none"):
         trained(composed("recorded", micro_rows=2))
 
 

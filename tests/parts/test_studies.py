@@ -10,11 +10,12 @@ from policyopt.claim import Arm, ClaimError, Study
 from policyopt.evaluation import study as studies
 from policyopt.evaluation.experiments._aligned import FeatureReward, Tilted, divergence, fitted, pair_loss, win_rate
 from policyopt.evaluation.experiments._common import Outcome
-from policyopt.evaluation.experiments.horizons import FewEpisodes, failure_rate, narrow_path
+from policyopt.evaluation.experiments.horizons import failure_rate, narrow_path
 from policyopt.evaluation.study import SAME, finding, run_study, study_of
 from policyopt.report.study import markdown
 from policyopt.types import Tasks
 from policyopt.worlds.sequences import bandit
+from policyopt.worlds.tables import RecordedEpisodes
 
 SMALL = Study(
     question="Which is higher?",
@@ -134,7 +135,7 @@ def test_failing_on_a_narrow_path_is_what_can_be_counted_by_hand():
 
 def test_a_demonstration_that_is_drawn_twice_is_one_demonstration():
     mdp = narrow_path(6, 0.5)
-    world = FewEpisodes(mdp, torch.full((mdp.states, 3), 1 / 3), 8)
+    world = RecordedEpisodes(mdp, torch.full((mdp.states, 3), 1 / 3), 8)
     rows = world.recorded(Tasks(torch.tensor([2, 0, 2, 1, 2, 0, 3, 4, 5, 6, 7])))
     states = rows.step["_state"].tolist()
     assert states[0] == states[2] == states[4]

@@ -73,6 +73,10 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def samplers(cluster: None) -> Iterator[Crew]:
     crew = Crew("sampler", 2, replica, Needs(1), 300.0)
+    end = time.monotonic() + 120
+    while len(crew.ready) < 2 and time.monotonic() < end:  # a run begins with those that are there
+        crew._greet()
+        time.sleep(0.1)
     yield crew
     crew.close()
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from policyopt.engines import sampling
 from policyopt.engines.native import NativeEngine
-from policyopt.ops.random import uniforms
 from policyopt.policies import language
 from policyopt.policies.packing import Packed
 from policyopt.types import NO_TOKEN, Categorical, Finish
@@ -41,12 +40,12 @@ class Planted:
 def choosing(report: Callable[..., torch.Tensor]) -> Plant:
     """The samplers' choice of a token, with another reported log-probability."""
 
-    def wrong(logits, temperature, heat, keys, position):
-        dist = Categorical.of(logits, heat[:, None])
-        token = dist.sample(uniforms(keys, position, dist.width))
+    def wrong(self, logits, rows, position):
+        dist = Categorical.of(logits, self._heat[rows, None])
+        token = dist.sample(self._uniforms(rows, position)[:, None])
         return token, report(logits, dist, token)
 
-    return lambda patch: patch.setattr(sampling, "_choose", wrong)
+    return lambda patch: patch.setattr(sampling._Chooser, "__call__", wrong)
 
 
 def cold_scores(patch: pytest.MonkeyPatch) -> None:

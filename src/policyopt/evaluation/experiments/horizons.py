@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from policyopt.methods import load
 from policyopt.options import override
 from policyopt.run import Run
 from policyopt.train import rounds as train_rounds
-from policyopt.types import Batch, Source, Tasks
+from policyopt.types import Source
 from policyopt.update.first import RECORDED, TrainedFirst
 from policyopt.worlds.tables import RecordedEpisodes, TabularMDP
 
@@ -48,15 +46,6 @@ def failure_rate(mdp: TabularMDP, steps: int, table: Tensor) -> float:
     return float(here[3 * steps + FALLEN])
 
 
-@dataclass(frozen=True)
-class FewEpisodes(RecordedEpisodes):
-    """An episode that is asked for twice in a batch is one and the same."""
-
-    def recorded(self, tasks: Tasks) -> Batch:
-        ids, place = tasks.id.unique(return_inverse=True)
-        return self.write(ids)[place].with_rows(tasks.row)
-
-
 def imitation_horizon(method: Method, seed: int, rounds: int, steps: int = 40) -> Outcome:
     """A path of `steps` steps beside a cliff (`narrow_path`, slips of 5%), 20 demonstrations of an expert who never
     errs, and a table. Half of the rounds clone the demonstrations; the other half are the method's.
@@ -66,7 +55,7 @@ def imitation_horizon(method: Method, seed: int, rounds: int, steps: int = 40) -
     mdp = narrow_path(steps, 0.05, seed)
     expert = torch.zeros(mdp.states, 3, dtype=torch.float64)
     expert[torch.arange(mdp.states), torch.tensor([0, 1, 0]).repeat(steps + 1)] = 1.0
-    world = FewEpisodes(mdp, expert.clamp(min=1e-12), 20)
+    world = RecordedEpisodes(mdp, expert.clamp(min=1e-12), 20)
     clone = override(load("sft"), {"selection.count": 32, "update.learning_rate": 0.1, "update.schedule": "constant"})
     first = rounds // 2
     engine, recorded, watched = CountingEngine(), 0, []
