@@ -30,7 +30,7 @@ class ClusterError(RuntimeError):
 
 def _ray() -> Any:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ClusterError("runtime=ray needs the package ray: pip install 'policyopt[ray]'") from error
     return ray
@@ -163,8 +163,8 @@ class Crew:
 
     # -- peers ---------------------------------------------------------------------------------------------------
     def _start(self) -> None:
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        from ray.util.placement_group import placement_group  # pyright: ignore[reportMissingImports]
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # pyright: ignore[reportMissingImports]
 
         group = placement_group([self.needs.bundle()], strategy="PACK")
         options = {
@@ -220,7 +220,7 @@ class Crew:
         self._start()
 
     def _end(self, peer: Peer) -> None:
-        from ray.util.placement_group import remove_placement_group
+        from ray.util.placement_group import remove_placement_group  # pyright: ignore[reportMissingImports]
 
         _ray().kill(peer.actor, no_restart=True)
         remove_placement_group(peer.group)
