@@ -356,8 +356,10 @@ def test_a_verifier_beside_the_user_is_found(made, tmp_path):
 
 
 def test_a_second_ctrl_c_stops_at_once_and_says_how_to_go_on(made, tmp_path, command, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs inherit SIG_IGN
     monkeypatch.setattr(Training, "finish", lambda self: signal.raise_signal(signal.SIGINT))
     stopped = command("train", made)
+    signal.signal(signal.SIGINT, before)
     assert stopped.code == 130
     assert f"policyopt resume {tmp_path / 'run'}" in stopped.out
     monkeypatch.undo()

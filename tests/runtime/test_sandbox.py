@@ -212,9 +212,9 @@ def test_the_kernel_says_that_a_program_is_confined(sandbox):
     source = {"kind": "script", "source": "print('here', flush=True)\nimport time; time.sleep(1000)"}
     sandbox.start()
     with ThreadPoolExecutor(1) as other:
-        running = other.submit(sandbox.run, source, Limits(seconds=3))
+        running = other.submit(sandbox.run, source, Limits(seconds=6))
         found: list[int] = []
-        until = time.monotonic() + 3
+        until = time.monotonic() + 6
         while len(found) < 3 and time.monotonic() < until:  # zygote, warden, program
             found = children(sandbox._process.pid)
         place = Path(f"/proc/{found[-1]}")
