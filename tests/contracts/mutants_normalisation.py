@@ -17,7 +17,7 @@ from policyopt.reward.parts import Verified
 from policyopt.selection.tasks import InformativeGroups
 from policyopt.train import _judge
 from policyopt.types import Batch
-from policyopt.update import gradient
+from policyopt.update import gradient, micro_batches
 from policyopt.update.averaging import RowMean, SequenceMean, SequenceSum, TokenMean
 
 
@@ -286,7 +286,7 @@ def equal_groups_leave_the_advantage_only(patch: Patch) -> None:
 
 @mutant(f"{NORMALISATION}::test_minibatches_keep_coupled_rows_together", traps=())
 def minibatches_split_pairs(patch: Patch) -> None:
-    patch.function(gradient.units, lambda batch, couples: torch.arange(len(batch)))
+    patch.function(micro_batches.units, lambda batch, couples: torch.arange(len(batch)))
 
 
 @mutant(f"{NORMALISATION}::test_trap_04_ranks_of_uneven_counts_sum_to_one_step", traps=(4,))

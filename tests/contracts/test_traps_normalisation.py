@@ -16,7 +16,8 @@ from policyopt.objective.surrogates import ClippedSurrogate, PolicyGradient
 from policyopt.run import StageContext
 from policyopt.types import Batch
 from policyopt.update.averaging import RowMean, SequenceMean, SequenceSum, TokenMean
-from policyopt.update.gradient import GradientSteps, _micro_loss, couples_of, plan, split
+from policyopt.update.gradient import GradientSteps, _micro_loss, couples_of, plan
+from policyopt.update.micro_batches import split
 from policyopt.update.optimizers import SGD
 from support import (
     close,

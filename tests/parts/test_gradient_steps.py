@@ -15,7 +15,8 @@ from policyopt.objective.value import SquaredValueError
 from policyopt.types import Round
 from policyopt.update.averaging import SequenceMean, SequenceSum, TokenMean
 from policyopt.update.following import Average, Refresh
-from policyopt.update.gradient import GradientSteps, NonFiniteGradientError, split, units
+from policyopt.update.gradient import GradientSteps, NonFiniteGradientError
+from policyopt.update.micro_batches import split, units
 from policyopt.update.optimizers import SGD, AdamW, Constant, Cosine, Linear
 from support import Grid, close, context, full_step, grids, method, numbers, per_row, ragged, with_row
 

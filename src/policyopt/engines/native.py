@@ -23,13 +23,18 @@ class EngineError(ValueError):
     """An engine was asked for something that it can not do exactly."""
 
 
-def native_obstacle(policy: Any, world: Any) -> str | None:
-    """Why the native engine can not generate for this policy and world, or None if it can."""
+def text_obstacle(policy: Any, world: Any) -> str | None:
+    """Why an engine of single answers in text can not generate for this policy and world, or None if it may."""
     if not isinstance(policy, Language):
         return f"it generates text, and the policy is {type(policy).__name__}"
     if not isinstance(world, TokenWorld):
         return f"it generates single answers, and the world is {type(world).__name__}"
-    return why_not(policy.causal)
+    return None
+
+
+def native_obstacle(policy: Any, world: Any) -> str | None:
+    """Why the native engine can not generate for this policy and world, or None if it can."""
+    return text_obstacle(policy, world) or why_not(policy.causal)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,15 @@ class NotFiniteError(ArithmeticError):
     """A model gave logits that are no numbers; nothing that was sampled from them is kept."""
 
 
+def demand_finite(logp: Tensor) -> None:
+    """NotFiniteError: the log-probability of a sampled token is no number."""
+    if not bool(logp.isfinite().all()):
+        raise NotFiniteError(
+            "a sampled token has no finite log-probability: the model's logits are nan or infinite. Its weights have "
+            "diverged: train again with a lower learning rate; or its precision does not suit its attention kernel"
+        )
+
+
 class Stream(ABC):
     """Rows being decoded side by side."""
 
@@ -69,11 +78,7 @@ def sample(
     loop = _Loop(stream, _Chooser(keys[rows], temperature, heat, stream.kernels), left, world.eos)
     loop.run(min(slots or len(rows), len(rows)))
     row, position, chosen, of_chosen = loop.taken()
-    if not bool(of_chosen.isfinite().all()):
-        raise NotFiniteError(
-            "a sampled token has no finite log-probability: the model's logits are nan or infinite. Its weights have "
-            "diverged: train again with a lower learning rate; or its precision does not suit its attention kernel"
-        )
+    demand_finite(of_chosen)
     token = torch.zeros(len(batch), int(position.max()) + 1, dtype=torch.int64, device=batch.device)
     live = torch.zeros_like(token, dtype=torch.bool)
     logp = torch.zeros(token.shape, dtype=widest(batch.device), device=batch.device)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from policyopt.distributions import widest
-from policyopt.engines.native import EngineError
-from policyopt.engines.sampling import NotFiniteError
+from policyopt.engines.native import EngineError, text_obstacle
+from policyopt.engines.sampling import demand_finite
 from policyopt.engines.vllm_model import Answer, Request, VllmModel, VllmOptions
 from policyopt.engines.weights import StaleWeightsError, policy_weights
 from policyopt.ops.fingerprint import fingerprint
@@ -29,13 +29,10 @@ class MismatchError(StaleWeightsError):
 
 def vllm_obstacle(policy: Any, world: Any) -> str | None:
     """Why vLLM can not generate for this policy and world, or None if it may be able to."""
-    if not isinstance(policy, Language):
-        return f"it generates text, and the policy is {type(policy).__name__}"
-    if not isinstance(world, TokenWorld):
-        return f"it generates single answers, and the world is {type(world).__name__}"
-    if policy.causal.dtype not in _BOUNDS:
+    obstacle = text_obstacle(policy, world)
+    if obstacle is None and policy.causal.dtype not in _BOUNDS:
         return f"it computes in float32, bfloat16 or float16, and the policy is {policy.causal.dtype}"
-    return None
+    return obstacle
 
 
 class VllmEngine:
@@ -132,9 +129,5 @@ def _columns(answers: list[Answer], rows: Tensor, batch: Batch) -> tuple[Tensor,
         count = len(answer.tokens)
         token[row, :count], live[row, :count] = torch.tensor(answer.tokens), True
         logp[row, :count] = torch.tensor(answer.logp, dtype=logp.dtype)
-    if not bool(logp.isfinite().all()):
-        raise NotFiniteError(
-            "a sampled token has no finite log-probability: the model's logits are nan or infinite. Its weights have "
-            "diverged: train again with a lower learning rate"
-        )
+    demand_finite(logp)
     return token.to(batch.device), logp.to(batch.device), live.to(batch.device)

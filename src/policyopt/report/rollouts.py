@@ -22,7 +22,8 @@ from policyopt.ops.sequences import total_reward
 from policyopt.run import Run, StageContext
 from policyopt.seen import SeenBatch
 from policyopt.types import STEP_COLUMNS, Batch, Finish, Round, Source, StepKind
-from policyopt.update.gradient import couples_of, plan, units
+from policyopt.update.gradient import couples_of, plan
+from policyopt.update.micro_batches import units
 
 log = logging.getLogger("policyopt")
 

@@ -118,6 +118,11 @@ class Crew:
         for _ in range(count):
             self._start()
 
+    @property
+    def strength(self) -> int:
+        """How many there are to share work: those that are ready, or, before any is, those that will be."""
+        return len(self.ready) or self.count
+
     def map(self, phase: str, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
         """The answers to some calls (method, arguments), in their order, by whoever is free."""
         with self._turn:

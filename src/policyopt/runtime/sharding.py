@@ -23,7 +23,8 @@ from torch.distributed.tensor import DTensor
 from policyopt.run import Meter
 from policyopt.runtime.ranks import Ranks, shares
 from policyopt.types import Batch, concatenate
-from policyopt.update.gradient import Planned, couples_of, planned_losses, units
+from policyopt.update.gradient import Planned, couples_of, planned_losses
+from policyopt.update.micro_batches import units
 
 
 class Sharded:

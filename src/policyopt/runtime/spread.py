@@ -73,7 +73,7 @@ class Spread:
         held, weights = self._publish(policy)
         calls = [
             ("extend", ((weights,), held, name, (batch[rows].to("cpu"), keys[rows].cpu(), temperature, version, steps)))
-            for rows in pieces(len(batch), len(self.crew.ready) or self.crew.count)
+            for rows in pieces(len(batch), self.crew.strength)
         ]
         answers = self.crew.map("sampling", calls)
         wrong = sorted({found for found, _ in answers} - {held})
@@ -136,7 +136,7 @@ class SpreadGrader:
         self.crew = crew
 
     def grade(self, texts: Sequence[str], indices: Sequence[int]) -> list[Any]:
-        count = max(1, min(len(texts), len(self.crew.ready) or self.crew.count))
+        count = max(1, min(len(texts), self.crew.strength))
         parts = divided(len(texts), count)
         answers = self.crew.map("grading", [("grade", (list(texts[part]), list(indices[part]))) for part in parts])
         return [grade for answer in answers for grade in answer]
@@ -169,7 +169,7 @@ class SpreadModel(nn.Module):
         return torch.cat(self._asked("worth", batch)).to(batch.device)
 
     def _asked(self, method: str, batch: Batch, *given: Any) -> list[Any]:
-        rows = pieces(len(batch), len(self.crew.ready) or self.crew.count)
+        rows = pieces(len(batch), self.crew.strength)
         bare = Batch(batch.row, batch.step)
         calls = [("ask", (self.name, method, bare[part].to("cpu"), given)) for part in rows]
         return self.crew.map(f"scoring by {self.name}", calls)

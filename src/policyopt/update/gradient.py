@@ -16,9 +16,7 @@ from policyopt.compose import CompositionError, Part, Term
 from policyopt.ops.masked import select
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
-from policyopt.update.micro_batches import Passes
-from policyopt.update.micro_batches import split as split
-from policyopt.update.micro_batches import units as units
+from policyopt.update.micro_batches import Passes, split
 from policyopt.update.optimizers import Optimizer
 
 
