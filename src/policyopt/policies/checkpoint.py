@@ -53,7 +53,17 @@ def new_language(
     dtype: torch.dtype = torch.float32,
     **config: Any,
 ) -> Language:
-    """A model of random weights, a function of the seed alone; the global random state is left as it was.
+    """A model of random weights, a function of the seed alone; the global random state is left as it was. config:
+    further fields of the architecture's configuration (`new_config`)."""
+    made = new_config(vocab_size, model_type, hidden_size, layers, heads, **config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # Made in its precision, not converted: the rotary frequencies must stay in float32.
+        return Language(AutoModelForCausalLM.from_config(made, dtype=dtype))
+
+
+def new_config(vocab_size: int, model_type: str, hidden_size: int, layers: int, heads: int, **config: Any) -> Any:
+    """The configuration of a new model.
 
     config: further fields of the architecture's configuration; by default intermediate_size=4 * hidden_size,
     max_position_embeddings=512, as many key as query heads and tied embeddings. The default architecture is not
@@ -80,11 +90,7 @@ def new_language(
         raise CheckpointError(f"transformers has no causal language model of type {model_type!r}; {hint}")
     if model_type == "gpt_neox":
         del fields["num_key_value_heads"], fields["head_dim"]
-    made = AutoConfig.for_model(model_type, **{**fields, **config})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # Made in its precision, not converted: the rotary frequencies must stay in float32.
-        return Language(AutoModelForCausalLM.from_config(made, dtype=dtype))
+    return AutoConfig.for_model(model_type, **{**fields, **config})
 
 
 def load_language(path: str | Path, dtype: torch.dtype = torch.float32, lora: Lora | None = None) -> Language:

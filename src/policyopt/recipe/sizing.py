@@ -13,6 +13,7 @@ from policyopt.compose import Method
 from policyopt.evaluation.sizing import MACHINES, Machine, Plan, Shape, Work, plan
 from policyopt.methods import load
 from policyopt.options import override
+from policyopt.policies.checkpoint import new_config
 from policyopt.recipe.base import Recipe, RecipeError
 from policyopt.recipe.schema import load_recipe
 
@@ -85,15 +86,9 @@ def _shape(recipe: Any) -> Shape:
     else:
         new = policy.new
         vocabulary = len(new.alphabet) if new.alphabet else 128  # the characters of the tasks, about
-        options = {
-            "hidden_size": new.hidden_size,
-            "num_hidden_layers": new.layers,
-            "num_attention_heads": new.heads,
-            "num_key_value_heads": new.heads,
-            "intermediate_size": new.intermediate_size or 4 * new.hidden_size,
-            "vocab_size": vocabulary,
-        }
-        found = shape_of(recipe.name, new.model_type, options, size)
+        wide = new.intermediate_size or 4 * new.hidden_size
+        made = new_config(vocabulary, new.model_type, new.hidden_size, new.layers, new.heads, intermediate_size=wide)
+        found = _of_config(recipe.name, made, size)
     if policy.lora is None:
         return found
     # Adapters of all linear layers: rank (inputs + outputs) numbers each, about 2 rank / hidden of the weights.
