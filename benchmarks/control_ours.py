@@ -21,11 +21,12 @@ from policyopt.worlds.gymnasium import EnvironmentWorld
 
 
 def made(
-    s: Setting, seed: int, rounds: int, execution: str = "recorded", *, normalised: bool = False
+    s: Setting, seed: int, rounds: int, execution: str = "recorded", *, as_cleanrl: bool = False
 ) -> tuple[Run, Program]:
-    """A run of PPO and its program. normalised: as CleanRL's script for continuous actions does it: running statistics
-    of observations and of the return's scale, a learning rate that falls to 0, clipped values."""
+    """A run of PPO and its program. as_cleanrl: as CleanRL's scripts do it: a learning rate that falls to 0, clipped
+    values, and for continuous actions running statistics of observations and of the return's scale."""
     env = gymnasium.make(s.env)
+    normalised = as_cleanrl and isinstance(env.action_space, gymnasium.spaces.Box)
     policy = new_actor(env.observation_space, env.action_space, normalise=normalised, seed=seed)
     world = EnvironmentWorld.make(s.env)
     world.emit, world.seed = policy.emit, seed
@@ -47,10 +48,11 @@ def made(
             "update.clip_over": "all",
         },
     )
-    adam = AdamW(s.learning_rate, epsilon=1e-5, schedule=Linear() if normalised else Constant())
+    adam = AdamW(s.learning_rate, epsilon=1e-5, schedule=Linear() if as_cleanrl else Constant())
     update = replace(method.update, unit="step", execution=execution, optimizers={"policy": adam, "critic": adam})
     method = replace(method, sampling=Stream(s.horizon, s.count), update=update)
     if normalised:
         method = replace(method, reward=ScaledReward(s.gamma), after=(UpdateNormaliser(also=("critic",)),))
+    if as_cleanrl:
         method = override(method, {"objective.value.loss.clip": s.clip})
     return Run({"policy": policy}, world, ControlEngine(), seed), Program((Stage(method, rounds),))

@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/control_returns.py --runs runs/control_returns.jsonl [--only cartpole ...] [--jobs 2]
 
 Sides: `ours` against `sb3` (the same settings, nothing normalised), and, with `--against cleanrl` (after `make
-peers-cleanrl`), `ours_normalised` against `cleanrl` (its script for continuous actions as it is). Every run is a
+peers-cleanrl`), `ours_as_cleanrl` against `cleanrl` (its scripts for discrete and continuous actions). Every run is a
 process of one thread; finished runs are read from the file, so that the benchmark can be stopped and go on. A run's
 score is the mean return of the training episodes of the rounds that end in the last tenth of its steps.
 """
@@ -33,13 +33,14 @@ from policyopt.evaluation.statistics import seed_interval
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = ("cartpole", "pendulum", "halfcheetah", "hopper")
-SIDES = {"sb3": ("ours", "sb3"), "cleanrl": ("ours_normalised", "cleanrl")}
+SIDES = {"sb3": ("ours", "sb3"), "cleanrl": ("ours_as_cleanrl", "cleanrl")}
 OLDER = {"HalfCheetah-v5": "HalfCheetah-v4", "Hopper-v5": "Hopper-v4"}  # what CleanRL's Gymnasium has
 
 
 def command(side: str, setting: Setting, seed: int, asked: argparse.Namespace) -> list[str]:
     if side == "cleanrl":
-        script = Path(asked.cleanrl) / "cleanrl" / "ppo_continuous_action.py"
+        kind = "ppo" if setting.env == "CartPole-v1" else "ppo_continuous_action"
+        script = Path(asked.cleanrl) / "cleanrl" / f"{kind}.py"
         options = {
             "env-id": OLDER.get(setting.env, setting.env),
             "seed": seed,
@@ -50,9 +51,11 @@ def command(side: str, setting: Setting, seed: int, asked: argparse.Namespace) -
             "gamma": setting.gamma,
             "gae-lambda": setting.lam,
             "num-minibatches": setting.batch // setting.minibatch,
+            "update-epochs": setting.epochs,
+            "ent-coef": 0,
         }
         return [asked.cleanrl_python, str(script), *[f"--{k}={v}" for k, v in options.items()], "--no-cuda"]
-    given = {"setting": asdict(setting), "seed": seed, "normalised": side == "ours_normalised"}
+    given = {"setting": asdict(setting), "seed": seed, "as_cleanrl": side == "ours_as_cleanrl"}
     python, script = (asked.peer, "sb3_returns.py") if side == "sb3" else (sys.executable, "ours_returns.py")
     return [python, str(HERE.absolute() / "peers" / script), json.dumps(given)]
 
@@ -133,8 +136,7 @@ def main() -> None:
         for name in asked.only
         for pair in sides
         for side in pair
-        # CleanRL's script is for continuous actions.
-        if (side, name, seed, SETTINGS[name].steps) not in kept and not (pair[1] == "cleanrl" and name == "cartpole")
+        if (side, name, seed, SETTINGS[name].steps) not in kept
     ]
     lock = Lock()
 

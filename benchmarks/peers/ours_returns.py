@@ -17,7 +17,7 @@ from policyopt.train import rounds
 torch.set_num_threads(1)
 asked = json.loads(sys.argv[1])
 s = Setting(**asked["setting"])
-run, program = made(s, asked["seed"], -(-s.steps // s.batch), normalised=asked["normalised"])
+run, program = made(s, asked["seed"], -(-s.steps // s.batch), as_cleanrl=asked["as_cleanrl"])
 episodes, taken = [], 0
 for done in rounds(run, program):
     rows, taken = done.judged.row, taken + s.batch
