@@ -53,7 +53,9 @@ def cold_scores(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         language.Language,
         "_score",
-        lambda self, p, t, temperature, full: right(self, p, t, temperature * 0 + 1, full=full),
+        lambda self, batch, context, full: right(
+            self, batch.with_rows({"temperature": torch.ones(len(batch))}), context, full=full
+        ),
     )
 
 
@@ -134,7 +136,7 @@ PLANTED = {
     ),
     "chunks in the wrong order": Planted(
         19,
-        lambda patch: patch.setattr(language, "_joined", lambda parts, right=language._joined: right(parts[::-1])),
+        lambda patch: patch.setattr(language, "joined", lambda parts, right=language.joined: right(parts[::-1])),
         lambda: test_language.test_trap_19_rows_scored_at_a_time_change_only_rounding(torch.float64, 1e-13),
     ),
     "low-precision head": Planted(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from policyopt.compose import CompositionError
 from policyopt.ops.comparisons import skew
-from policyopt.policies.packing import Packed, pack
+from policyopt.policies.packing import Packed, by_rows, pack
 from policyopt.policies.trunk import Reading, read, suited
 from policyopt.types import PROMPT, Batch
 
@@ -66,11 +66,7 @@ class Classifier(AlwaysEval, ABC):
                 f"this model reads rows under the context {name!r}, which these rows do not have; in a recipe, give "
                 "tasks.reference_answer to every stage that asks it"
             )
-        packed = pack(batch, name)
-        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
-            return self._outputs(packed)
-        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
-        return torch.cat([self._outputs(packed[part]) for part in chunks])
+        return torch.cat(by_rows(batch, self.score_rows, lambda rows: self._outputs(pack(rows, name))))
 
     def _outputs(self, packed: Packed) -> Tensor:
         states, index = read(self.model.base_model, packed, self.reading, tail=True)

@@ -18,7 +18,7 @@ from policyopt.policies.classifiers import (
     UnsupportedModelError,
     classifier_of,
 )
-from policyopt.policies.packing import Packed, pack
+from policyopt.policies.packing import Packed, by_rows, pack
 from policyopt.policies.token_scores import LOGITS, Projection, capped, score_tokens
 from policyopt.policies.trunk import PLAIN, Reading, read, suited
 from policyopt.types import Batch, Categorical, Scores
@@ -101,15 +101,11 @@ class Language(AlwaysEval):
         Both carry gradients. A temperature of 0 (greedy) scores as 1. Padding holds 0. `full` adds the
         distribution (B, T, V), uniform at padding.
         """
-        packed = pack(batch, context)
-        token, temperature = batch.step["_token"], batch.row["temperature"]
-        temperature = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
-        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
-            return self._score(packed, token, temperature, full=full)
-        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
-        return _joined([self._score(packed[part], token[part], temperature[part], full=full) for part in chunks])
+        return joined(by_rows(batch, self.score_rows, lambda rows: self._score(rows, context, full=full)))
 
-    def _score(self, packed: Packed, token: Tensor, temperature: Tensor, *, full: bool) -> Scores:
+    def _score(self, batch: Batch, context: str | None, *, full: bool) -> Scores:
+        packed, token, temperature = pack(batch, context), batch.step["_token"], batch.row["temperature"]
+        temperature = torch.where(temperature == 0, torch.ones_like(temperature), temperature)
         valid = packed.valid
         row, step = valid.nonzero(as_tuple=True)
         states, index = read(self.backbone, packed, self.reading, tail=False)
@@ -188,11 +184,7 @@ class LanguageCritic(AlwaysEval):
     def value(self, batch: Batch) -> Float[Tensor, "B T+1"]:
         """The value before each step, and after the last one; never scaled by a temperature. Padding repeats the
         last value."""
-        packed = pack(batch)
-        if torch.is_grad_enabled() or len(batch) <= self.score_rows:
-            return self._value(packed)
-        chunks = [slice(start, start + self.score_rows) for start in range(0, len(batch), self.score_rows)]
-        return torch.cat([self._value(packed[part]) for part in chunks])
+        return torch.cat(by_rows(batch, self.score_rows, lambda rows: self._value(pack(rows))))
 
     def _value(self, packed: Packed) -> Tensor:
         states, index = read(self.backbone, packed, self.reading, tail=True)
@@ -201,7 +193,10 @@ class LanguageCritic(AlwaysEval):
         return values[index.gather(1, torch.minimum(at, packed.last[:, None]))]
 
 
-def _joined(parts: list[Scores]) -> Scores:
+def joined(parts: list[Scores]) -> Scores:
+    """Scores of several parts of the rows as one."""
+    if len(parts) == 1:
+        return parts[0]
     dists = [part.dist for part in parts if isinstance(part.dist, Categorical)]
     return Scores(
         torch.cat([part.logp for part in parts]),

@@ -6,13 +6,17 @@ A packed row starts at column 0 and is padded on the right only, so a causal dec
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from policyopt.types import NO_TOKEN, Batch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,6 @@ class Packed:
     def last(self) -> Int[Tensor, " B"]:
         """The position of the last valid token: its output predicts the step that was not taken yet."""
         return self.first + self.valid.sum(1)
-
-    def __getitem__(self, rows: slice) -> Packed:
-        """Some rows, cut to the longest of them."""
-        part = Packed(self.tokens[rows], self.first[rows], self.valid[rows])
-        return Packed(part.tokens[:, : int(part.last.max()) + 1], part.first, part.valid)
 
 
 def pack(batch: Batch, context: str | None = None) -> Packed:
@@ -57,3 +56,11 @@ def pack(batch: Batch, context: str | None = None) -> Packed:
     tokens = tokens.gather(1, shift % width).clamp(min=0)
     longest = int((length + valid.sum(1)).max()) if len(batch) else 0
     return Packed(tokens[:, :longest], length - 1, valid)
+
+
+def by_rows(batch: Batch, rows: int, compute: Callable[[Batch], T]) -> list[T]:
+    """compute(batch), and without gradient of at most `rows` rows at a time: what they need at once is bounded then,
+    where with gradient it is all kept anyway."""
+    if torch.is_grad_enabled() or len(batch) <= rows:
+        return [compute(batch)]
+    return [compute(batch[start : start + rows]) for start in range(0, len(batch), rows)]
