@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from policyopt.compose import frozen
 from policyopt.policies.checkpoint import new_language
@@ -89,6 +90,26 @@ def test_trap_33_every_way_gives_the_plain_scores_and_gradients(model_type, conf
         for one, other in zip(gradients, slopes, strict=True):
             assert (one - other).abs().max() <= bound * slopes[0].abs().max(), name
     assert all(bool(slope.any()) for slope in slopes[:2])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_products_in_bfloat16_change_scores_and_gradients_by_rounding_and_leave_attention_alone(monkeypatch, share):
+    policy, batch, seen = made("llama", num_key_value_heads=2).float(), grouped(), set()
+    batch = batch.with_rows({"temperature": batch.row["temperature"].float()})
+    exact, slopes = weighed(policy, batch)
+    attend = functional.scaled_dot_product_attention
+
+    def noted(query, *args, **kwargs):
+        seen.add(query.dtype)
+        return attend(query, *args, **kwargs)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noted)
+    policy.reading = Reading(share=share, autocast=torch.bfloat16)
+    found, gradients = weighed(policy, batch)
+    assert seen == {torch.float32}
+    assert 0 < float((found - exact).abs().max()) < 0.1
+    one, other = (torch.cat([part.flatten() for part in parts]).double() for parts in (gradients, slopes))
+    assert float((one - other).norm() / other.norm()) < 0.03
 
 
 def test_values_and_hidden_states_are_the_plain_ones():
