@@ -1,10 +1,11 @@
 """Seconds of a round with samplers in Ray, in step and ahead, measured and as `evaluation.sizing.simulated` predicts.
 
-    python benchmarks/pipeline.py [--rounds 12] [--hidden 128] [--rows 384] [--json FILE]
+    python benchmarks/pipeline.py [--rounds 40] [--hidden 128] [--rows 384] [--json FILE]
 
 Every arrangement trains the second stage of recipes/demo.yaml from the same new model, one thread a process. What one
-sampler and no overlap cost gives the stages; the other rows are predictions of the (max, +) recurrence and what was
-measured. Efficiency: of two samplers against one, seconds of generation / (2 * seconds with two).
+sampler and no overlap cost gives the stages: generation, the rest of sampling (grading), training; the other rows are
+predictions of the (max, +) recurrence and what was measured: the mean over rounds, because rounds sampled ahead come in
+pairs. Efficiency: of two samplers against one, seconds of generation / (2 * seconds with two).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Timed:
 
 
 def measure(arguments: Any, samplers: int, staleness: int) -> dict[str, float]:
-    """Median seconds of a round, and of what its generation took. samplers 0: this process."""
+    """Mean seconds of a round, of what its sampling took, and of its generation. samplers 0: this process."""
     with tempfile.TemporaryDirectory() as place:
         changes = [
             "stages.0.steps=0",
@@ -68,24 +69,29 @@ def measure(arguments: Any, samplers: int, staleness: int) -> dict[str, float]:
         with Training.start(load_recipe(RECIPE, changes)) as training:
             metered: Any = training.built.run.engine
             engine = metered.engine = Timed(metered.engine)
+            sampling = training.session.sampled = Timed(training.session.sampled)
             if samplers:
                 spread: Any = engine.inner
                 assert isinstance(spread, Spread)
                 while len(spread.crew.ready) < samplers:
                     spread.crew.map("start", [])
                     time.sleep(0.5)
-            rounds, generated, last = [], [], time.perf_counter()
-            for _ in training.rounds():
-                now = time.perf_counter()
-                rounds.append(now - last)
-                generated.append(engine.seconds)
-                last, engine.seconds = now, 0.0
-        return {"round": statistics.median(rounds[WARM:]), "generate": statistics.median(generated[WARM:])}
+            began = 0.0
+            for number, _ in enumerate(training.rounds(), 1):
+                if number == WARM:
+                    began, engine.seconds, sampling.seconds = time.perf_counter(), 0.0, 0.0
+            seconds = {"round": time.perf_counter() - began, "sample": sampling.seconds, "generate": engine.seconds}
+        return {name: spent / arguments.rounds for name, spent in seconds.items()}
+
+
+def divided(found: dict[str, float]) -> Stages:
+    """The stages of a round without overlap."""
+    return Stages(found["generate"], found["sample"] - found["generate"], found["round"] - found["sample"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rows", type=int, default=384)
     parser.add_argument("--json", type=Path)
@@ -94,8 +100,8 @@ def main() -> None:
     end = connect(None, 4)  # once for all
     plain = measure(arguments, 0, 0)
     one = measure(arguments, 1, 0)
-    # Generation by a sampler, with what it costs to send weights and rows; the rest of a round is the trainer's.
-    stages = Stages(one["generate"], 0.0, one["round"] - one["generate"])
+    # Generation by a sampler, with what it costs to send weights and rows.
+    stages, here = divided(one), divided(plain)
     lines = [
         {"samplers": 0, "staleness": 0, "predicted": None, "measured": plain["round"]},
         {"samplers": 1, "staleness": 0, "predicted": None, "measured": one["round"]},
@@ -103,13 +109,14 @@ def main() -> None:
     efficiency = None
     for samplers, staleness in ((2, 0), (1, 1), (2, 1), (0, 1)):
         found = measure(arguments, samplers, staleness)
-        base = stages if samplers else Stages(plain["generate"], 0.0, plain["round"] - plain["generate"])
-        predicted = simulated(base, max(1, samplers), staleness)
+        predicted = simulated(stages if samplers else here, max(1, samplers), staleness)
         lines.append({"samplers": samplers, "staleness": staleness, "predicted": predicted, "measured": found["round"]})
         if (samplers, staleness) == (2, 0):
             efficiency = one["generate"] / (2 * found["generate"])
     end()
-    print(f"generate {stages.generate:.3f} s, train {stages.train:.3f} s a round; {os.cpu_count()} cores")
+    for place, cost in (("one sampler", stages), ("here", here)):
+        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in asdict(cost).items())
+        print(f"{place}: {told} a round; {os.cpu_count()} cores")
     print("samplers  staleness  predicted s  measured s")
     for line in lines:
         predicted = "-" if line["predicted"] is None else f"{line['predicted']:.3f}"
@@ -117,7 +124,8 @@ def main() -> None:
     assert efficiency is not None
     print(f"efficiency of two samplers: {efficiency:.2f}")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"stages": vars(stages), "lines": lines, "efficiency": efficiency}))
+        costs = {"stages": asdict(stages), "here": asdict(here)}
+        arguments.json.write_text(json.dumps({**costs, "lines": lines, "efficiency": efficiency}))
 
 
 if __name__ == "__main__":
