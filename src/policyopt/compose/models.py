@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -69,13 +70,9 @@ class QCritic:
     renewed: ClassVar[bool] = False
 
     def build(self, run: Any, name: str) -> nn.Module:
-        policy = run.models[self.of]
-        if not hasattr(policy, "make_q"):
-            raise CompositionError(
-                f"model {name!r} is an action value, which {type(policy).__name__} policies do not offer; use a method "
-                "with a state value (Critic) or without critic"
-            )
-        return policy.make_q(run.rng(f"build/{name}"), self.heads)
+        instead = "use a method with a state value (Critic) or without critic"
+        make = _maker(run, self.of, name, "make_q", "is an action value", instead)
+        return make(run.rng(f"build/{name}"), self.heads)
 
 
 @dataclass(frozen=True)
@@ -89,13 +86,9 @@ class RewardModel:
     renewed: ClassVar[bool] = False
 
     def build(self, run: Any, name: str) -> nn.Module:
-        policy = run.models[self.of]
-        if not hasattr(policy, "make_reward"):
-            raise CompositionError(
-                f"model {name!r} is a reward model of rows, which {type(policy).__name__} policies do not offer; use "
-                "a language policy or a table, or give the model as an object with `worth(batch) -> (B,)`"
-            )
-        return _reading(policy.make_reward(run.rng(f"build/{name}")), name, self.context)
+        instead = "use a language policy or a table, or give the model as an object with `worth(batch) -> (B,)`"
+        make = _maker(run, self.of, name, "make_reward", "is a reward model of rows", instead)
+        return _reading(make(run.rng(f"build/{name}")), name, self.context)
 
 
 @dataclass(frozen=True)
@@ -114,13 +107,18 @@ class PreferenceModel:
             raise CompositionError(f"representations of preferences have an even dimension, not {self.dimension}")
 
     def build(self, run: Any, name: str) -> nn.Module:
-        policy = run.models[self.of]
-        if not hasattr(policy, "make_preference"):
-            raise CompositionError(
-                f"model {name!r} compares rows, which {type(policy).__name__} policies do not offer; use a language "
-                "policy or a table, or give the model as an object with `compare(batch, first, second) -> (n,)`"
-            )
-        return _reading(policy.make_preference(run.rng(f"build/{name}"), self.dimension), name, self.context)
+        instead = "a language policy or a table, or give the model as an object with `compare(batch, first, second)`"
+        make = _maker(run, self.of, name, "make_preference", "compares rows", f"use {instead}")
+        return _reading(make(run.rng(f"build/{name}"), self.dimension), name, self.context)
+
+
+def _maker(run: Any, of: str, name: str, method: str, what: str, instead: str) -> Callable[..., nn.Module]:
+    """What makes a model of the policy's own kind. CompositionError: this kind of policy has none."""
+    policy = run.models[of]
+    if not hasattr(policy, method):
+        kind = type(policy).__name__
+        raise CompositionError(f"model {name!r} {what}, which {kind} policies do not offer; {instead}")
+    return getattr(policy, method)
 
 
 def _reading(model: Any, name: str, context: str | None) -> nn.Module:
@@ -143,13 +141,9 @@ class StepDenoiser:
     renewed: ClassVar[bool] = False
 
     def build(self, run: Any, name: str) -> nn.Module:
-        policy = run.models[self.of]
-        if not hasattr(policy, "make_denoiser"):
-            raise CompositionError(
-                f"model {name!r} is a diffusion model of steps that are numbers, which {type(policy).__name__} "
-                "policies do not offer; use a control policy, or give the model as an object with `renoised`"
-            )
-        return policy.make_denoiser(run.rng(f"build/{name}"))
+        what = "is a diffusion model of steps that are numbers"
+        instead = "use a control policy, or give the model as an object with `renoised`"
+        return _maker(run, self.of, name, "make_denoiser", what, instead)(run.rng(f"build/{name}"))
 
 
 class Positive(nn.Module):
