@@ -67,6 +67,7 @@ static inline float exp_float(float x) {
 #define ROWS 6
 #endif
 typedef REAL VECTOR __attribute__((vector_size(BYTES), aligned(sizeof(REAL))));
+typedef __typeof__((VECTOR){0} < (VECTOR){0}) PLACES; /* of lanes */
 enum { LANES = BYTES / sizeof(REAL), PANEL = 2 * LANES };
 #ifdef LOW_BFLOAT16
 #define PAIR 2
@@ -159,17 +160,64 @@ INLINE void turn(const LOW *x, const REAL *angle, REAL *out, int64_t dim) {
     }
 }
 
-INLINE void scores(const REAL *query, const LOW *keys, int64_t count, REAL *score, int64_t dim) {
-    for (int64_t c = 0; c < count; c++) {
-        const LOW *key = keys + c * dim;
+INLINE VECTOR load(const LOW *x) {
+#ifdef LOW_BFLOAT16
+    typedef uint16_t HALVES __attribute__((vector_size(BYTES / 2), aligned(2)));
+    typedef uint32_t WHOLE __attribute__((vector_size(BYTES)));
+    return (VECTOR)(__builtin_convertvector(*(const HALVES *)x, WHOLE) << 16);
+#else
+    return *(const VECTOR *)x;
+#endif
+}
+
+/* Sums of the lanes of LANES vectors: pairs of neighbours are added until one vector is left. */
+INLINE VECTOR summed(VECTOR *part) {
+    PLACES even, odd;
+    for (int l = 0; l < LANES; l++) even[l] = 2 * l, odd[l] = 2 * l + 1;
+    for (int left = LANES / 2; left > 0; left /= 2)
+        for (int i = 0; i < left; i++) {
+            const VECTOR one = part[2 * i], other = part[2 * i + 1];
+            part[i] = __builtin_shuffle(one, other, even) + __builtin_shuffle(one, other, odd);
+        }
+    return part[0];
+}
+
+INLINE void scores(const REAL *restrict query, const LOW *restrict keys, int64_t count, REAL *restrict score,
+                   const int64_t dim) {
+    int64_t c = 0;
+    if (dim % LANES == 0)
+        for (; c + LANES <= count; c += LANES) {
+            VECTOR part[LANES];
+            for (int i = 0; i < LANES; i++) {
+                part[i] = (VECTOR){0};
+                for (int64_t d = 0; d < dim; d += LANES)
+                    part[i] += *(const VECTOR *)(query + d) * load(keys + (c + i) * dim + d);
+            }
+            *(VECTOR *)(score + c) = summed(part);
+        }
+    for (; c < count; c++) {
         REAL sum = 0;
-        for (int64_t d = 0; d < dim; d++) sum += query[d] * up(key[d]);
+        for (int64_t d = 0; d < dim; d++) sum += query[d] * up(keys[c * dim + d]);
         score[c] = sum;
     }
 }
 
-INLINE void weigh(const REAL *weight, const LOW *values, int64_t count, REAL *sum, int64_t dim) {
-    for (int64_t c = 0; c < count; c++)
+INLINE void weigh(const REAL *restrict weight, const LOW *restrict values, int64_t count, REAL *restrict sum,
+                  const int64_t dim) {
+    enum { APART = 4 }; /* sums that do not wait for each other */
+    int64_t c = 0;
+    if (dim % LANES == 0 && dim <= 4 * LANES) {
+        VECTOR part[APART][4];
+        for (int i = 0; i < APART; i++)
+            for (int64_t d = 0; d < dim; d += LANES) part[i][d / LANES] = (VECTOR){0};
+        for (; c + APART <= count; c += APART)
+            for (int i = 0; i < APART; i++)
+                for (int64_t d = 0; d < dim; d += LANES)
+                    part[i][d / LANES] += weight[c + i] * load(values + (c + i) * dim + d);
+        for (int64_t d = 0; d < dim; d += LANES)
+            for (int i = 0; i < APART; i++) *(VECTOR *)(sum + d) += part[i][d / LANES];
+    }
+    for (; c < count; c++)
         for (int64_t d = 0; d < dim; d++) sum[d] += weight[c] * up(values[c * dim + d]);
 }
 
@@ -204,6 +252,7 @@ INLINE void attend_rows(const Attend *a, const int64_t dim) {
                     if (a->cap > 0)
                         for (int64_t c = 0; c < count; c++) score[c] = a->cap * tanh(score[c] / a->cap);
                     REAL most = score[0], total = 0;
+#pragma omp simd reduction(max : most)
                     for (int64_t c = 1; c < count; c++) most = score[c] > most ? score[c] : most;
                     for (int64_t c = 0; c < count; c++) score[c] = EXP(score[c] - most);
                     for (int64_t c = 0; c < count; c++) total += score[c];
