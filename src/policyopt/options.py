@@ -193,14 +193,34 @@ def override(method: Method, changes: Mapping[str, Any]) -> Method:
 
 def _with(method: Method, key: str, value: Any) -> Method:
     """One option set."""
-    option = find(method, key)
-    new = _convert(option, value)
-    root = option.path[0]
     try:
-        changed = _set(getattr(method, root), option.path[1:], new)
+        method = _surrounded(method, key)
+    except CompositionError as error:
+        raise OptionError(f"{key}={value}: {error}") from error
+    option = find(method, key)
+    root, path = option.path[0], option.path[1:]
+    if not path and option.value.around:  # the part inside is exchanged: what is around it stays
+        path = (option.value.around,)
+        option = replace(option, value=getattr(option.value, option.value.around))
+    new = _convert(option, value)
+    try:
+        changed = _set(getattr(method, root), path, new)
         return replace(method, **{root: changed}, models={**method.models, **_asked(method, root, changed)})
     except CompositionError as error:
         raise OptionError(f"{key}={value}: {error}") from error
+
+
+def _surrounded(method: Method, key: str) -> Method:
+    """The method with another part around that of an axis, if that one alone has the option."""
+    with contextlib.suppress(OptionError):
+        find(method, key)
+        return method
+    axis, _, name = key.partition(".")
+    part = getattr(method, axis, None) if axis in AXES else None
+    for outer in part_classes(axis).values() if isinstance(part, Part) else ():
+        if outer.around and name in {f.name for f in dataclasses.fields(outer)} - {outer.around}:  # type: ignore[arg-type]
+            return replace(method, **{axis: outer(**{outer.around: part})})
+    return method
 
 
 def _asked(method: Method, root: str, changed: Any) -> dict[str, Given]:
@@ -289,6 +309,8 @@ def _common(option: Option, chosen: type[Part]) -> dict[str, Any]:
     keeps the optimisers, another credit the discount."""
     if len(option.path) > 1:
         return {}
+    if chosen.around:
+        return {chosen.around: option.value}
     old = {field.name for field in dataclasses.fields(option.value)}
     shared = [f.name for f in dataclasses.fields(chosen) if f.init and f.name in old]  # type: ignore[arg-type]
     return {name: getattr(option.value, name) for name in shared}

@@ -19,6 +19,7 @@ from torch import Tensor
 from policyopt.distributions import Categorical as Categorical
 from policyopt.distributions import Distribution as Distribution
 from policyopt.distributions import Gaussian as Gaussian
+from policyopt.truncation import KEPT, recording
 
 
 class StepKind(IntEnum):
@@ -363,10 +364,12 @@ def _widen(column: Tensor, width: int, *, left: bool, fill: int) -> Tensor:
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """Rows of several batches. Steps are padded on the right, contexts on the left; a column that only some
-    batches have is an error, because a made-up value would be trained on. Scores are dropped."""
+    batches have is an error, because a made-up value would be trained on (that nothing was cut off is known)."""
     parts = [batch for batch in batches if len(batch)]
     if not parts:
         raise ValueError("concatenate needs at least one row")
+    if any(KEPT in part.row for part in parts):
+        parts = [Batch(*recording(part.row, part.step)) for part in parts]
     for part in parts:
         strange = (set(part.row) ^ set(parts[0].row)) | (set(part.step) ^ set(parts[0].step))
         if strange:
@@ -375,9 +378,9 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     row = {}
     for name in parts[0].row:
         columns = [part.row[name] for part in parts]
-        if name.startswith(PROMPT):
+        if name.startswith(PROMPT) or name == KEPT:
             width = max(column.shape[1] for column in columns)
-            columns = [_widen(column, width, left=True, fill=NO_TOKEN) for column in columns]
+            columns = [_widen(column, width, left=name != KEPT, fill=NO_TOKEN) for column in columns]
         row[name] = torch.cat(columns)
     step = {
         name: torch.cat([_widen(part.step[name], steps, left=False, fill=0) for part in parts])

@@ -14,12 +14,14 @@ from policyopt.engines.native import Decoding, EngineError, NativeEngine
 from policyopt.engines.plain import generate
 from policyopt.engines.sampling import NotFiniteError
 from policyopt.engines.transformers import TransformersEngine
+from policyopt.ops.kept import kept_of, truncated
 from policyopt.ops.random import new_keys
 from policyopt.policies.checkpoint import Lora, new_language, with_lora
 from policyopt.policies.language import Language
 from policyopt.policies.tabular import Table
 from policyopt.recipe.language.kind import engine_of
 from policyopt.recipe.language.sections import NewModel, PolicySection
+from policyopt.truncation import SPAN, Truncation
 from policyopt.types import Batch, Finish, StepKind, concatenate
 from policyopt.worlds.sequences import bandit
 from policyopt.worlds.tokens import TokenWorld
@@ -288,6 +290,80 @@ def test_generation_stops_when_every_row_has_ended():
     assert FAST["native"](policy, world(limit=9, eos=0), batch, keys, 0.0, 0).steps == 1
 
 
+# -- truncated sampling --------------------------------------------------------------------------------------------
+CUTS = {"top_k": Truncation(top_k=3), "top_p": Truncation(top_p=0.8), "all": Truncation(8, 0.9, 0.05)}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_trap_16_ratios_are_one_within_what_was_kept(cut, dtype):
+    """In every engine: the policy scores what was sampled as the sampler did, and everything sampled was kept."""
+    torch.set_default_dtype(dtype)
+    policy, tokens = tiny(dtype=dtype), world(limit=12, eos=5)
+    batch, keys = begin(tokens, 0.7)
+    for engine in (generate, *FAST.values(), NativeEngine(PATHS["torch slots"])):
+        done = engine(policy, tokens, truncated(batch, CUTS[cut]), keys, 0.7, 0)
+        assert len(set(done.lengths.tolist())) > 2
+        kept = kept_of(done, done.valid)
+        assert kept is not None
+        assert bool((kept.choice == done.step["_token"][done.valid][kept.of]).sum() == (kept.count > 0).sum())
+        assert int(kept.count.max()) > 1
+        ratio = (policy.score(done).logp - done.step["behaviour"]).exp()[done.valid]
+        assert float((ratio - 1).abs().max()) < (1e-5 if dtype == torch.float32 else 1e-12)
+        # Without the record, ratios would be the masses that were kept.
+        whole = Batch(done.row, {name: column for name, column in done.step.items() if name != SPAN})
+        mass = (policy.score(whole).logp - done.step["behaviour"]).exp()[done.valid]
+        dist = policy.score(whole, full=True).dist.logp[done.valid].exp()
+        torch.testing.assert_close(mass, torch.where(kept.left(VOCABULARY), dist, 0).sum(-1), rtol=1e-5, atol=0)
+        assert float(mass.mean()) < 0.95
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_truncated_rows_do_not_depend_on_their_neighbours(cut):
+    policy, tokens = tiny("qwen3", num_key_value_heads=2), world(limit=24, eos=5)
+    batch, keys = begin(tokens, 1.0, times=2)
+    batch = truncated(batch, CUTS[cut])
+    plain = generate(policy, tokens, batch, keys, 1.0, 0)
+    for decoding in PATHS.values():
+        assert_same(NativeEngine(decoding)(policy, tokens, batch, keys, 1.0, 0), plain)
+    alone = [NativeEngine()(policy, tokens, batch[n : n + 2], keys[n : n + 2], 1.0, 0) for n in range(0, 14, 2)]
+    assert_same(concatenate(alone), plain)
+
+
+def test_a_truncation_that_cuts_nothing_off_changes_no_bit():
+    policy, tokens = tiny(), world(limit=12)
+    batch, keys = begin(tokens, 0.8)
+    for engine in (generate, *FAST.values()):
+        free = engine(policy, tokens, batch, keys, 0.8, 0)
+        held = engine(policy, tokens, truncated(batch, Truncation(VOCABULARY, 1.0, 0.0)), keys, 0.8, 0)
+        assert not bool(held.step[SPAN].any())
+        for name, column in free.step.items():
+            assert torch.equal(held.step[name], column), name
+        assert torch.equal(policy.score(held).logp, policy.score(free).logp)
+
+
+@torch.no_grad()
+def test_truncated_rows_go_on_and_back():
+    """In pieces, rewound, beside rows of data: the record stays that of each step."""
+    policy, tokens = tiny(), world(limit=12, eos=5)
+    batch, keys = begin(tokens, 1.0)
+    batch = truncated(batch, Truncation(top_p=0.7))
+    engine = NativeEngine()
+    first = engine(policy, tokens, batch, keys, 1.0, 0, steps=4)
+    again = engine(policy, tokens, tokens.rewind(first, torch.arange(len(first)) % 4), keys + 1, 1.0, 0, steps=3)
+    whole = engine(policy, tokens, again, keys + 2, 1.0, 0)
+    data = tokens.complete(tokens.tasks(torch.tensor([0, 3])), [[1, 2], [7, 8, 9, 3]])
+    data = data.with_rows({"temperature": torch.ones(2)})
+    both = concatenate([data, whole])[torch.tensor([3, 0, 9, 12, 1, 20])]
+    assert not bool(both.step[SPAN][[1, 4]].any())
+    sampled = both.own & ~both.step["behaviour"].isnan()
+    gap = (policy.score(both).logp - both.step["behaviour"])[sampled]
+    assert len(gap) > 20
+    assert float(gap.abs().max()) < 1e-12
+    torch.testing.assert_close(policy.score(both).logp[[1, 4], :5], policy.score(data).logp, rtol=0, atol=1e-12)
+
+
 # -- refusals and choice -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", FAST)
 def test_weights_that_diverged_are_an_error(name):
@@ -296,13 +372,6 @@ def test_weights_that_diverged_are_an_error(name):
         next(policy.parameters()).fill_(torch.nan)
     with pytest.raises(NotFiniteError, match="nan or infinite"):
         FAST[name](policy, tokens, *begin(tokens, 1.0), 1.0, 0)
-
-
-def test_trap_16_there_is_no_truncated_sampling():
-    policy, tokens = tiny(), world()
-    for engine in FAST.values():
-        with pytest.raises(TypeError):
-            engine(policy, tokens, *begin(tokens, 1.0), 1.0, 0, top_k=2)
 
 
 def test_engines_are_chosen_by_what_they_can_do():

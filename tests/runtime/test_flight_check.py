@@ -120,10 +120,10 @@ def test_memory_beyond_the_machine_is_a_fault():
     assert forecast(Flight("x", "language", (leg,), forecast=Forecast(20.0, 2**30, 2 * 2**30))).verdict is Verdict.OK
 
 
-def test_top_p_is_refused_by_recipes(texts):
+def test_a_truncation_that_keeps_nothing_is_refused_by_recipes(texts):
     with (
-        pytest.raises(OptionError, match=r"sampling.top_p.*has no effect"),
-        build(make_recipe(texts, ["sampling.top_p=0.9"])),
+        pytest.raises(OptionError, match=r"sampling.top_p is the mass to keep, above 0 and at most 1 .*, not 0.0"),
+        build(make_recipe(texts, ["sampling.top_p=0.0"])),
     ):
         pass
 

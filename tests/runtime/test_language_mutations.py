@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from policyopt.engines import sampling
-from policyopt.engines.native import NativeEngine
 from policyopt.policies import language
 from policyopt.policies.packing import Packed
 from policyopt.types import NO_TOKEN, Categorical, Finish
@@ -45,7 +45,7 @@ def choosing(report: Callable[..., torch.Tensor]) -> Plant:
         token = dist.sample(self._uniforms(rows, position)[:, None])
         return token, report(logits, dist, token)
 
-    return lambda patch: patch.setattr(sampling._Chooser, "__call__", wrong)
+    return lambda patch: patch.setattr(sampling._Chooser, "_chosen", wrong)
 
 
 def cold_scores(patch: pytest.MonkeyPatch) -> None:
@@ -59,9 +59,13 @@ def cold_scores(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def truncated_sampling(patch: pytest.MonkeyPatch) -> None:
-    right = NativeEngine.__call__
-    patch.setattr(NativeEngine, "__call__", lambda self, *args, top_k=0: right(self, *args))
+def without_record(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sampling, "remembered", lambda batch, row, step, kept: batch)
+
+
+def full_denominator(patch: pytest.MonkeyPatch) -> None:
+    """The trainer normalises over the whole vocabulary."""
+    patch.setattr(language, "kept_of", lambda batch, steps: None)
 
 
 def unrotated(batch, context=None):
@@ -112,6 +116,7 @@ def second_bos(patch: pytest.MonkeyPatch) -> None:
 
 
 NATIVE = "native"
+TRUNCATED = partial(test_engines.test_trap_16_ratios_are_one_within_what_was_kept, "all", torch.float64)
 PLANTED = {
     "untempered behaviour": Planted(
         15,
@@ -121,9 +126,8 @@ PLANTED = {
     "untempered scores": Planted(
         15, cold_scores, test_language.test_trap_15_ratio_is_one_at_temperature_below_one_and_values_ignore_it
     ),
-    "truncated sampling accepted": Planted(
-        16, truncated_sampling, test_engines.test_trap_16_there_is_no_truncated_sampling
-    ),
+    "kept tokens are not recorded": Planted(16, without_record, TRUNCATED),
+    "kept tokens are recorded and not renormalised over": Planted(16, full_denominator, TRUNCATED),
     "log-probability of the likeliest token": Planted(
         17,
         choosing(lambda logits, dist, token: dist.logp.amax(-1)),

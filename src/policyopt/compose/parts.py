@@ -34,6 +34,7 @@ class Part:
     critics: ClassVar[tuple[str, ...]] = ()  # models whose value head it reads
     data: ClassVar[Literal["", "rows", "pairs"]] = ""  # what it reads of the world's recordings
     needs: ClassVar[str] = ""  # what it asks of models beyond log-probabilities and values, in words
+    around: ClassVar[str] = ""  # the field of the part that it adds something to: any part of its axis can stand there
 
     def after(self, ctx: Context, done: Round) -> None:
         """Runs after every round: a part that needs state keeps it in cells of the run and writes them here. By

@@ -18,6 +18,7 @@ from policyopt.engines.fragments import Trace, demand_numbers
 from policyopt.engines.plain import generate
 from policyopt.ops.random import derive, generator, new_keys
 from policyopt.ops.streams import State, state_after
+from policyopt.truncation import CUT
 from policyopt.types import Batch, Finish, StepKind, Tasks, empty_batch
 
 
@@ -34,8 +35,9 @@ class ControlEngine:
         version: int,
         steps: int | None = None,
     ) -> Batch:
-        """Steps until every row is done. Rows that have steps already, or that pause, take them one by one."""
-        if steps is not None or batch.steps or not len(batch):
+        """Steps until every row is done. Rows that have steps already, that pause or that are sampled by a truncated
+        distribution take them one by one."""
+        if steps is not None or batch.steps or not len(batch) or CUT in batch.row:
             return generate(policy, world, batch, keys, temperature, version, steps)
         actor = acting(policy, batch, keys, temperature)
         episodes = _Episodes(world.environments(batch), batch.row["_obs"].cpu().numpy().copy())

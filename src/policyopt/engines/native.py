@@ -54,8 +54,7 @@ class Decoding:
 
 
 class NativeEngine:
-    """Equals `engines.plain.generate`. There is no top-k or top-p: the trainer could not know which tokens were cut
-    off, so its log-probabilities would not be the sampler's."""
+    """Equals `engines.plain.generate`."""
 
     def __init__(self, decoding: Decoding | None = None):
         self.decoding = decoding or Decoding()

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from policyopt.ops.kept import left_over, remembered
 from policyopt.ops.random import uniforms
 from policyopt.policies.perception import carried
+from policyopt.truncation import CUT
 from policyopt.types import Batch
 
 
@@ -29,14 +31,18 @@ def generate(
         batch = policy.begin(batch)
     with torch.no_grad():
         while not bool(batch.done.all()) and (steps is None or position < steps):
-            live = ~batch.done
+            live, kept = ~batch.done, None
             dist = policy.next(batch)
             if temperature == 0:
                 step = dist.mode()
             else:
                 dist = dist.tempered(batch.row["temperature"])
+                if CUT in batch.row:
+                    dist, kept = left_over(dist, batch.row[CUT])
                 step = dist.sample(uniforms(keys, position, dist.width))
             after = world.append(batch, step, dist.log_prob(step), live, version)
+            if kept is not None:
+                after = remembered(after, live.nonzero()[:, 0], batch.valid.sum(1)[live], kept[live])
             batch = carried(batch, after, policy.advance(batch, step), live) if remembers else after
             position += 1
     return batch

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from policyopt.distributions import widest
 from policyopt.engines.kernels import Kernels
+from policyopt.ops.kept import Kept, remembered
 from policyopt.ops.random import uniforms
+from policyopt.truncation import CUT, left_of
 from policyopt.types import Batch, Categorical
 
 _DRAWN = 64  # random numbers of a row that are made at a time
@@ -75,7 +77,8 @@ def sample(
         return batch
     left = (world.limit - batch.lengths).clamp(min=1, max=steps)[rows]
     stream, heat = start(batch[rows]), batch.row["temperature"][rows]
-    loop = _Loop(stream, _Chooser(keys[rows], temperature, heat, stream.kernels), left, world.eos)
+    cut = batch.row[CUT][rows] if CUT in batch.row and temperature else None
+    loop = _Loop(stream, _Chooser(keys[rows], temperature, heat, stream.kernels, cut), left, world.eos)
     loop.run(min(slots or len(rows), len(rows)))
     row, position, chosen, of_chosen = loop.taken()
     demand_finite(of_chosen)
@@ -84,15 +87,20 @@ def sample(
     logp = torch.zeros(token.shape, dtype=widest(batch.device), device=batch.device)
     place = (rows[row], position)
     token[place], logp[place], live[place] = chosen, of_chosen.to(logp.dtype), True
-    return world.extend(batch, token, logp, live, version)
+    done = world.extend(batch, token, logp, live, version)
+    if cut is None:
+        return done
+    return remembered(done, place[0], batch.valid.sum(1)[place[0]] + position, Kept.joined(loop.kept))
 
 
 class _Loop:
-    """rows: those that run, in the stream's order. position: tokens that each has. ended: still there, but over."""
+    """rows: those that run, in the stream's order. position: tokens that each has. ended: still there, but over.
+    kept: at every step that was taken, if choices are cut off."""
 
     def __init__(self, stream: Stream, choose: _Chooser, left: Int[Tensor, " B"], eos: int):
         self._stream, self._choose, self._left, self._eos = stream, choose, left, eos
         self._taken: list[tuple[Tensor, ...]] = []
+        self.kept: list[Kept] = []
 
     def run(self, slots: int) -> None:
         count, device = len(self._left), self._left.device
@@ -103,9 +111,11 @@ class _Loop:
         running = torch.ones_like(rows, dtype=torch.bool)
         alive = slots
         while True:
-            chosen, logp = self._choose(logits, rows, position)
+            chosen, logp, kept = self._choose(logits, rows, position)
             taken = (rows, position, chosen, logp)
             self._taken.append(taken if alive == len(rows) else tuple(column[running] for column in taken))
+            if kept is not None:
+                self.kept.append(kept if alive == len(rows) else kept[running])
             position = position + 1
             running = running & (chosen != self._eos) & (self._left[rows] > position)
             alive = int(running.sum())
@@ -140,16 +150,29 @@ def _closed(running: Tensor, alive: int) -> Int[Tensor, " K"]:
 
 
 class _Chooser:
-    """Tokens (R,) and their log-probabilities from logits (R, V)."""
+    """Tokens (R,) and their log-probabilities from logits (R, V), and what was kept, if choices are cut off.
+
+    heat: temperatures. cut: see `truncation.CUT`."""
 
     def __init__(
-        self, keys: Int[Tensor, " B"], temperature: float, heat: Float[Tensor, " B"], able: Kernels | None = None
+        self,
+        keys: Int[Tensor, " B"],
+        temperature: float,
+        heat: Float[Tensor, " B"],
+        able: Kernels | None = None,
+        cut: Float[Tensor, "B 3"] | None = None,
     ):
-        self._keys, self._greedy, self._heat, self._kernels = keys, temperature == 0, heat, able
+        self._keys, self._greedy, self._heat, self._kernels, self._cut = keys, temperature == 0, heat, able, cut
         self._plain = bool((heat == 1).all())
         self._drawn = torch.zeros(len(keys), 0, dtype=widest(keys.device), device=keys.device)
 
-    def __call__(self, logits: Tensor, rows: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, rows: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Kept | None]:
+        if self._cut is None:
+            return *self._chosen(logits, rows, position), None
+        left = left_of(logits, self._heat[rows], self._cut[rows])
+        return *self._chosen(logits.masked_fill(~left, -torch.inf), rows, position), Kept.where(left)
+
+    def _chosen(self, logits: Tensor, rows: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         if self._greedy:
             dist = Categorical.of(logits)
             token = dist.mode()

@@ -17,6 +17,7 @@ from policyopt.engines.weights import StaleWeightsError, policy_weights
 from policyopt.ops.fingerprint import fingerprint
 from policyopt.policies.language import Language
 from policyopt.policies.packing import pack
+from policyopt.truncation import CUT
 from policyopt.types import Batch
 from policyopt.worlds.tokens import TokenWorld
 
@@ -38,8 +39,8 @@ def vllm_obstacle(policy: Any, world: Any) -> str | None:
 class VllmEngine:
     """Draws from the same distribution as `engines.plain.generate`, with random numbers of its own: a row's tokens are
     a function of its key. Before every call the copy of the weights is brought up to date and compared, tensor by
-    tensor; after it the policy scores some rows again (`mismatch`: nats, in the mean). There is no top-k or top-p: the
-    trainer could not know which tokens were cut off."""
+    tensor; after it the policy scores some rows again (`mismatch`: nats, in the mean). There is no truncated sampling:
+    vLLM does not say which tokens it kept."""
 
     def __init__(self, options: VllmOptions | None = None, start: Callable[..., VllmModel] = VllmModel):
         self.options, self._start = options or VllmOptions(), start
@@ -62,6 +63,11 @@ class VllmEngine:
         obstacle = vllm_obstacle(policy, world)
         if obstacle is not None:
             raise EngineError(f"vLLM can not generate here: {obstacle}; use engine=native, transformers or plain")
+        if CUT in batch.row:
+            raise EngineError(
+                "sampling.top_k, top_p and min_p need a record of which tokens were kept, and vLLM returns none: the "
+                "trainer could not renormalise over them; use engine=native, transformers or plain, or leave them out"
+            )
         rows = (~batch.done).nonzero()[:, 0]
         if len(rows) == 0:
             return batch

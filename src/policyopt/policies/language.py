@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from policyopt.ops.kept import kept_of, within
 from policyopt.policies.classifiers import (
     LOW_PRECISION,
     AlwaysEval,
@@ -18,8 +19,9 @@ from policyopt.policies.classifiers import (
     UnsupportedModelError,
     classifier_of,
 )
+from policyopt.policies.kept_scores import score_kept
 from policyopt.policies.packing import Packed, by_rows, pack
-from policyopt.policies.token_scores import LOGITS, Projection, capped, score_tokens
+from policyopt.policies.token_scores import LOGITS, Projection, capped
 from policyopt.policies.trunk import PLAIN, Reading, read, suited
 from policyopt.types import Batch, Categorical, Scores
 
@@ -32,6 +34,7 @@ class Language(AlwaysEval):
     """
 
     kind = "language"
+    truncates = True  # scores steps within what truncated sampling kept
 
     def __init__(
         self, model: nn.Module, score_rows: int = 256, head_tokens: int = 16384, reading: Reading | None = None
@@ -98,8 +101,8 @@ class Language(AlwaysEval):
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         """Log-probabilities and entropies (B, T) of softmax(logits / row temperature) at the steps taken.
 
-        Both carry gradients. A temperature of 0 (greedy) scores as 1. Padding holds 0. `full` adds the
-        distribution (B, T, V), uniform at padding.
+        Both carry gradients. A temperature of 0 (greedy) scores as 1. Padding holds 0. Steps of truncated sampling are
+        scored within what it kept. `full` adds the distribution (B, T, V), uniform at padding.
         """
         return joined(by_rows(batch, self.score_rows, lambda rows: self._score(rows, context, full=full)))
 
@@ -111,19 +114,20 @@ class Language(AlwaysEval):
         states, index = read(self.backbone, packed, self.reading, tail=False)
         chosen = states.index_select(0, index[row, packed.first[row] + step])
         if full:
-            return self._distributions(chosen, valid, token, temperature[row])
+            return self._distributions(chosen, batch, temperature[row])
         chunk = max(1, min(self.head_tokens, LOGITS // self.vocabulary))
-        logp, entropy = score_tokens(chosen, self.projection or self.head, token[valid], temperature[row], chunk)
+        head, heat = self.projection or self.head, temperature[row]
+        logp, entropy = score_kept(chosen, head, token[valid], heat, chunk, kept_of(batch, valid))
         blank = logp.new_zeros(valid.shape)
         return Scores(blank.masked_scatter(valid, logp), blank.masked_scatter(valid, entropy))
 
-    def _distributions(self, states: Tensor, valid: Tensor, token: Tensor, temperature: Tensor) -> Scores:
-        flat = (self.head(states) / temperature[:, None]).log_softmax(-1)
+    def _distributions(self, states: Tensor, batch: Batch, temperature: Tensor) -> Scores:
+        flat, valid = (self.head(states) / temperature[:, None]).log_softmax(-1), batch.valid
         vocabulary = flat.shape[-1]
         uniform = flat.new_full((*valid.shape, vocabulary), -math.log(vocabulary))
         logp = uniform.masked_scatter(valid[..., None], flat)
-        dist = Categorical(logp)
-        taken = dist.log_prob(token.masked_fill(~valid, 0))
+        dist = within(Categorical(logp), batch)
+        taken = dist.log_prob(self.taken(batch).masked_fill(~valid, 0))
         zero = torch.zeros((), dtype=logp.dtype, device=logp.device)
         return Scores(torch.where(valid, taken, zero), torch.where(valid, dist.entropy(), zero), dist)
 

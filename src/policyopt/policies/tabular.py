@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from policyopt.ops.comparisons import skew
+from policyopt.ops.kept import within
 from policyopt.ops.masked import select
 from policyopt.types import Batch, Categorical, Scores
 
@@ -17,6 +18,7 @@ class Softmax(nn.Module, ABC):
     columns `_state` and `_step` to score."""
 
     kind = "tabular"
+    truncates = True
 
     @abstractmethod
     def preferences(self, state: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class Softmax(nn.Module, ABC):
         return Categorical.of(logits, heat.clamp(min=1e-8))
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
-        dist = self.at(batch)
+        dist = within(self.at(batch), batch)
         return Scores(dist.log_prob(self.taken(batch)), dist.entropy(), dist if full else None)
 
     def taken(self, batch: Batch) -> Tensor:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from policyopt.compose import Copy, Method, Nothing, Program, Stage
 from policyopt.evaluation.flight.record import Cost, Grading, Leg, Probe, Start
 from policyopt.evaluation.flight.slopes import Slope, first_update, idle_options, slopes
+from policyopt.ops.kept import truncated
 from policyopt.ops.random import generator, new_keys
 from policyopt.options import options
 from policyopt.run import Run, StageContext
+from policyopt.sampling.truncated import Truncated
 from policyopt.seen import SeenBatch, collect_roles
 from policyopt.train import gather
 from policyopt.types import Batch, Categorical, Source
@@ -112,6 +114,8 @@ def probe_of(ctx: StageContext, kind: str, sizes: Sizes) -> tuple[Batch | None, 
     def sample() -> Batch:
         begun = world.start(tasks)
         begun = begun.with_rows({"temperature": torch.full((count,), heat, device=begun.device)})
+        if isinstance(ctx.stage.sampling, Truncated):
+            begun = truncated(begun, ctx.stage.sampling.truncation)
         return engine(policy, world, begun, keys, heat, ctx.updates, steps=steps)
 
     with torch.no_grad():
@@ -144,8 +148,7 @@ def _scored(policy: Any, batch: Batch) -> Any:
 
 def temperature_of(method: Method) -> float:
     """What the sampling part declares; 1 if it does not say."""
-    known = {option.key: option.value for option in options(method)}
-    found = known.get("sampling.temperature", 1.0)
+    found = getattr(method.sampling, "temperature", 1.0)
     return float(found) if isinstance(found, int | float) else 1.0
 
 

@@ -68,8 +68,9 @@ def sampled_from(leg: Leg, flight: Flight) -> Said:
         bad, measured["tail"], measured["chance"] = bad or chance < UNLIKELY, seen, chance
     return graded(
         "; ".join(value),
-        "sample at the temperature that the method declares (sampling.temperature) and without top-k, top-p or min-p; "
-        "else ratios compare two different policies",
+        "sample at the temperature that the method declares (sampling.temperature), and with top-k, top-p or min-p "
+        "only where what was kept is recorded (sampling.top_k, top_p, min_p); else ratios compare two different "
+        "policies",
         fault=bad,
         measured=measured,
     )
