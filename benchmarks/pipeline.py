@@ -62,6 +62,10 @@ def measure(arguments: Any, samplers: int, staleness: int) -> dict[str, float]:
             f"policy.new.hidden_size={arguments.hidden}",
             f"policy.new.intermediate_size={4 * arguments.hidden}",
             f"selection.count={arguments.rows // 8}",
+            # The same work in every arrangement: a new model earns nothing, so no row would be trained on; and ahead of
+            # training nobody scores again what was sampled.
+            "update.skip_idle=false",
+            "update.trust_sampler=0.01",
             f"runtime.staleness={staleness}",
             f"folder={place}/run",
             *(["runtime=ray", f"runtime.samplers={samplers}"] if samplers else []),
