@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from enumeration import Fixed
 from policyopt.compose import Given, Loss, Method, Program, Role, Stage, Term
 from policyopt.compose.models import Positive
-from policyopt.constraint.cloning import CloneSteps
+from policyopt.constraint.cloning import CloneSteps, WriteAgain
 from policyopt.distributions import Deterministic, Gaussian, SquashedGaussian
 from policyopt.objective.action_values import ExpectileValue, SoftStateValue, TemporalDifference
 from policyopt.objective.pathwise import MirrorDescent, SoftImprovement, TemperatureError, ValueOfMode
@@ -376,6 +376,7 @@ REFERENCES: dict[type, Callable[..., Any]] = {
     MirrorDescent: mirror_descent,
     ValueOfMode: value_of_mode,
     CloneSteps: clone,
+    WriteAgain: clone,  # of choices: see test_hindsight_language
     TemperatureError: temperature_error,
     WithCriticAdvantage: advantage_weighted,
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import references_values as loops
 from policyopt.compose import CompositionError, Term
 from policyopt.compose.models import Positive
-from policyopt.constraint.cloning import CloneSteps
+from policyopt.constraint.cloning import CloneSteps, WriteAgain
 from policyopt.distributions import epsilon_greedy
 from policyopt.objective.action_values import (
     ExpectileValue,
@@ -336,7 +336,8 @@ def test_cloning_equals_the_loops() -> None:
     for b, t, s, _, _ in places(batch):
         value, slope = loops.clone(policy, s, batch.step["_action"][b, t].tolist())
         sums.add(b, value, mean=(s, slope))
-    check(composed(CloneSteps(), "policy", models), batch, sums)
+    for loss in (CloneSteps(), WriteAgain()):
+        check(composed(loss, "policy", models), batch, sums)
 
 
 def test_temperature_error_equals_the_loops() -> None:

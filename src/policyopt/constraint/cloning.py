@@ -1,4 +1,4 @@
-"""Staying near recorded steps."""
+"""Staying near recorded steps, and writing them again."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ class CloneSteps(Loss):
             )
         own = batch.trained
         return placed(own, ((mode[own] - taken[own]) ** 2).mean(-1))
+
+
+@dataclass(frozen=True)
+class WriteAgain(Loss):
+    """How far the policy is from making a recorded row again (hindsight information matching, arXiv 2111.10364): the
+    error of `CloneSteps` where steps are numbers, minus their log-probability where they are choices. Log-probabilities
+    are those of the role `policy`, whose context may be the row's own code."""
+
+    formula = "mean_d (mu(s)_d - a_d)^2 of steps that are numbers, -log pi_bt of choices"
+    needs = "distributions at the states"
+
+    def __call__(self, seen: Seen, batch: Batch) -> Tensor:
+        return CloneSteps()(seen, batch) if seen.taken().is_floating_point() else -seen["policy"].logp

@@ -1,5 +1,5 @@
 """Control policies that are told where their own window led: an encoder of windows beside a decoder of actions, and
-places in the encoder's space to act towards (OPPO, arXiv 2305.16217)."""
+places in the encoder's space to act towards (OPPO, arXiv 2305.16217). Of language: `policies.hindsight_language`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from policyopt.compose import CompositionError
 from policyopt.ops.masked import select
 from policyopt.policies.bodies import MLP, Flat
 from policyopt.types import Batch, Gaussian, Scores
+
+HINDSIGHT = "hindsight"  # the context of a row that is scored beside the code of itself
 
 
 class HindsightActor(nn.Module):
@@ -93,7 +95,7 @@ def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
 class LandmarkModel(nn.Module):
     """worth(row) = -|place - embedding of the row|, the derivative of which is 0 where they meet."""
 
-    def __init__(self, of: HindsightActor, place: nn.Parameter):
+    def __init__(self, of: Any, place: nn.Parameter):
         super().__init__()
         self.place, self._of = place, (of,)
 
@@ -116,6 +118,6 @@ class Landmark:
         if not hasattr(policy, "make_landmark"):
             raise CompositionError(
                 f"model {name!r} is a place among embeddings of windows, which {type(policy).__name__} policies do not "
-                "offer; use policies.hindsight.HindsightActor"
+                "offer; in a recipe of language give policy.hindsight, in Python use policies.hindsight.HindsightActor"
             )
         return policy.make_landmark(run.rng(f"build/{name}"), trained=self.trained)

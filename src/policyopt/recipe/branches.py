@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from policyopt.policies.hindsight import LandmarkModel
 from policyopt.recipe.base import StageSection
 from policyopt.recipe.build import Built, kept
 from policyopt.report.branches import Branch, markdown, record
@@ -59,10 +60,10 @@ class Branches:
             self.built.subject.save_reward(model, self.folder.models / name)
 
     def _judges(self) -> Mapping[str, Any]:
-        """The reward and preference models that the run trained."""
+        """The reward and preference models that the run trained; places among codes are no such models."""
         run, given = self.built.run, self.built.recipe.supplied
         able = {name: model for name, model in run.models.items() if hasattr(model, "worth") or comparing(model)}
-        return {name: model for name, model in able.items() if name not in given}
+        return {name: m for name, m in able.items() if name not in given and not isinstance(m, LandmarkModel)}
 
     def report(self) -> dict[str, Any]:
         """report.md and results/branches.json. Empty if this kind of policy has nothing to compare by task."""

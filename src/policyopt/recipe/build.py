@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from policyopt.compose import Given, Method, Program, Stage
 from policyopt.methods import load
 from policyopt.options import override
+from policyopt.policies.hindsight import Landmark
 from policyopt.recipe.base import Recipe, RecipeError, Section, StageSection, problems
 from policyopt.recipe.kinds import Subject, kind_of
 from policyopt.run import Run
@@ -58,6 +59,7 @@ def build(recipe: Recipe) -> Built:
         stages = []
         for method, stage, section in zip(methods, recipe.stages, sections, strict=True):
             name = names[repr(section)]
+            _check_codes(method, subject.policy)
             subject.check(method, worlds[name])
             other, seen = subject.view(method, worlds[name])
             name += other
@@ -72,6 +74,15 @@ def build(recipe: Recipe) -> Built:
             )
         run = Run(subject.models, worlds["world"], subject.engine, recipe.seed, worlds)
         return Built(recipe, run, Program(tuple(stages)), subject, opened.pop_all())
+
+
+def _check_codes(method: Method, policy: Any) -> None:
+    if any(isinstance(spec, Landmark) for spec in method.models.values()) and not hasattr(policy, "make_landmark"):
+        raise RecipeError(
+            f"method {method.key!r} acts under codes of recorded rows, which this {type(policy).__name__} policy does "
+            "not have; for language give policy.hindsight: {size: 8}, for control use Python "
+            "(policies.hindsight.HindsightActor)"
+        )
 
 
 def kept(name: str) -> str:

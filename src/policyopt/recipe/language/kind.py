@@ -21,6 +21,8 @@ from policyopt.evaluation.passes import passes
 from policyopt.evaluation.rewarded import on_pairs, rewarded
 from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, save_language, with_lora
 from policyopt.policies.classifiers import Classifier
+from policyopt.policies.hindsight import Landmark
+from policyopt.policies.hindsight_language import HindsightLanguage
 from policyopt.policies.language import Language
 from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward, template_of
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
@@ -80,7 +82,8 @@ class LanguageSubject(Subject):
         return measured(self.policy, self.held_out, self.engine, self.evaluation)
 
     def save(self, folder: Path) -> None:
-        save_language(self.policy, folder, self.tokenizer)
+        policy = self.policy
+        save_language(policy.acting() if isinstance(policy, HindsightLanguage) else policy, folder, self.tokenizer)
 
     def judged(self, policy: Any, rewards: Mapping[str, Any], start: Any) -> tuple[Mapping[str, NDArray], str]:
         world, section = self.held_out, self.evaluation
@@ -116,7 +119,7 @@ def pieces(decode: Callable[[list[int]], str], tokens: Sequence[int]) -> list[st
     return found
 
 
-def measured(policy: Language, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:
+def measured(policy: Any, world: TokenWorld, engine: Any, section: EvaluationSection) -> Evaluation:
     """Success on held-out tasks, or agreement with held-out preferences where nothing can be scored."""
     if world.judge is None:
         found = agreement(policy, world).summary()
@@ -141,6 +144,8 @@ class LanguageKind:
         device = choose_device(recipe.policy.device)
         _check_demonstrations(recipe, methods)
         specs = [(name, spec) for method in methods for name, spec in method.models.items()]
+        if recipe.policy.hindsight is not None and not any(isinstance(spec, Landmark) for _, spec in specs):
+            raise RecipeError("policy.hindsight has no effect: no stage learns codes; remove it or add one with oppo")
         held_out = held_out_entries(recipe.tasks, recipe.evaluation)
         entries = [training_entries(section, _excluded(recipe, section, held_out), recipe.seed) for section in tasks]
         everything = [*held_out, *(entry for found in entries for entry in found)]
@@ -149,7 +154,7 @@ class LanguageKind:
         given = {**_models(recipe, policy, tokenizer), **judges_of(recipe.judges, tokenizer)}
         models = {"policy": policy.to(device), **given}
         _check_reference_answers(recipe, specs, models)
-        held = [model.positions for model in models.values() if isinstance(model, Language)]
+        held = [model.positions for model in models.values() if isinstance(model, (Language, HindsightLanguage))]
         positions = min((limit for limit in held if limit is not None), default=None)
 
         def world_of(section: TasksSection, found: Sequence[Entry]) -> TokenWorld:
@@ -202,7 +207,7 @@ KIND = LanguageKind()
 
 def make_policy(
     section: PolicySection, entries: Sequence[Entry], seed: int, words: Sequence[str] = ()
-) -> tuple[Language, Any]:
+) -> tuple[Language | HindsightLanguage, Any]:
     """The policy and its tokenizer; a new character tokenizer knows the characters of the tasks and of other words."""
     dtype = getattr(torch, section.dtype)
     if section.model is not None:
@@ -217,10 +222,12 @@ def make_policy(
     said = section.reading
     autocast = None if said.autocast is None else torch.bfloat16
     policy.reading = suited(policy.backbone, Reading(said.packed, said.share, said.checkpointed, autocast))
+    if section.hindsight is not None:
+        return HindsightLanguage(policy, section.hindsight.size, seed), tokenizer
     return policy, tokenizer
 
 
-def engine_of(section: PolicySection, policy: Language, world: TokenWorld) -> Any:
+def engine_of(section: PolicySection, policy: Language | HindsightLanguage, world: TokenWorld) -> Any:
     """The engine that a recipe asks for."""
     options = None
     if section.vllm is not None:
@@ -305,7 +312,9 @@ def _check_reference_answers(
         )
 
 
-def _models(recipe: LanguageRecipe, policy: Language, tokenizer: Any) -> dict[str, Language | Classifier]:
+def _models(
+    recipe: LanguageRecipe, policy: Language | HindsightLanguage, tokenizer: Any
+) -> dict[str, Language | Classifier]:
     """The models the user supplies, reward models by what their folder says. All must share the policy's vocabulary."""
     found = {}
     device, dtype = next(policy.parameters()).device, getattr(torch, recipe.policy.dtype)

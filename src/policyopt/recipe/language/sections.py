@@ -71,12 +71,19 @@ class VllmSection(Section):
     mismatch: float | None = Field(default=None, gt=0)  # nats
 
 
+class HindsightSection(Section):
+    """A code beside the prompt, for `oppo`; see `policies.hindsight_language`."""
+
+    size: int = Field(default=8, ge=1)  # numbers of a code
+
+
 class PolicySection(Section):
     """The policy: a model folder (or hub:owner/name), or a new one."""
 
     model: str | None = None
     new: NewModel | None = None
     lora: LoraOptions | None = None
+    hindsight: HindsightSection | None = None
     dtype: str = Field(default="float32", pattern="^(float32|float64|bfloat16)$")
     eos_token: str | None = None
     device: str = "auto"  # auto: CUDA, then Apple, then CPU
