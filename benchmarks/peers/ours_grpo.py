@@ -23,6 +23,7 @@ from policyopt.policies.language import Language
 from policyopt.policies.tokenizer import load_tokenizer
 from policyopt.policies.trunk import PLAIN, Reading
 from policyopt.run import Run
+from policyopt.runtime.memory import keep_freed
 from policyopt.sampling.samplers import Group
 from policyopt.selection.tasks import Selection
 from policyopt.train import rounds
@@ -33,6 +34,7 @@ from policyopt.worlds.tokens import TokenWorld
 asked = Setting(**json.loads(sys.argv[1]))
 if asked.threads:
     torch.set_num_threads(asked.threads)
+keep_freed()  # as `policyopt train` does
 policy = load_language(asked.folder).to(asked.device)
 low = torch.bfloat16 if asked.bf16 else None
 way = {"packed": Reading(), "apart": Reading(share=False), "plain": PLAIN}[asked.reading]

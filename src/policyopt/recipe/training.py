@@ -30,6 +30,7 @@ from policyopt.runtime.ahead import Ahead
 from policyopt.runtime.folder import RunFolder, RunFolderError
 from policyopt.runtime.invariants import Rules
 from policyopt.runtime.lock import alone
+from policyopt.runtime.memory import keep_freed
 from policyopt.runtime.progress import Display
 from policyopt.runtime.session import Hooks, Session
 from policyopt.runtime.trackers import missing
@@ -48,6 +49,7 @@ class Training:
     """A run of a recipe in its folder, which it locks. Use as a context manager: graders have worker processes."""
 
     def __init__(self, built: Built, folder: RunFolder, display: Display | None = None):
+        keep_freed()
         self.built, self.folder, self.opened = built, folder, ExitStack()
         self.opened.callback(built.close)
         self.stamps = Stamps(built.program.stages, folder)
