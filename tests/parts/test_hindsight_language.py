@@ -1,6 +1,7 @@
 """Language policies told a code: each row beside its own, new rows beside a place; what is saved writes the same."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,10 @@ def test_rows_are_scored_beside_their_own_code_and_beside_the_place(model_type: 
             close(found[row][batch.own[row]], by_hand(policy, row, code.detach()).detach(), 1e-9)
 
 
+def landmark(run: Run, name: str, *, trained: bool) -> Any:
+    return Landmark(trained=trained).build(run, name)
+
+
 def test_the_place_is_zero_at_first_and_then_the_policy_is_the_one_inside() -> None:
     policy, batch = HindsightLanguage(tiny(), 3).double(), recorded()
     close(policy.score(batch).logp, tiny().score(batch).logp, 1e-10)
@@ -72,7 +77,9 @@ def test_gradients_of_a_row_beside_itself_reach_the_encoder_and_those_beside_the
     policy, batch = told(), recorded()
     policy.score(batch, HINDSIGHT).logp.sum().backward()
     assert all(p.grad is not None for p in policy.encoder.model.score.parameters())
-    assert float(policy.told.weight.grad.abs().sum()) > 0
+    slope = policy.told.weight.grad
+    assert slope is not None
+    assert float(slope.abs().sum()) > 0
     policy.zero_grad()
     policy.score(batch).logp.sum().backward()
     assert all(p.grad is None for p in policy.encoder.parameters())
@@ -94,8 +101,8 @@ def test_what_is_saved_writes_as_the_policy_does(model_type: str, tmp_path) -> N
 
 def test_the_policy_follows_its_landmark_and_copies_keep_theirs() -> None:
     policy = told()
-    run = Run({"policy": policy}, None, None, 0)
-    wish, origin = (Landmark(trained=trained).build(run, name) for name, trained in (("wish", True), ("origin", False)))
+    run = Run({"policy": policy}, None, generate, 0)
+    wish, origin = (landmark(run, name, trained=trained) for name, trained in (("wish", True), ("origin", False)))
     kept = copy.deepcopy(policy)
     with torch.no_grad():
         wish.place.add_(1.0)

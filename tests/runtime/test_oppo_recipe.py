@@ -1,6 +1,7 @@
 """OPPO of language from a recipe: it trains, its folder writes alike, runs go on, wrong recipes are refused."""
 
 import copy
+from typing import Any
 
 import pytest
 import tiny
@@ -54,7 +55,7 @@ def test_a_run_goes_on_from_its_state_and_the_policy_follows_the_place(policy, t
         other.run.load_state(state, other.program)
         for _ in rounds(other.run, other.program):
             pass
-        ours, theirs = (built.run.models for built in (one, other))
+        ours, theirs = (dict[str, Any](built.run.models) for built in (one, other))
         for name in ("policy", "wish"):
             for mine, its in zip(ours[name].parameters(), theirs[name].parameters(), strict=True):
                 assert torch.equal(mine, its)
