@@ -49,6 +49,7 @@ ASKED = {
     "a judge": ("dpo:dpo_online", BY_JUDGE, tiny.sums, {"ask": {"judge": JUDGE}}, {"judge": "other"}),
     "an oracle": ("inpo", {**ONLINE, "reward": "from_world", "feedback": "duels"}, tiny.sums, LONGER, {}),
     "scores": ("spo", ONLINE, tiny.sums, {**SIMILAR, "ask": {"prefer": {"temperature": 0.5}}}, {}),
+    "scores against a mixture": ("nash_md", FEW, tiny.sums, {**SIMILAR, "ask": {"prefer": {"temperature": 0.5}}}, {}),
     "a tournament": ("osp", ONLINE, tiny.sums, {**SIMILAR, "ask": {"prefer": {}}}, {}),
     "ranked lists": ("lipo_lambda", LISTS, tiny.sums, SIMILAR, {}),
     "users": ("flr", ONLINE, tiny.chats, USERS, {"user": "other"}),

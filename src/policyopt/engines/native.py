@@ -13,7 +13,9 @@ from torch import Tensor
 from policyopt.engines.architecture import read, why_not
 from policyopt.engines.contexts import distinct_contexts
 from policyopt.engines.decoder import Decoder
+from policyopt.engines.plain import generate
 from policyopt.engines.sampling import Stream, sample
+from policyopt.policies.blended import Blended
 from policyopt.policies.language import Language
 from policyopt.types import Batch
 from policyopt.worlds.tokens import TokenWorld
@@ -69,6 +71,8 @@ class NativeEngine:
         version: int,
         steps: int | None = None,
     ) -> Batch:
+        if isinstance(policy, Blended):  # what it mixes is known to its `next` alone
+            return generate(policy, world, batch, keys, temperature, version, steps)
         obstacle = native_obstacle(policy, world)
         if obstacle is not None:
             raise EngineError(f"the native engine can not generate here: {obstacle}; use engine=transformers or plain")

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from policyopt.engines.contexts import distinct_contexts
 from policyopt.engines.native import EngineError
+from policyopt.engines.plain import generate
 from policyopt.engines.sampling import Stream, sample
+from policyopt.policies.blended import Blended
 from policyopt.policies.language import Language
 from policyopt.types import Batch
 from policyopt.worlds.tokens import TokenWorld
@@ -29,6 +31,8 @@ class TransformersEngine:
         version: int,
         steps: int | None = None,
     ) -> Batch:
+        if isinstance(policy, Blended):
+            return generate(policy, world, batch, keys, temperature, version, steps)
         if not isinstance(policy, Language) or not isinstance(world, TokenWorld):
             raise EngineError(
                 "the transformers engine generates single answers of language models, not "
