@@ -11,7 +11,7 @@ from policyopt.compose import Given, Program, Role, Stage, Term
 from policyopt.credit import critics, tokens
 from policyopt.credit.flow import DenseAdvantage, FlowDeviation
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.credit import lock
+from policyopt.evaluation.experiments.locks import lock
 from policyopt.evaluation.experiments.searching import TwoHops
 from policyopt.methods import load
 from policyopt.objective import successors

@@ -9,7 +9,7 @@ import references_critics as loops
 from policyopt.compose import CompositionError, Program, Stage, Term
 from policyopt.credit.critics import HeldAdvantage, PolicyValueAdvantage
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.credit import lock
+from policyopt.evaluation.experiments.locks import lock
 from policyopt.methods import load
 from policyopt.objective.successors import ActionReturnError
 from policyopt.options import override

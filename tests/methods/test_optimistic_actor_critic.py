@@ -9,7 +9,7 @@ from torch import nn
 
 from policyopt.compose import CompositionError, Program, Stage
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.credit import lock
+from policyopt.evaluation.experiments.locks import lock
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.tabular import Table

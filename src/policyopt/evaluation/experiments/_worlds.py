@@ -111,3 +111,14 @@ def all_right(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 def target_probability(table: Tensor, target: Tensor) -> Tensor:
     """(size, limit) probability of the target's symbol at every position, from a table (size * limit, choices)."""
     return table.gather(1, target.reshape(-1, 1)).view(target.shape)
+
+
+@dataclass(frozen=True)
+class Turns(Wrapped):
+    """A world of numbered states whose steps belong to turns: the turn of every state."""
+
+    turn: Tensor  # (S,)
+
+    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
+        added = self.inner.append(batch, step, logp, live, version)
+        return added.with_steps({"turn": self.turn[added.step["_state"]]})

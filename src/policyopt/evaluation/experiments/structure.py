@@ -16,8 +16,8 @@ from policyopt.evaluation.experiments._pairs import PairedPoints, TwoHeads
 from policyopt.evaluation.experiments._referees import LEVELS, Items
 from policyopt.evaluation.experiments._rubrics import Rubrics
 from policyopt.evaluation.experiments._scales import Scales, pretrained
+from policyopt.evaluation.experiments._staged import staged
 from policyopt.evaluation.experiments._worlds import all_right, target_probability
-from policyopt.evaluation.experiments.credit import staged
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.linear import Linear
