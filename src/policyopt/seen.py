@@ -200,8 +200,11 @@ def _said(ctx: Context, name: str, role: Role, batch: Batch) -> Scores:
     def compute(rows: Batch) -> Scores:
         return _kept(SeenBatch(ctx, rows).compute(name).detach(), full=role.full)
 
-    # Whole distributions are larger than what it takes to compute them again.
-    return compute(batch) if ctx.trainers is None or role.full else ctx.trainers.rows(batch, compute)
+    # Whole distributions are larger than what it takes to compute them again; a model that all processes ask together
+    # says all of its rows to each.
+    if ctx.trainers is None or role.full or hasattr(ctx.models[role.model], "together"):
+        return compute(batch)
+    return ctx.trainers.rows(batch, compute)
 
 
 def sampled_by(ctx: Context, role: Role, batch: Batch) -> bool:

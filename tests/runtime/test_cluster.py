@@ -21,7 +21,7 @@ from policyopt.ops.fingerprint import fingerprint
 from policyopt.policies.tabular import Table
 from policyopt.runtime.ahead import Ahead
 from policyopt.runtime.cluster import ClusterError, Crew, Needs, connect
-from policyopt.runtime.spread import Replica, Scorer, Spread, SpreadGrader, SpreadModel, pieces
+from policyopt.runtime.spread import Replica, Scorer, Spread, SpreadGrader, SpreadPolicy, pieces
 from policyopt.runtime.watch import Watch
 from policyopt.train import rounds
 from policyopt.worlds.grading import Grade
@@ -187,10 +187,10 @@ def test_models_on_scorers_say_what_they_would_say_here(cluster: None) -> None:
     try:
         tasks = cases.WORLD.tasks(torch.arange(7).repeat(10))
         batch = generate(Table(table), cases.WORLD, cases.WORLD.start(tasks), torch.arange(70), 1.0, 0)
-        there, here = SpreadModel("teacher", crew).score(batch), Table(table).score(batch, None, full=False)
+        there, here = SpreadPolicy("teacher", crew).score(batch), Table(table).score(batch, None, full=False)
         assert torch.equal(there.logp, here.logp.detach())
         with pytest.raises(ClusterError, match="whole distributions"):
-            SpreadModel("teacher", crew).score(batch, full=True)
+            SpreadPolicy("teacher", crew).score(batch, full=True)
     finally:
         crew.close()
 

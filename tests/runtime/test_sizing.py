@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from policyopt.evaluation.sizing import (
     trainer_memory,
 )
 from policyopt.recipe.base import RecipeError
-from policyopt.recipe.sizing import plans, shape_of
+from policyopt.recipe.schema import make_recipe
+from policyopt.recipe.sizing import plans, shape_of, work_of
 
 SHAPE = Shape("small", 1000, layers=2, hidden=10, kv_heads=2, head_size=5, bytes=2)
 WORK = Work(rows=8, prompt=3, answer=4, epochs=2, frozen=1, scores=1)
@@ -33,6 +35,8 @@ def test_memory_by_hand() -> None:
     activations = 34 * 10 * 2 * 2 * 7  # bytes a token and layer, of two rows of 7 tokens
     assert trainer_memory(SHAPE, WORK, 1, 1, 2) == 2000 + 2000 + 6000 + activations
     assert trainer_memory(SHAPE, WORK, 4, 0, 2) == 2000 + 8000 / 4 + activations
+    critic = replace(WORK, critics=1)
+    assert trainer_memory(SHAPE, critic, 4, 1, 2) == 2 * (2000 + 8000 / 4) + 2000 + activations
     adapters = Shape(**{**vars(SHAPE), "trained": 100})
     assert trainer_memory(adapters, WORK, 1, 0, 2) == 2000 + 600 + activations
     assert SHAPE.cache == 2 * 2 * 2 * 5 * 2
@@ -43,6 +47,9 @@ def test_seconds_by_hand() -> None:
     rate = MACHINE.flops * 0.4
     # Two epochs forward and backward, and the old and the reference policy forward.
     assert train_seconds(SHAPE, WORK, MACHINE, 2) == pytest.approx(1000 * 56 * (12 + 4) / (2 * rate))
+    # A critic as well: its own epochs, and its values beforehand.
+    with_critic = train_seconds(SHAPE, replace(WORK, critics=1), MACHINE, 2)
+    assert with_critic == pytest.approx(1000 * 56 * (24 + 6) / (2 * rate))
     steps = 2 * 4 * (2000 + 4 * 80 * 5)  # two waves of four rows, four steps, a cache of 3 + 2 tokens on average
     expected = steps / (MACHINE.memory_rate * 0.6) + 2 * 1000 * 24 / rate
     assert generate_seconds(SHAPE, WORK, MACHINE, 1, 4) == pytest.approx(expected)
@@ -71,6 +78,16 @@ def test_parameters_are_those_of_the_published_models() -> None:
     assert (
         shape_of("x", "llama", {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}).head_size == 4
     )
+
+
+def test_models_of_a_recipe_are_counted() -> None:
+    """PPO: a critic is trained beside the policy, the reference and a reward model are frozen."""
+    given = {"reference": "a", "judge": "b"}
+    stage = {"method": "ppo", "steps": 1, "options": {"reward": {"part": "model_reward", "models": ["judge"]}}}
+    policy = {"new": {"alphabet": "abc"}}
+    recipe = {"name": "x", "policy": policy, "tasks": {"reasoning_gym": "leg_counting"}, "stages": [stage]}
+    work = work_of(make_recipe({**recipe, "models": given}))
+    assert (work.critics, work.frozen) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def _together(runtime: Any, **asked: Any) -> None:
     from policyopt.cli.several import several
     from policyopt.recipe.trainers import Asked
 
-    several(Asked(runtime.trainers, **asked), runtime.deadline)
+    several(Asked(runtime.trainers, **asked), runtime)
 
 
 def finish(training: Any) -> None:

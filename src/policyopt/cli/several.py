@@ -7,19 +7,26 @@ import sys
 
 import typer
 
+from policyopt.recipe.base import RuntimeSection
+from policyopt.recipe.cluster import placing
 from policyopt.recipe.trainers import Asked, check_count, follow, lead
 from policyopt.runtime.launch import StoppedError, launch, on_this_rank, under_torchrun
+from policyopt.runtime.placed import launch_placed
 from policyopt.runtime.ranks import Ranks
 
 
-def several(asked: Asked, deadline: float) -> None:
+def several(asked: Asked, runtime: RuntimeSection) -> None:
     """Train on `asked.trainers` processes; ends as the command of one process would."""
     if under_torchrun():
         check_count(int(os.environ["WORLD_SIZE"]), asked)
-        on_this_rank(rank, (asked,), deadline)
+        on_this_rank(rank, (asked,), runtime.deadline)
         return
     try:
-        launch(asked.trainers, rank, (asked,), deadline)
+        if runtime.on == "ray":
+            with placing(runtime) as (needs, deadline):
+                launch_placed(asked.trainers, rank, (asked,), deadline, needs)
+        else:
+            launch(asked.trainers, rank, (asked,), runtime.deadline)
     except StoppedError as stopped:
         raise typer.Exit(stopped.code) from None
 

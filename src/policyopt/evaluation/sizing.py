@@ -5,7 +5,7 @@ Memory counts what this program holds, in the policy's precision of b bytes a nu
 trainer   b P  the whole policy, which scores;  b P  each frozen model;  4 b P / trainers  the sharded twin: weights,
           gradients and AdamW's two moments (FSDP2);  activations of the tokens of a micro-batch: 34 hidden bytes a
           token and layer in 16 bit (Korthikanti et al., arXiv 2205.05198, eq. 2, without the attention matrix, which is
-          never stored)
+          never stored);  a critic takes what the policy does, once more
 sampler   b P;  2 layers kv_heads head_size b  for every token of the rows it generates at once
 
 Seconds are those of a machine that reaches a given share of its peak: training is bound by arithmetic (6 P operations a
@@ -47,8 +47,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Work:
-    """A round: rows of prompt and answer tokens; epochs over them, frozen models beside the policy, scores taken before
-    the update. micro_rows: of a micro-batch; None: as many as there is room for."""
+    """A round: rows of prompt and answer tokens; epochs over them; frozen models beside the policy, and critics, which
+    are trained, all of its size; scores taken before the update. micro_rows: of a micro-batch; None: as many as there
+    is room for."""
 
     rows: int = 1024
     prompt: int = 512
@@ -57,6 +58,7 @@ class Work:
     micro_rows: int | None = None
     frozen: int = 1
     scores: int = 1
+    critics: int = 0
 
     @property
     def tokens(self) -> int:
@@ -123,7 +125,7 @@ def trainer_memory(shape: Shape, work: Work, trainers: int, held: int, micro_row
     # One trainer has no twin: its gradients and moments are of the whole policy.
     twin = shape.bytes * (shape.parameters * (trainers > 1) + 3 * trained) / trainers
     activations = 17 * shape.bytes * shape.hidden * shape.layers * micro_rows * (work.prompt + work.answer)
-    return shape.weights * (1 + held) + twin + activations
+    return (1 + work.critics) * (shape.weights + twin) + held * shape.weights + activations
 
 
 def sampler_memory(shape: Shape, tokens: int, gpus: int) -> float:
@@ -138,8 +140,8 @@ def rows_at_once(shape: Shape, work: Work, machine: Machine, gpus: int) -> int:
 
 
 def train_seconds(shape: Shape, work: Work, machine: Machine, trainers: int) -> float:
-    scored = 2 * (work.scores + work.frozen)
-    return shape.parameters * work.tokens * (6 * work.epochs + scored) / (machine.flops * machine.used * trainers)
+    passes = 6 * work.epochs * (1 + work.critics) + 2 * (work.scores + work.frozen + work.critics)
+    return shape.parameters * work.tokens * passes / (machine.flops * machine.used * trainers)
 
 
 def generate_seconds(shape: Shape, work: Work, machine: Machine, gpus: int, at_once: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from policyopt.compose import Method
+from policyopt.compose import Method, Scalar
 from policyopt.evaluation.sizing import MACHINES, Machine, Plan, Shape, Work, plan
 from policyopt.methods import load
 from policyopt.options import override
@@ -48,7 +48,7 @@ def _planned(target: str, changes: Sequence[str], machine: Machine) -> Plan:
     recipe: Any = load_recipe(target, changes)
     if recipe.kind != "language":
         raise RecipeError(f"plans are of language policies, and {target} trains a {recipe.kind} policy")
-    return plan(_shape(recipe), _work(recipe), machine)
+    return plan(_shape(recipe), work_of(recipe), machine)
 
 
 def shape_of(name: str, model_type: str, options: dict[str, Any], size: int = 2) -> Shape:
@@ -95,14 +95,15 @@ def _shape(recipe: Any) -> Shape:
     return replace(found, trained=int(found.parameters * 2 * policy.lora.rank / found.hidden))
 
 
-def _work(recipe: Recipe) -> Work:
+def work_of(recipe: Recipe) -> Work:
     """Of the last stage."""
     stage, tasks = recipe.stages[-1], recipe.tasks
     method: Method = override(load(stage.method), {**stage.options_for.get(stage.method, {}), **stage.options})
     attempts = getattr(method.sampling, "size", 1)
     rows = getattr(method.selection, "count", 1) * attempts
     collected = [role for role in method.roles.values() if role.when == "collected" and role.model == "policy"]
-    copies = {role.model for role in method.roles.values()} - {"policy", method.policy}
+    trained = {term.trains for term in method.terms} - {"policy", method.policy}
+    frozen = ({role.model for role in method.roles.values()} | recipe.supplied) - trained - {"policy", method.policy}
     usual = Work()
     # Prompts are not read here: a plan makes no tasks.
     return Work(
@@ -111,6 +112,7 @@ def _work(recipe: Recipe) -> Work:
         answer=tasks.limit,
         epochs=getattr(method.update, "epochs", 1),
         micro_rows=getattr(method.update, "micro_rows", None),
-        frozen=len(copies),
+        frozen=len(frozen),
         scores=len(collected),
+        critics=sum(not isinstance(method.models.get(name), Scalar) for name in trained),
     )

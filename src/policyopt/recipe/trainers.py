@@ -15,6 +15,7 @@ import yaml
 from policyopt.recipe.base import Recipe, RecipeError
 from policyopt.recipe.budget import Metered, Paced
 from policyopt.recipe.build import Built, build
+from policyopt.recipe.cluster import give_away, given_away
 from policyopt.recipe.schema import load_recipe, make_recipe
 from policyopt.recipe.training import Training
 from policyopt.runtime import together
@@ -22,7 +23,7 @@ from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.progress import Display
 from policyopt.runtime.ranks import Ranks
 from policyopt.runtime.sharding import Generating, Sharded
-from policyopt.runtime.spread import FromLead
+from policyopt.runtime.spread import FromLead, SpreadModel
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ def follow(ranks: Ranks, asked: Asked) -> None:
 
 
 def _join(built: Built, ranks: Ranks) -> None:
-    run, shared = built.run, FromLead if built.recipe.runtime.on == "ray" else Generating
+    run, asked = built.run, built.recipe.runtime
+    shared = FromLead if asked.on == "ray" else Generating
     ranks.place(run.device)
+    if asked.scorers and not ranks.leads:
+        give_away(built, given_away(built), None)
+    for model in run.models.values():
+        if isinstance(model, SpreadModel):
+            model.ranks = ranks
     run.trainers = Sharded(ranks)
     if isinstance(run.engine, Metered):  # it counts the rows of all
         run.engine.engine = shared(run.engine.engine, ranks)

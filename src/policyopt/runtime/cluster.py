@@ -28,7 +28,7 @@ class ClusterError(RuntimeError):
     """Something between processes can not go on. Names the peers and the phase."""
 
 
-def _ray() -> Any:
+def ray_package() -> Any:
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -39,11 +39,13 @@ def _ray() -> Any:
 def connect(address: str | None, cpus: int) -> Callable[[], None]:
     """Connect to a cluster ("auto", "ray://HOST:10001"), or start one of `cpus` slots on this machine (None). Returns
     what ends the connection; one that is there already stays."""
-    ray = _ray()
+    ray = ray_package()
     if ray.is_initialized():
         return lambda: None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let everything else on the machine go first
+    # Its processes would end themselves after a minute in which the machine was suspended.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(int(READY)))
     given: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
     if not address:  # what is found here (a reward of the user's) is found there
         given["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
@@ -66,6 +68,13 @@ class Needs:
 
     def bundle(self) -> dict[str, float]:
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
+
+    def options(self, group: Any, place: int = 0) -> dict[str, Any]:
+        """Of an actor in a bundle of a placement group; it is never started again by Ray itself."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # pyright: ignore[reportMissingImports]
+
+        strategy = PlacementGroupSchedulingStrategy(group, place)
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_restarts": 0, "scheduling_strategy": strategy}
 
 
 class Host:
@@ -129,7 +138,7 @@ class Crew:
             return self._map(phase, calls)
 
     def _map(self, phase: str, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        ray, work = _ray(), _Work(deque(range(len(calls))))
+        ray, work = ray_package(), _Work(deque(range(len(calls))))
         self._first(phase)
         while len(work.done) < len(calls):
             free = [peer for peer in self.ready if not any(peer is other for other, *_ in work.busy.values())]
@@ -169,21 +178,14 @@ class Crew:
     # -- peers ---------------------------------------------------------------------------------------------------
     def _start(self) -> None:
         from ray.util.placement_group import placement_group  # pyright: ignore[reportMissingImports]
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # pyright: ignore[reportMissingImports]
 
         group = placement_group([self.needs.bundle()], strategy="PACK")
-        options = {
-            "num_cpus": self.needs.cpus,
-            "num_gpus": self.needs.gpus,
-            "max_restarts": 0,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(group),
-        }
-        actor = _ray().remote(Host).options(**options).remote(self._make)
+        actor = ray_package().remote(Host).options(**self.needs.options(group)).remote(self._make)
         self.starting.append(Peer(f"{self.kind} {next(self._numbers)}", actor, group, actor.ready.remote()))
 
     def _greet(self) -> None:
         """Those that have started are of the crew from now on."""
-        ray = _ray()
+        ray = ray_package()
         for peer in list(self.starting):
             if not ray.wait([peer.starting], timeout=0)[0]:
                 continue
@@ -196,18 +198,18 @@ class Crew:
             except ray.exceptions.RayError as error:
                 if "creation task" in str(error):  # it would fail again
                     raise ClusterError(f"phase start: {peer} could not be made: {_last_line(error)}") from error
-                self._replace(peer, "start", _first_line(error))
+                self._replace(peer, "start", first_line(error))
 
     def _first(self, phase: str) -> None:
         """Wait until at least one peer is there."""
-        ray, until = _ray(), time.monotonic() + READY
+        ray, until = ray_package(), time.monotonic() + READY
         while not self.ready:
             left = until - time.monotonic()
             if left <= 0:
                 names = ", ".join(map(str, self.starting)) or f"no {self.kind}"
                 raise ClusterError(
                     f"phase {phase}: {names} did not start within {READY:g} s. Each needs "
-                    f"{self.needs.bundle()}; free in the cluster are {_free()}. Add machines, or ask for less "
+                    f"{self.needs.bundle()}; free in the cluster are {free_slots()}. Add machines, or ask for less "
                     f"(runtime.{self.kind}s)"
                 )
             ray.wait([peer.starting for peer in self.starting], num_returns=1, timeout=min(left, 1.0))
@@ -227,12 +229,12 @@ class Crew:
     def _end(self, peer: Peer) -> None:
         from ray.util.placement_group import remove_placement_group  # pyright: ignore[reportMissingImports]
 
-        _ray().kill(peer.actor, no_restart=True)
+        ray_package().kill(peer.actor, no_restart=True)
         remove_placement_group(peer.group)
 
     # -- work ----------------------------------------------------------------------------------------------------
     def _take(self, phase: str, work: _Work, answer: Any) -> None:
-        ray = _ray()
+        ray = ray_package()
         peer, number, _ = work.busy.pop(answer)
         try:
             work.done[number] = ray.get(answer, timeout=_GRACE)
@@ -240,7 +242,7 @@ class Crew:
             cause = error.cause
             raise ClusterError(f"phase {phase}: {peer} failed: {type(cause).__name__}: {cause}") from error
         except ray.exceptions.RayError as error:
-            self._again(phase, work, peer, number, _first_line(error))
+            self._again(phase, work, peer, number, first_line(error))
 
     def _overdue(self, phase: str, work: _Work) -> None:
         for answer, (peer, number, since) in list(work.busy.items()):
@@ -263,24 +265,24 @@ class Crew:
 
 def put(value: Mapping[str, Any]) -> Any:
     """A reference to a value in the cluster's object store."""
-    return _ray().put(value)
+    return ray_package().put(value)
 
 
 def fetched(reference: Any, deadline: float, what: str) -> Any:
     """The value of a reference; ClusterError if it does not come in time."""
-    ray = _ray()
+    ray = ray_package()
     try:
         return ray.get(reference, timeout=deadline)
     except ray.exceptions.RayError as error:
-        raise ClusterError(f"phase fetching {what}: {_first_line(error)}") from error
+        raise ClusterError(f"phase fetching {what}: {first_line(error)}") from error
 
 
-def _free() -> dict[str, float]:
-    found = _ray().available_resources()
+def free_slots() -> dict[str, float]:
+    found = ray_package().available_resources()
     return {name: found[name] for name in ("CPU", "GPU") if name in found}
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 

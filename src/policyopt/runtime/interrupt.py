@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-_NOTICE = b"\nStopping after this round, with a checkpoint. Press Ctrl-C again to stop at once.\n"
+NOTICE = b"\nStopping after this round, with a checkpoint. Press Ctrl-C again to stop at once.\n"
 
 
 class Interrupt:
@@ -41,4 +41,4 @@ class Interrupt:
         # Not print: a signal may arrive in the middle of one, and streams refuse to be entered twice. A closed
         # stderr is no reason to stop less orderly.
         with contextlib.suppress(OSError):
-            os.write(2, _NOTICE)
+            os.write(2, NOTICE)

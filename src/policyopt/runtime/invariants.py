@@ -180,7 +180,7 @@ def written_models(method: Method) -> set[str]:
     """What the method trains, and every name that something which may write weights has among its options."""
     written = {term.trains for term in method.terms} | {method.policy, "policy"}
     for hook in _hooks(method):
-        written |= set(_names(hook))
+        written |= set(names_in(hook))
     return written
 
 
@@ -203,19 +203,19 @@ def _hooks(method: Method) -> Iterator[Any]:
             yield part
 
 
-def _names(value: Any) -> Iterator[str]:
+def names_in(value: Any) -> Iterator[str]:
     """All strings in a part's options."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for item in (*value.keys(), *value.values()):
-            yield from _names(item)
+            yield from names_in(item)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            yield from _names(item)
+            yield from names_in(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _names(getattr(value, field.name))
+            yield from names_in(getattr(value, field.name))
 
 
 def synchronised(before: Before) -> Alarm | None:

@@ -60,7 +60,9 @@ def launch(count: int, work: Work, given: tuple[Any, ...], deadline: float) -> N
                         "processes of the run were ended. Go on from the last checkpoint"
                     )
         except (ProcessRaisedException, ProcessExitedException) as error:
-            raise _cause(store, count, error, pulses) from None
+            code = getattr(error, "exit_code", 1)
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise cause(store, count, pulses, error.error_index, how, lost=code < 0) from None
         finally:
             for process in processes:
                 if process.is_alive():
@@ -81,6 +83,12 @@ def _begin(rank: int, count: int, port: int, deadline: float, work: Work, given:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count)))
     store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    if code := take_part(rank, count, store, deadline, work, given):
+        sys.exit(code)
+
+
+def take_part(rank: int, count: int, store: Store, deadline: float, work: Work, given: tuple[Any, ...]) -> int:
+    """What a rank does from start to end; the exit code. What goes wrong is left at the store for who started it."""
     try:
         with joined(rank, count, store, deadline) as ranks:
             work(ranks, *given)
@@ -89,34 +97,32 @@ def _begin(rank: int, count: int, port: int, deadline: float, work: Work, given:
         told |= {"notes": list(getattr(error, "__notes__", ())), "trace": traceback.format_exc()}
         with contextlib.suppress(RuntimeError, dist.DistError):
             store.set(_failed(rank), json.dumps(told))
-        sys.exit(error.code if isinstance(error, SystemExit) else 1)
+        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    return 0
 
 
 def _failed(rank: int) -> str:
     return f"failed/{rank}"
 
 
-def _cause(store: Store, count: int, error: Any, pulses: Pulses) -> Exception:
-    """Of all that went wrong, what was not a consequence of the rest."""
+def cause(store: Store, count: int, pulses: Pulses, rank: int, how: str, *, lost: bool) -> Exception:
+    """Of all that went wrong, what was not a consequence of the rest. how: a rank's process ended, the first of them;
+    lost: something outside the program ended it."""
     told = {rank: json.loads(store.get(_failed(rank))) for rank in range(count) if store.check([_failed(rank)])}
     first = sorted(told, key=lambda rank: (told[rank]["name"] == "RankError", rank))
-    code = getattr(error, "exit_code", 1)
-    index = error.error_index
-    if code < 0 and (not first or told[first[0]]["name"] == "RankError"):
+    if not first or (lost and told[first[0]]["name"] == "RankError"):
         return RankError(
-            f"rank {index} was ended by {signal.Signals(-code).name} in {pulses.phase(index)}; the other processes of "
-            "the run were ended. Go on from the last checkpoint"
+            f"rank {rank} {how} in {pulses.phase(rank)}; the other processes of the run were ended. Go on from the "
+            "last checkpoint"
         )
-    if not first:
-        return RankError(f"rank {index} ended with exit code {code} in {pulses.phase(index)}")
-    cause = told[first[0]]
-    if cause["name"] == "SystemExit":
-        return StoppedError(int(code))
-    if cause["module"].startswith("policyopt."):
-        found = RankError(cause["text"])
+    said = told[first[0]]
+    if said["name"] == "SystemExit" and said["text"].isdecimal():
+        return StoppedError(int(said["text"]))
+    if said["module"].startswith("policyopt."):
+        found = RankError(said["text"])
     else:
-        found = RankError(f"rank {first[0]} failed in {pulses.phase(first[0])}:\n{cause['trace']}")
-    for note in cause["notes"]:
+        found = RankError(f"rank {first[0]} failed in {pulses.phase(first[0])}:\n{said['trace']}")
+    for note in said["notes"]:
         found.add_note(note)
     return found
 

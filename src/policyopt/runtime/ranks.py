@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -81,6 +81,11 @@ class Ranks:
                 f"{_APART}"
             )
         return [given for _, given in found]
+
+    def from_lead(self, phase: str, make: Callable[[], Any]) -> Any:
+        """What rank 0 makes, on every rank."""
+        with self.phase(phase):
+            return self.gather(make() if self.leads else None)[0]
 
     def sum(self, x: Tensor) -> Tensor:
         """Over ranks, the same to the bit on all."""

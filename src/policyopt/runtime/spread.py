@@ -105,9 +105,8 @@ class FromLead:
         self.engine, self.ranks = engine, ranks
 
     def __call__(self, policy: Any, world: Any, batch: Batch, *given: Any, **options: Any) -> Batch:
-        with self.ranks.phase("sampling"):
-            done = self.engine(policy, world, batch, *given, **options).to("cpu") if self.ranks.leads else None
-            return self.ranks.gather(done)[0].to(batch.device)
+        made = self.ranks.from_lead("sampling", lambda: self.engine(policy, world, batch, *given, **options).to("cpu"))
+        return made.to(batch.device)
 
     def __getattr__(self, name: str) -> Any:
         """Streams go on from environments that every process has."""
@@ -146,17 +145,37 @@ class SpreadGrader:
 
 
 class SpreadModel(nn.Module):
-    """A model that nothing trains, held by a crew of scorers: this process has no weights of it."""
+    """A model that nothing trains, held by a crew of scorers: this process has no weights of it.
 
-    def __init__(self, name: str, crew: Crew):
+    ranks: of several processes that train together, rank 0 has the crew, asks it about all rows and tells the others;
+    so all of them ask at the same time.
+    """
+
+    together = True
+
+    def __init__(self, name: str, crew: Crew | None, ranks: Ranks | None = None):
         super().__init__()
-        self.name, self.crew = name, crew
+        self.name, self.crew, self.ranks = name, crew, ranks
+
+    def _asked(self, method: str, count: int, part: Callable[[slice], tuple[Batch, tuple[Any, ...]]]) -> list[Any]:
+        """What is said of `count` things, in pieces. part: the rows of a piece, and what is asked beside them."""
+
+        def ask() -> list[Any]:
+            assert self.crew is not None
+            asked = [part(some) for some in pieces(count, self.crew.strength)]
+            calls = [("ask", (self.name, method, _bare(rows), given)) for rows, given in asked]
+            return self.crew.map(f"scoring by {self.name}", calls)
+
+        return ask() if self.ranks is None else self.ranks.from_lead(f"scoring by {self.name}", ask)
+
+
+class SpreadPolicy(SpreadModel):
+    """Log-probabilities of the steps taken; whole distributions stay where they are."""
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
-        """Log-probabilities of the steps taken; whole distributions stay where they are."""
         if full:
             raise ClusterError(f"model {self.name!r} is on scorers, which do not send whole distributions")
-        answers = self._asked("score", batch, context)
+        answers = self._asked("score", len(batch), lambda some: (batch[some], (context,)))
         entropy = [answer.entropy for answer in answers]
         return Scores(
             torch.cat([answer.logp for answer in answers]).to(batch.device),
@@ -164,15 +183,32 @@ class SpreadModel(nn.Module):
             exact=all(answer.exact for answer in answers),
         )
 
-    def worth(self, batch: Batch) -> Tensor:
-        """What a reward model says that each row is worth."""
-        return torch.cat(self._asked("worth", batch)).to(batch.device)
 
-    def _asked(self, method: str, batch: Batch, *given: Any) -> list[Any]:
-        rows = pieces(len(batch), self.crew.strength)
-        bare = Batch(batch.row, batch.step)
-        calls = [("ask", (self.name, method, bare[part].to("cpu"), given)) for part in rows]
-        return self.crew.map(f"scoring by {self.name}", calls)
+class SpreadReward(SpreadModel):
+    """What a reward model says that each row is worth."""
+
+    def worth(self, batch: Batch) -> Tensor:
+        return torch.cat(self._asked("worth", len(batch), lambda some: (batch[some], ()))).to(batch.device)
+
+
+class SpreadPreference(SpreadModel):
+    """What a preference model says of pairs of rows."""
+
+    def compare(self, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
+        if not len(first):
+            return torch.zeros(0, device=batch.device)
+
+        def pairs(some: slice) -> tuple[Batch, tuple[Tensor, Tensor]]:
+            rows, place = torch.cat([first[some], second[some]]).unique(return_inverse=True)
+            one, other = place.cpu().chunk(2)
+            return batch[rows], (one, other)
+
+        return torch.cat(self._asked("compare", len(first), pairs)).to(batch.device)
+
+
+def _bare(batch: Batch) -> Batch:
+    """Rows as they travel: without scores."""
+    return Batch(batch.row, batch.step).to("cpu")
 
 
 class Scorer:
@@ -184,9 +220,10 @@ class Scorer:
     def ask(self, name: str, method: str, batch: Batch, given: tuple[Any, ...]) -> Any:
         model = self.models[name]
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        moved = [one.to(device) if isinstance(one, Tensor) else one for one in given]
         with torch.no_grad():
-            if method == "score":
-                found = model.score(batch.to(device), *given, full=False)
-                entropy = None if found.entropy is None else found.entropy.cpu()
-                return Scores(found.logp.cpu(), entropy, None, found.exact)
-            return getattr(model, method)(batch.to(device), *given).cpu()
+            found = getattr(model, method)(batch.to(device), *moved)
+        if isinstance(found, Scores):
+            entropy = None if found.entropy is None else found.entropy.cpu()
+            return Scores(found.logp.cpu(), entropy, None, found.exact)
+        return found.cpu()
