@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import shutil
 import struct
 import threading
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from gymnasium import spaces
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from fuzzing.hdf5 import PLANTS, apart, planted
 from fuzzing.inputs import TEXTS, VALUES, as_json, as_lines, changed, damaged
 from policyopt.evaluation import comparison_record, verify
 from policyopt.evaluation.conformance import run_file
@@ -32,6 +36,8 @@ from policyopt.runtime import checkpoint
 from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.journal import read, read_metrics
 from policyopt.types import Batch
+from policyopt.worlds.minari_files import read_minari, write_minari
+from policyopt.worlds.recordings import Episode
 from policyopt.worlds.reward_bench import read_items
 from policyopt.worlds.sources import jsonl_entries
 
@@ -311,6 +317,37 @@ def _open_run(folder: Path, given: tuple[str, bytes]) -> None:
         raise first
 
 
+# -- recorded episodes -------------------------------------------------------------------------------------------------
+def _minari(folder: Path) -> SearchStrategy[Any]:
+    """metadata.json changed or damaged, main_data.hdf5 damaged or with things in it that should not be there."""
+    names = ("metadata.json", "main_data.hdf5")
+    shutil.rmtree(folder / "set", ignore_errors=True)
+    box, choice = spaces.Box(-1.0, 1.0, (2,)), spaces.Discrete(3)
+    episodes = [Episode(np.zeros((n + 1, 2), np.float32), np.zeros(n, np.int64), np.ones(n), True) for n in (1, 3)]
+    data = write_minari(folder / "set", episodes, box, choice) / "data"
+    text, blob = ((data / name).read_bytes() for name in names)
+    called = {"id": "X-v0", "entry_point": "os:system", "kwargs": {"command": "touch /tmp/planted"}}
+    whole = json.loads(text)
+    trees = [whole, {**whole, "env_spec": json.dumps({**called, "additional_wrappers": []})}]
+    trees += [{key: value for key, value in tree.items() if key != "action_space"} for tree in trees]
+    open_spaces = {**whole, **{f"{n}_space": json.loads(whole[f"{n}_space"]) for n in ("observation", "action")}}
+
+    def closed(tree: Any) -> Any:
+        told = {"observation_space", "action_space"} & set(tree) if isinstance(tree, dict) else ()
+        return {**tree, **{name: json.dumps(tree[name]) for name in told}} if told else tree
+
+    texts = damaged([text]) | changed(trees).map(as_json) | changed([open_spaces]).map(closed).map(as_json)
+    blobs = damaged([blob]) | st.sampled_from(sorted(PLANTS)).map(lambda name: planted(blob, PLANTS[name], folder))
+    return st.tuples(texts, st.just(blob)) | st.tuples(st.just(text), blobs)
+
+
+def _open_minari(folder: Path, given: tuple[bytes, bytes]) -> None:
+    """In a process of its own: HDF5 is C, and what ends it is to be seen."""
+    for name, content in zip(("metadata.json", "main_data.hdf5"), given, strict=True):
+        (folder / "set" / "data" / name).write_bytes(content)
+    apart(lambda: read_minari(folder / "set"))
+
+
 # -- answers -----------------------------------------------------------------------------------------------------------
 COMPLETION = {
     "id": "x",
@@ -454,6 +491,7 @@ TARGETS = {
             _policy_folders(_denoiser, *_denoising),
             _open_policy(denoising_checkpoint.load_denoiser, *_denoising),
         ),
+        Target("recorded episodes (Minari, HDF5)", _minari, _open_minari),
         Target("run folder", _runs, _open_run),
         Target("API answer", _answers, _open_answer),
         Target("judge's words", lambda folder: REPLIES, _open_reply),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from gymnasium import spaces
 
 from policyopt.plain import PlainError, from_json, from_yaml
 from policyopt.policies.checkpoint import CheckpointError, load_language
@@ -24,13 +25,14 @@ from policyopt.policies.tokenizer import load_tokenizer
 from policyopt.recipe.denoising.tasks import prompts
 from policyopt.recipe.schema import RecipeError, load_recipe
 from policyopt.runtime import checkpoint
-from policyopt.worlds.minari_files import read_minari
-from policyopt.worlds.recordings import RecordingError
+from policyopt.worlds.minari_files import read_minari, write_minari
+from policyopt.worlds.recordings import Episode, RecordingError
 from policyopt.worlds.sources import SourceError, folder_entries, jsonl_entries
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import fuzz
+from fuzzing.hdf5 import PLANTS, planted
 from fuzzing.targets import TARGETS
 
 
@@ -158,13 +160,55 @@ def test_recipes_arrays_and_data_sets(marker, tmp_path):
         folder_entries(data)
 
 
-def test_minari_data_sets(marker, tmp_path):
-    pytest.importorskip("minari")
-    (tmp_path / "set" / "data").mkdir(parents=True)
-    (tmp_path / "set" / "data" / "metadata.json").write_text("{}")
-    (tmp_path / "set" / "data" / "main_data.hdf5").write_bytes(pickled(marker))
+@pytest.fixture
+def episodes(tmp_path):
+    """The `data` folder of a whole Minari data set."""
+    box = spaces.Box(-1.0, 1.0, (2,))
+    made = [Episode(np.zeros((n + 1, 2), np.float32), np.zeros(n, np.int64), np.ones(n), True) for n in (1, 3)]
+    return write_minari(tmp_path / "set", made, box, spaces.Discrete(3)) / "data"
+
+
+def test_minari_data_sets_run_nothing(marker, episodes):
+    """Without spaces, the library would make the environment that the file names."""
+    told = json.loads((episodes / "metadata.json").read_text())
+    called = {"id": "X-v0", "entry_point": "os:mkdir", "kwargs": {"path": str(marker)}, "additional_wrappers": []}
+    told["env_spec"] = json.dumps(called)
+    (episodes / "metadata.json").write_text(json.dumps(told))
+    assert read_minari(episodes).size == 4
+    for name in ("observation_space", "action_space"):
+        fewer = {key: value for key, value in told.items() if key != name}
+        (episodes / "metadata.json").write_text(json.dumps(fewer))
+        with pytest.raises(RecordingError, match="making one would run what the file names"):
+            read_minari(episodes)
+    (episodes / "metadata.json").write_text(json.dumps(told))
+    (episodes / "main_data.hdf5").write_bytes(pickled(marker))
     with pytest.raises(RecordingError, match="can not be read as a Minari data set"):
-        read_minari(tmp_path / "set")
+        read_minari(episodes)
+
+
+@pytest.mark.parametrize("name", sorted(set(PLANTS) - {"not a number"}))
+def test_what_is_planted_in_hdf5_files_is_refused(episodes, tmp_path, name):
+    """Links and numbers of other files, a terabyte of nothing, groups within themselves."""
+    path = episodes / "main_data.hdf5"
+    path.write_bytes(planted(path.read_bytes(), PLANTS[name], tmp_path))
+    with pytest.raises(RecordingError):
+        read_minari(episodes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("total_episodes", 10**12),
+        ("total_episodes", -1),
+        ("action_space", '{"type": "MultiBinary", "n": [100000, 100000]}'),
+        ("observation_space", '{"type": "Tuple", "subspaces": [{"type": "Box", "shape": [99999999]}]}'),
+    ],
+)
+def test_memory_that_metadata_asks_for_is_bounded(episodes, name, value):
+    told = json.loads((episodes / "metadata.json").read_text())
+    (episodes / "metadata.json").write_text(json.dumps({**told, name: value}))
+    with pytest.raises(RecordingError, match=r"total_episodes is 1 to|numbers is too large"):
+        read_minari(episodes)
 
 
 def test_a_state_that_is_none_of_the_run_s_is_refused(tmp_path):
