@@ -1,4 +1,4 @@
-"""MDPO, on-policy: mirror descent policy optimization (arXiv 2005.09814, eq. 12 and algorithm 1).
+"""MDPO, on-policy: mirror descent policy optimization (arXiv 2005.09814, section 4.1).
 
 L = -mean r_t A_t + (1 / t_k) mean_s KL( pi(. | s) || pi_old(. | s) ),   t_k = 1 - k / K,   m steps on every batch
 """
@@ -20,7 +20,7 @@ mdpo = replace(
         key="mdpo",
         title="Mirror Descent Policy Optimization",
         paper="arXiv 2005.09814",
-        equation="eq. 12 (on-policy objective), algorithm 1",
+        equation="section 4.1 (on-policy objective)",
         mechanism="Every round approximately solves a proximal problem: the linearised return less an exact divergence "
         "to the policy that took the steps, by several gradient steps on that sum (at the first alone the divergence "
         "has no gradient). The pull to the old policy grows over training. Nothing is clipped.",

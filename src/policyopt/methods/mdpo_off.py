@@ -1,6 +1,6 @@
 """Mirror descent policy optimisation off policy (MDPO, arXiv 2005.09814, section 4.2).
 
-L_pi = c log pi(a|s) + (lam - c) log pi_old(a|s) - Q_1(s, a),   a ~ pi(.|s) reparameterised    (eq. 13)
+L_pi = c log pi(a|s) + (lam - c) log pi_old(a|s) - Q_1(s, a),   a ~ pi(.|s) reparameterised
 L_Q  = sum_e (Q_e(s, a) - (r + gamma V'(s')))^2 / 2
 L_V  = (V(s) - (min_e Q_e(s, a) - lam log pi(a|s)))^2 / 2
 pi_old = pi from before the last m updates;  V' <- 0.995 V' + 0.005 V after every update
@@ -24,7 +24,7 @@ mdpo_off = Method(
         key="mdpo_off",
         title="Mirror Descent Policy Optimization",
         paper="arXiv 2005.09814",
-        equation="eq. 13 (off-policy loss)",
+        equation="section 4.2 (off-policy loss); released code manantomar/Mirror-Descent-Policy-Optimization",
         mechanism="SAC with a second distance: several updates towards larger values that are charged for leaving the "
         "policy from before them. With c = lam nothing of that policy is left, and the loss is SAC's.",
         departures="Updates come in blocks of 32 after 32 steps; one critic optimiser for both heads; no Tsallis form.",
@@ -65,7 +65,7 @@ _WORLD = {
 claim = Claim(
     statement="The distance to the policy from before the last updates bounds how far a round's updates move it; with "
     "c = lam the loss is SAC's and nothing does.",
-    source="arXiv 2005.09814, section 4.2 and eq. 13; specification 91",
+    source="arXiv 2005.09814, section 4.2; specification 91",
     experiment="policy_steps",
     observable="KL(policy after a round || before it), mean over states and rounds (nats)",
     higher_is_better=False,

@@ -1,8 +1,9 @@
-"""RTO: reinforced token optimization (DPO Meets PPO, arXiv 2404.18922, eq. 4.3 and algorithm 1).
+"""RTO: reinforced token optimization (DPO Meets PPO, arXiv 2404.18922, the practical version of RTO).
 
     r_t = clip(b1 (log pi_dpo - log pi_ref), -c, c) - b2 (log pi_old - log pi_ref) + 1[t = last] clip(R, -10, 10)
 
-then PPO. The model `preferred` is one that method dpo trained on preferences from the same reference.
+then PPO. Bounds are those of the released code (zkshan2002/RTO: `_compute_dpo_rewards`, `compute_reward`). The model
+`preferred` is one that method dpo trained on preferences from the same reference.
 """
 
 from dataclasses import replace
@@ -20,7 +21,7 @@ rto = replace(
         key="rto",
         title="DPO Meets PPO: Reinforced Token Optimization for RLHF",
         paper="arXiv 2404.18922",
-        equation="eq. 4.3 (token reward), algorithm 1",
+        equation="token reward of the practical version; released code zkshan2002/RTO",
         mechanism="A policy trained by DPO is a reward model of single tokens: its log-ratio to the reference sums to "
         "the reward that preferences imply. Paid along the way, it tells PPO which tokens earned the row's reward.",
         departures="The first stage is method dpo on recorded pairs; its result is given as the model `preferred`.",

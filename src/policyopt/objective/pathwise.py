@@ -104,7 +104,7 @@ class SoftImprovement(Loss):
 
 @dataclass(frozen=True)
 class MirrorDescent(Loss):
-    """MDPO's off-policy loss (arXiv 2005.09814, eq. 13): a step of mirror descent from the policy `old`, towards
+    """MDPO's off-policy loss (arXiv 2005.09814, section 4.2): a step of mirror descent from the policy `old`, towards
     larger values and entropy. proximity: the weight of KL(pi || old); temperature: of the entropy.
 
     With proximity = temperature, `old` has no weight and the loss is SAC's with the critic's first head.

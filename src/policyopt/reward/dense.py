@@ -73,8 +73,8 @@ class RunningScore(Part):
 
 @dataclass(frozen=True)
 class LogRatioReward(Part):
-    """Every own step is paid for how much more likely one model finds it than another (RTO, arXiv 2404.18922, eq. 4.3:
-    a model trained by DPO against its reference, whose summed log-ratio is the reward that DPO implies).
+    """Every own step is paid for how much more likely one model finds it than another (RTO, arXiv 2404.18922: a
+    model trained by DPO against its reference, whose summed log-ratio is the reward that DPO implies).
 
     bound: of what a step is paid; None is none.
     """
