@@ -72,11 +72,12 @@ class HindsightLanguage(AlwaysEval):
         return self.encoder.outputs(batch)
 
     def make_landmark(self, rng: torch.Generator, *, trained: bool) -> LandmarkModel:
-        """A random place, which new rows are written under from then on, or the fixed origin."""
+        """The place that new rows are written beside, which starts at 0, where the policy writes as the one inside; or
+        the fixed origin."""
         if not trained:
             return LandmarkModel(self, nn.Parameter(torch.zeros_like(self.place), requires_grad=False))
         self.encoder.model.base_model.load_state_dict(self.language.merged.base_model.state_dict())
-        self.place.copy_(torch.randn(self.size, generator=rng))
+        self.place.zero_()
         return LandmarkModel(self, nn.Parameter(self.place))  # of the same numbers: where it moves, the policy follows
 
     @contextlib.contextmanager
