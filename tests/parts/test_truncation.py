@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from policyopt import truncation
+from policyopt.compose import Program, Stage
+from policyopt.engines.plain import generate
 from policyopt.methods import load
 from policyopt.ops.kept import Kept, kept_of, remembered, truncated
 from policyopt.options import OptionError, override
@@ -19,10 +21,13 @@ from policyopt.policies.checkpoint import new_language
 from policyopt.policies.kept_scores import score_kept
 from policyopt.policies.tabular import Table
 from policyopt.policies.token_scores import Projection, score_tokens
+from policyopt.run import Run
 from policyopt.sampling.samplers import DynamicSampling, Group
 from policyopt.sampling.truncated import Truncated
+from policyopt.train import rounds
 from policyopt.truncation import CUT, KEPT, SPAN, Truncation, left_of
 from policyopt.types import Batch, Tasks, concatenate, empty_batch
+from policyopt.worlds.sequences import SequenceWorld
 from support import numbers
 
 HALVES = torch.tensor([[0.125, 0.5, 0.25, 0.0625, 0.0625]]).double().log()
@@ -294,6 +299,28 @@ def test_any_way_of_sampling_can_be_truncated_by_its_options():
 def test_wrong_truncations_are_refused(key, changes, message):
     with pytest.raises(OptionError, match=message):
         override(load(key), changes)
+
+
+@pytest.mark.parametrize("key", ["grpo", "dapo"])
+def test_trap_16_rounds_learn_within_what_was_kept(key):
+    """Ratios begin at 1 and the KL at 0; the best of what is ever kept is found, and what never is keeps its weight."""
+
+    def right(strings: Tensor, task: Tensor) -> Tensor:
+        return (strings == 1).double().mean(1) + 9.0 * (strings == 4).double().sum(1)
+
+    logits = torch.tensor([1.2, 1.0, 0.8, -1.0, -3.0]).double().repeat(6, 1)
+    changes = {"selection.count": 3, "sampling.size": 8, "sampling.top_k": 3, "update.learning_rate": 0.1}
+    run = Run({"policy": Table(logits)}, SequenceWorld(3, 5, 2, right), generate)
+    method = override(load(key), changes)
+    done = list(rounds(run, Program((Stage(method, 20),))))
+    assert done[0].metrics["sampler_mismatch"] < 1e-6
+    assert abs(done[0].metrics.get("kl/kl", 0.0)) < 1e-12
+    assert done[-1].metrics["reward"] > done[0].metrics["reward"] + 0.2
+    learnt: Tensor = run.models["policy"].logits.detach()  # type: ignore[assignment]
+    assert torch.equal(learnt.argmax(1), torch.ones(6, dtype=torch.int64))
+    # Its gradient is 0 but for rounding, which AdamW divides by its own size.
+    torch.testing.assert_close(learnt[:, 4], logits[:, 4], rtol=0, atol=1e-6)
+    assert not torch.equal(learnt[:, :3], logits[:, :3])
 
 
 def test_a_policy_that_can_not_score_within_what_was_kept_is_refused():

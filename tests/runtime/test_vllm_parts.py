@@ -15,10 +15,12 @@ from policyopt.engines.vllm import MismatchError, VllmEngine
 from policyopt.engines.vllm_model import Answer, Request, VllmModel, VllmOptions
 from policyopt.engines.weights import StaleWeightsError, checksum, checksums, places, policy_weights
 from policyopt.ops.fingerprint import fingerprint
+from policyopt.ops.kept import truncated
 from policyopt.ops.random import new_keys
 from policyopt.policies.checkpoint import Lora, new_language, with_lora
 from policyopt.policies.language import Language
 from policyopt.recipe.schema import RecipeError, make_recipe
+from policyopt.truncation import Truncation
 from policyopt.types import Batch, Finish
 from policyopt.worlds.tokens import TokenWorld
 
@@ -305,6 +307,9 @@ def test_what_vllm_can_not_do_is_refused():
     ours(tiny(), tokens, *begin(tokens), 1.0, 0)
     with pytest.raises(EngineError, match="one architecture"):
         ours(new_language(13, "llama", 16, 2, 2, 0), tokens, *begin(tokens), 1.0, 0)
+    batch, keys = begin(tokens)
+    with pytest.raises(EngineError, match=r"top_p and min_p need a record of which tokens were kept, and vLLM returns"):
+        ours(tiny(), tokens, truncated(batch, Truncation(top_k=2)), keys, 1.0, 0)
     with pytest.raises(RecipeError, match=r"policy\.vllm has no effect with engine=auto"):
         make_recipe(
             {
