@@ -5,8 +5,8 @@
 Every fault happens to a small run at a random moment (a function of the seed and the fault's number). The run must end
 with the right result (bitwise that of an undisturbed one), or with a clear error within the deadline, after which
 `policyopt resume` must reach the right result; and nothing that was recorded as done may be lost. Exit code 1 if
-anything else happens. Some faults need root's rights (mounts) or Debian's package `faketime`; without, they are left
-out.
+anything else happens. Some faults need root's rights (mounts), Debian's package `faketime`, or Ray; without, they are
+left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -114,6 +115,13 @@ def _faults() -> list[Fault]:
         Fault("ranks", "trainer rank", what, act)
         for what, act in (("kill -9", acts.kill), ("freeze", acts.freeze_for_good))
     ]
+    for what, act in (("kill -9", acts.kill), ("freeze", acts.freeze), ("freeze, for good", acts.freeze_for_good)):
+        found.append(Fault("spread", "Ray sampler", what, act))
+    found += [
+        Fault("placed", "Ray trainer", "kill -9", acts.kill),
+        Fault("placed", "Ray trainer", "freeze, for good", acts.freeze_for_good),
+        Fault("placed", "trainer", "kill -9", acts.kill),
+    ]
     return found
 
 
@@ -131,6 +139,9 @@ class Stage:
     def possible(self, fault: Fault) -> bool:
         if fault.place in ("full", "read-only"):
             return self.mounts
+        needs = WORKLOADS[fault.workload].needs
+        if needs is not None and find_spec(needs) is None:
+            return False
         return fault.place != "clock" or acts.FAKETIME is not None
 
     def right(self, workload: Workload) -> dict[str, str]:

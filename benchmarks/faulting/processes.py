@@ -152,4 +152,6 @@ MARKS: dict[str, tuple[str, int | None]] = {
     "program": ("zygote.py", 3),
     "compare worker": ("policyopt.recipe.comparison.worker", None),
     "trainer rank": ("spawn_main", None),
+    "Ray sampler": ("ray::Host", None),
+    "Ray trainer": ("ray::Place", None),
 }

@@ -39,13 +39,15 @@ def score(text, entry):
 @dataclass(frozen=True)
 class Workload:
     """A kind of run. steps of its method; changes to the recipe all share; command: train or compare; separate: its
-    processes start others of the same program, so that it is started as a user does and not by a fork."""
+    processes start others of the same program, so that it is started as a user does and not by a fork. needs: a
+    package."""
 
     name: str
     recipe: Mapping[str, Any]
     command: str = "train"
     separate: bool = False
     arguments: tuple[str, ...] = field(default=())
+    needs: str | None = None
 
     def prepare(self, base: Path, judge: str = "", slower: float = 1.0) -> None:
         """Files of the run in an empty folder. judge: the URL of the judge server. slower: factor of the deadlines."""
@@ -64,6 +66,7 @@ class Workload:
         for section, names in (
             (recipe["tasks"], ("deadline",)),
             (recipe.get("judges", {}).get("far"), ("timeout", "deadline")),
+            (recipe.get("runtime"), ("deadline",)),
         ):
             for name in names if section else ():
                 if name in section:
@@ -130,6 +133,8 @@ _judged["stages"][0]["options"] |= {"reward": {"part": "model_reward", "models":
 _compared = _poles(stages=[{"method": "grpo", "steps": 8, "options": {"selection.count": 2, "sampling.size": 3}}])
 _arms = ("--methods", "grpo,rloo", "--seeds", "2", "--budget", "samples=48", "--evaluations", "2", "--jobs", "2")
 
+_spread = _language("spread", {"verifier": "rules:score"}, runtime={"on": "ray", "samplers": 2, "deadline": 10.0})
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -139,6 +144,8 @@ WORKLOADS = {
         Workload("poles", _poles()),
         Workload("compared", _compared, "compare", separate=True, arguments=_arms),
         Workload("ranks", _poles(runtime={"trainers": 2}), separate=True),
+        Workload("spread", _spread, separate=True, needs="ray"),
+        Workload("placed", _poles(runtime={"on": "ray", "trainers": 2}), separate=True, needs="ray"),
     )
 }
 
@@ -173,7 +180,7 @@ def result(run: Path) -> dict[str, str]:
         "beginning.json",
         "*.safetensors",
     )
-    found = sorted({path for pattern in patterns for path in run.rglob(pattern)})
+    found = sorted({path for pattern in patterns for path in run.rglob(pattern) if "checkpoints" not in path.parts})
     return {str(path.relative_to(run)): hashlib.sha256(_without_clocks(path)).hexdigest()[:16] for path in found}
 
 
