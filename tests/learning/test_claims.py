@@ -15,6 +15,7 @@ import torch
 
 from policyopt import methods
 from policyopt.claim import MINIMUM_SEEDS, Arm, Claim, ClaimError, Tuning
+from policyopt.evaluation import experiments as experiment_package
 from policyopt.evaluation import statistics
 from policyopt.evaluation.costs import costs, keep
 from policyopt.evaluation.experiments import experiment_of, experiments
@@ -137,6 +138,16 @@ def test_unknown_experiments_and_missing_claims_say_so(tmp_path):
     own.write_text("from policyopt.methods.grpo import grpo as own\n")
     with pytest.raises(ClaimError, match="has no claim"):
         claim_of(str(own))
+
+
+def test_two_experiments_of_one_name_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "zz_again.py").write_text(
+        "from policyopt.evaluation.experiments._common import Outcome\n"
+        "def combination_lock(method, seed, rounds) -> Outcome: ...\n"
+    )
+    monkeypatch.setattr(experiment_package, "__path__", [*experiment_package.__path__, str(tmp_path)])
+    with pytest.raises(ClaimError, match=r"'combination_lock' stands in .*locks and in .*zz_again; rename one"):
+        experiments()
 
 
 # -- verification ------------------------------------------------------------------------------------------------

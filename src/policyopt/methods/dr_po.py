@@ -52,7 +52,7 @@ claim = Claim(
     statement="On a combination lock that random play never opens, resets to prefixes of demonstrations find the key; "
     "PPO from the start does not.",
     source="arXiv 2404.08495, section 5 (exploration); specification 38",
-    experiment="combination_lock",
+    experiment="demonstrated_lock",
     observable="probability of opening the lock after training, exact",
     higher_is_better=True,
     smallest_effect=0.5,

@@ -32,6 +32,11 @@ def experiments() -> dict[str, Experiment]:
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
             if own and inspect.signature(value).return_annotation in (Outcome, "Outcome"):
+                if name in found:  # a claim would be judged by another experiment than it states
+                    raise ClaimError(
+                        f"experiments have names of their own, and {name!r} stands in {found[name].__module__} and in "
+                        f"{module.__name__}; rename one"
+                    )
                 found[name] = value
     return found
 

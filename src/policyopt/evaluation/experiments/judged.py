@@ -145,7 +145,7 @@ def noisy_middle(method: Method, seed: int, rounds: int, noise: float = 0.9, wid
     return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "true score", notes)
 
 
-def combination_lock(method: Method, seed: int, rounds: int, moves: int = 12, choices: int = 4) -> Outcome:
+def demonstrated_lock(method: Method, seed: int, rounds: int, moves: int = 12, choices: int = 4) -> Outcome:
     """A lock of `moves` moves that opens, and pays 1, if every move is the key's. The demonstration is the key. A table
     knows the move's number and whether all moves so far were right.
 
