@@ -51,7 +51,7 @@ class Workload:
 
     def prepare(self, base: Path, judge: str = "", slower: float = 1.0) -> None:
         """Files of the run in an empty folder. judge: the URL of the judge server. slower: factor of the deadlines."""
-        (base / "rules.py").write_text(RULES)
+        (base / "broken_rules.py").write_text(RULES)
         tasks = [
             {
                 "prompt": "abcdefgh"[i % 8] * (1 + i % 3),
@@ -133,12 +133,14 @@ _judged["stages"][0]["options"] |= {"reward": {"part": "model_reward", "models":
 _compared = _poles(stages=[{"method": "grpo", "steps": 8, "options": {"selection.count": 2, "sampling.size": 3}}])
 _arms = ("--methods", "grpo,rloo", "--seeds", "2", "--budget", "samples=48", "--evaluations", "2", "--jobs", "2")
 
-_spread = _language("spread", {"verifier": "rules:score"}, runtime={"on": "ray", "samplers": 2, "deadline": 10.0})
+_spread = _language(
+    "spread", {"verifier": "broken_rules:score"}, runtime={"on": "ray", "samplers": 2, "deadline": 10.0}
+)
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("words", _language("words", {"verifier": "rules:score"})),
+        Workload("words", _language("words", {"verifier": "broken_rules:score"})),
         Workload("programs", _language("programs", {"verifier": "python_tests"}, "abcdefgh1+")),
         Workload("judged", _judged),
         Workload("poles", _poles()),
