@@ -52,8 +52,8 @@ class Truncation:
 
 def left_of(logits: Float[Tensor, "R V"], heat: Float[Tensor, " R"], cut: Float[Tensor, "R 3"]) -> Bool[Tensor, "R V"]:
     """What every row's truncation leaves of softmax(logits / heat). A function of each row alone."""
-    choices = logits.shape[1]
-    first = min(choices, max(_SORTED, int(cut[:, 0].max()) if len(cut) else 0))
+    choices, most = logits.shape[1], [int(top_k) for top_k in cut[:, 0].unique()]
+    first = min(choices, max(most) if all(most) and most else max([_SORTED, *most]))
     found, whole = _left_of_sorted(logits, heat, cut, first)
     if first < choices and not bool(whole.all()):
         rest = (~whole).nonzero()[:, 0]
