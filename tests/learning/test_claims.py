@@ -40,7 +40,7 @@ from policyopt.options import OptionError, override
 from policyopt.report.cards import card, plot
 from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import list_methods, markdown
-from policyopt.report.verification import UnknownFamilyError, in_families, side_by_side
+from policyopt.report.verification import UnknownFamilyError, UntestedError, in_families, side_by_side
 from policyopt.update.gradient import GradientSteps
 from policyopt.update.optimizers import SGD, Constant
 
@@ -441,6 +441,21 @@ def test_several_methods_are_tested_side_by_side(monkeypatch):
     assert told[-1] == (2,)
     with pytest.raises(ClaimError, match="at least 5 seeds"):
         list(side_by_side(["dapo"], 2, 1, tell=lambda done, running: None))
+
+
+def test_a_claim_that_can_not_be_tested_does_not_stop_the_others(monkeypatch):
+    def half(key, seeds, rounds):
+        if key == "dapo":
+            raise AttributeError("planted")
+        return key
+
+    threads = "policyopt.report.verification.ProcessPoolExecutor"
+    monkeypatch.setattr(threads, lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr("policyopt.report.verification.verify", half)
+    results = side_by_side(["ppo", "dapo", "grpo"], None, 2, tell=lambda *_: None)
+    assert [next(results), next(results)] == ["ppo", "grpo"]
+    with pytest.raises(UntestedError, match=r"1 of 3 claims .*dapo: AttributeError: planted.* others are stored"):
+        next(results)
 
 
 def test_a_plot_depends_on_the_numbers_alone(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from policyopt.claim import ClaimError
 from policyopt.compose import CompositionError
 from policyopt.evaluation.costs import keep
 from policyopt.evaluation.methods import REPOSITORY, list_methods
@@ -22,6 +23,10 @@ from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import markdown
 
 ELSEWHERE = Path("verifications")
+
+
+class UntestedError(ClaimError):
+    """Some of several claims could not be tested."""
 
 
 class UnknownFamilyError(CompositionError):
@@ -74,20 +79,29 @@ def side_by_side(
     rounds: int | None = None,
 ) -> Iterator[Verification]:
     """Results as they come, of `jobs` processes with one thread each. tell: how many are done, and which are next in
-    line or running."""
+    line or running. UntestedError: at the end, if some failed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(wanted)), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = {pool.submit(verify, key, seeds, rounds): key for key in wanted}
-        waiting = list(wanted)
+        waiting, failed = list(wanted), {}
         tell(0, waiting[:jobs])
         try:
             for done, future in enumerate(as_completed(futures), start=1):
-                result = future.result()
                 waiting.remove(futures[future])
                 tell(done, waiting[:jobs])
-                yield result
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                else:
+                    failed[futures[future]] = error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+    if failed:
+        said = "; ".join(f"{key}: {type(error).__name__}: {error}" for key, error in failed.items())
+        raise UntestedError(
+            f"{len(failed)} of {len(wanted)} claims could not be tested ({said}); results of the others are stored. "
+            f"policyopt verify {next(iter(failed))} says more"
+        ) from next(iter(failed.values()))
 
 
 def _reported(key: str, result: Verification, console: Console) -> Verification:
