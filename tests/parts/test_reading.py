@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from policyopt.policies.checkpoint import new_language
 from policyopt.policies.language import Language
 from policyopt.policies.packing import pack
 from policyopt.policies.segments import layout_of
-from policyopt.policies.token_scores import Projection, score_tokens
+from policyopt.policies.token_scores import Projection, ScoringError, score_tokens
 from policyopt.policies.trunk import PLAIN, Reading, can_pack
 from policyopt.types import Batch
 from policyopt.worlds.tokens import TokenWorld
@@ -234,6 +235,18 @@ def test_choices_without_probability_add_nothing_to_the_entropy():
     torch.testing.assert_close(entropy.detach(), -(two.exp() * two).sum().expand(4))
 
 
+def test_choices_without_probability_have_no_gradient_however_strong_the_incoming_one():
+    bias = torch.tensor([1.0, 2.0, -torch.inf])
+    inputs = [torch.ones(4, 1, requires_grad=True), torch.ones(3, 1, requires_grad=True), bias.requires_grad_()]
+    token, found = torch.zeros(4, dtype=torch.int64), []
+    for chunk in (2, 4):
+        logp, entropy = score_tokens(inputs[0], Projection(inputs[1], inputs[2]), token, torch.ones(4), chunk)
+        found.append(torch.autograd.grad((logp + 8 * entropy).sum(), inputs))
+    torch.testing.assert_close(*found)
+    assert found[0][2][2] == 0
+    assert all(bool(slope.isfinite().all()) for slope in found[0])
+
+
 def test_a_recipe_says_how_rows_are_read():
     from policyopt.recipe.language.kind import make_policy
     from policyopt.recipe.language.sections import PolicySection
@@ -246,3 +259,13 @@ def test_a_recipe_says_how_rows_are_read():
     assert policy.reading == Reading(share=False, checkpointed=True, autocast=torch.bfloat16)
     assert frozen(policy).reading == policy.reading
     assert policy.make_critic(torch.Generator()).reading == policy.reading
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="kernels run here")
+def test_a_recipe_that_asks_for_kernels_where_they_can_not_run_is_told_so_at_once():
+    from policyopt.recipe.language.kind import make_policy
+    from policyopt.recipe.language.sections import PolicySection
+
+    section = PolicySection.model_validate({"model": "none", "device": "cpu", "reading": {"scoring": "triton"}})
+    with pytest.raises(ScoringError, match=r"use reading.scoring=torch"):
+        make_policy(section, [], seed=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from policyopt.ops.kept import Kept
-from policyopt.policies.token_scores import Head, Projection, score_tokens
+from policyopt.policies.token_scores import Head, Projection, Scorer, score_tokens
 
 
 def score_kept(
@@ -19,15 +19,16 @@ def score_kept(
     temperature: Float[Tensor, " M"],
     chunk: int,
     kept: Kept | None,
+    scorer: Scorer = score_tokens,
 ) -> tuple[Tensor, Tensor]:
     """As `score_tokens`, of softmax(head(state) / temperature) renormalised over what was kept. A single kept token has
-    log-probability 0, entropy 0 and no gradient. ValueError: a token that was not kept."""
+    log-probability 0, entropy 0 and no gradient. scorer: of the others. ValueError: a token that was not kept."""
     if kept is None:
-        return score_tokens(states, head, token, temperature, chunk)
+        return scorer(states, head, token, temperature, chunk)
     cut = kept.count > 0
     if not bool(cut.all()):
         some = _scored(states[cut], head, token[cut], temperature[cut], chunk, kept[cut])
-        rest = score_tokens(states[~cut], head, token[~cut], temperature[~cut], chunk)
+        rest = scorer(states[~cut], head, token[~cut], temperature[~cut], chunk)
         blank = some[0].new_zeros(len(cut))
         both = zip(some, rest, strict=True)
         logp, entropy = (blank.masked_scatter(cut, a).masked_scatter(~cut, b) for a, b in both)

@@ -21,7 +21,7 @@ from policyopt.policies.classifiers import (
 )
 from policyopt.policies.kept_scores import score_kept
 from policyopt.policies.packing import Packed, by_rows, pack
-from policyopt.policies.token_scores import LOGITS, Projection, capped
+from policyopt.policies.token_scores import LOGITS, Projection, capped, scorer
 from policyopt.policies.trunk import PLAIN, Reading, read, suited
 from policyopt.types import Batch, Categorical, Scores
 
@@ -117,7 +117,8 @@ class Language(AlwaysEval):
             return self._distributions(chosen, batch, temperature[row])
         chunk = max(1, min(self.head_tokens, LOGITS // self.vocabulary))
         head, heat = self.projection or self.head, temperature[row]
-        logp, entropy = score_kept(chosen, head, token[valid], heat, chunk, kept_of(batch, valid))
+        way = scorer(self.reading.scoring, chosen.device)
+        logp, entropy = score_kept(chosen, head, token[valid], heat, chunk, kept_of(batch, valid), way)
         blank = logp.new_zeros(valid.shape)
         return Scores(blank.masked_scatter(valid, logp), blank.masked_scatter(valid, entropy))
 

@@ -13,7 +13,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
+Scorer = Callable[[Tensor, Head, Tensor, Tensor, int], tuple[Tensor, Tensor]]  # as `score_tokens`
 LOGITS = 2**25  # that exist at a time: 128 MiB in float32
+
+
+class ScoringError(ValueError):
+    """Tokens can not be scored in the way that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +78,33 @@ def _entropy(logp: Tensor) -> Tensor:
 
 def logp_and_entropy(logits: Float[Tensor, "M V"], token: Int[Tensor, " M"]) -> tuple[Tensor, Tensor]:
     """Both differentiable (twice); only the logits are kept for the gradient. IndexError: an unknown token."""
-    _check_tokens(token, logits.shape[-1])
+    check_tokens(token, logits.shape[-1])
     return _LogProbEntropy.apply(logits, token)
 
 
-def _check_tokens(token: Tensor, vocabulary: int) -> None:
+def check_tokens(token: Tensor, vocabulary: int) -> None:
     if token.numel() and (int(token.max()) >= vocabulary or int(token.min()) < 0):
         raise IndexError(
             f"tokens are 0 to {vocabulary - 1} for this model, these are {int(token.min())} to {int(token.max())}; "
             "use the tokenizer the model was trained with"
         )
+
+
+def scorer(name: str, device: torch.device) -> Scorer:
+    """torch: `score_tokens`. triton: its like in `triton_scores`. ScoringError: not on this device, or no Triton."""
+    if name == "torch":
+        return score_tokens
+    try:
+        from policyopt.policies import triton_scores
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ScoringError(
+            "reading.scoring=triton needs Triton, which is not installed: it comes with torch's builds for CUDA, or "
+            "pip install triton; or use reading.scoring=torch"
+        ) from error
+    triton_scores.check_device(device)
+    return triton_scores.score_tokens
 
 
 def score_tokens(
@@ -95,7 +117,7 @@ def score_tokens(
     if len(states) <= chunk:
         return _scored(states, head, token, temperature)
     if isinstance(head, Projection):
-        _check_tokens(token, len(head.weight))
+        check_tokens(token, len(head.weight))
         return _ChunkedScores.apply(states, head.weight, head.bias, token, temperature, head.cap, chunk)
     pieces = [
         checkpoint(_scored, part, head, *rest, use_reentrant=False, preserve_rng_state=False)
@@ -140,7 +162,7 @@ class _ChunkedScores(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         states, weight, bias, token, temperature = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated
-            return (*_differentiable(ctx, grads), None, None, None, None)
+            return (*differentiable(ctx, grads), None, None, None, None)
         wide, head = _wide(states, weight, bias, ctx.cap)
         by_logp, by_entropy = grads
         needed = ctx.needs_input_grad
@@ -155,13 +177,12 @@ class _ChunkedScores(torch.autograd.Function):
             z = _log_softmax_(logits.div_(heat))
             p = z.exp()
             if by_entropy is not None:
-                z.add_(-torch.linalg.vecdot(p, z)[:, None]).mul_(-by_entropy[part, None])
+                # p first: the least number times anything above 1 is infinite.
+                z.add_(-torch.linalg.vecdot(p, z)[:, None]).mul_(p).mul_(-by_entropy[part, None])
             else:
                 z.zero_()
             if by_logp is not None:
-                z.sub_(by_logp[part, None])
-            z.mul_(p)
-            if by_logp is not None:
+                z.addcmul_(p, by_logp[part, None], value=-1)
                 z.scatter_add_(1, token[part, None], by_logp[part, None])
             z.div_(heat)
             z = z if slope is None else z.mul_(slope)
@@ -197,7 +218,8 @@ def _log_softmax_(z: Tensor) -> Tensor:
     return z.sub_(z.logsumexp(1, keepdim=True)).clamp_(min=torch.finfo(z.dtype).min)
 
 
-def _differentiable(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+def differentiable(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The gradient for states, weight and bias, by operations that have one themselves."""
     states, weight, bias, token, temperature = ctx.saved_tensors
     inputs = [x for x, asked in zip((states, weight, bias), ctx.needs_input_grad, strict=False) if asked]
     outputs = score_tokens(states, lambda x: Projection(weight, bias, ctx.cap)(x), token, temperature, ctx.chunk)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -31,13 +31,15 @@ class Reading:
     packed: without padding, where the architecture allows it. share: contexts that rows share are read once.
     checkpointed: for a gradient, every layer keeps its input only and is computed again. autocast: matrix products of
     the layers in this precision, with and without gradient alike, so that ratios compare like with like; weights, sums
-    between layers and the head stay in theirs, and so does attention on processors where rows are packed.
+    between layers and the head stay in theirs, and so does attention on processors where rows are packed. scoring: of
+    states, by "torch" or by kernels of "triton" (`token_scores.scorer`).
     """
 
     packed: bool = True
     share: bool = True
     checkpointed: bool = False
     autocast: torch.dtype | None = None
+    scoring: Literal["torch", "triton"] = "torch"
 
 
 PLAIN = Reading(packed=False, share=False)

@@ -25,6 +25,7 @@ from policyopt.policies.hindsight import Landmark
 from policyopt.policies.hindsight_language import HindsightLanguage
 from policyopt.policies.language import Language
 from policyopt.policies.reward_checkpoint import holds_reward, load_reward, save_reward, template_of
+from policyopt.policies.token_scores import scorer
 from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, load_tokenizer
 from policyopt.policies.trunk import Reading, suited
 from policyopt.recipe.base import RecipeError
@@ -209,6 +210,7 @@ def make_policy(
     section: PolicySection, entries: Sequence[Entry], seed: int, words: Sequence[str] = ()
 ) -> tuple[Language | HindsightLanguage, Any]:
     """The policy and its tokenizer; a new character tokenizer knows the characters of the tasks and of other words."""
+    scorer(section.reading.scoring, choose_device(section.device))  # says now what would be wrong with it
     dtype = getattr(torch, section.dtype)
     if section.model is not None:
         tokenizer = load_tokenizer(section.model, section.eos_token)
@@ -221,7 +223,8 @@ def make_policy(
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
     said = section.reading
     autocast = None if said.autocast is None else torch.bfloat16
-    policy.reading = suited(policy.backbone, Reading(said.packed, said.share, said.checkpointed, autocast))
+    reading = Reading(said.packed, said.share, said.checkpointed, autocast, said.scoring)
+    policy.reading = suited(policy.backbone, reading)
     if section.hindsight is not None:
         return HindsightLanguage(policy, section.hindsight.size, seed), tokenizer
     return policy, tokenizer

@@ -58,6 +58,7 @@ class ReadingSection(Section):
     share: bool = True
     checkpointed: bool = False
     autocast: Literal["bfloat16"] | None = None
+    scoring: Literal["torch", "triton"] = "torch"
 
 
 class VllmSection(Section):
