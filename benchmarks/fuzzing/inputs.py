@@ -25,7 +25,7 @@ TEXTS = (
     "1e999",
     "true",
     "null",
-    "__import__('os').system('touch /tmp/planted')",
+    "__import__('os').system('touch /tmp/policyopt-planted')",
     "policyopt.plain:from_json",
     "~",
     "-",

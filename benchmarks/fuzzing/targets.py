@@ -326,7 +326,7 @@ def _minari(folder: Path) -> SearchStrategy[Any]:
     episodes = [Episode(np.zeros((n + 1, 2), np.float32), np.zeros(n, np.int64), np.ones(n), True) for n in (1, 3)]
     data = write_minari(folder / "set", episodes, box, choice) / "data"
     text, blob = ((data / name).read_bytes() for name in names)
-    called = {"id": "X-v0", "entry_point": "os:system", "kwargs": {"command": "touch /tmp/planted"}}
+    called = {"id": "X-v0", "entry_point": "os:system", "kwargs": {"command": "touch /tmp/policyopt-planted"}}
     whole = json.loads(text)
     trees = [whole, {**whole, "env_spec": json.dumps({**called, "additional_wrappers": []})}]
     trees += [{key: value for key, value in tree.items() if key != "action_space"} for tree in trees]
