@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 
 import pytest
@@ -174,6 +175,17 @@ def test_other_architectures(model_type):
     for version in range(2):
         assert apart(policy, engine(policy, tokens, *begin(tokens), 1.0, version)) < 1e-3
         shake(policy, 0.2, version)
+
+
+def test_an_engine_that_is_forgotten_takes_nothing_from_another(engine):
+    """vLLM's process groups belong to the whole process."""
+    policy, tokens = small(), world()
+    engine(policy, tokens, *begin(tokens), 1.0, 0)
+    other = VllmEngine(VllmOptions(memory=0.25, rows=64))
+    other(policy, tokens, *begin(tokens), 1.0, 0)
+    del other
+    gc.collect()
+    assert apart(policy, engine(policy, tokens, *begin(tokens), 1.0, 0)) < 1e-3
 
 
 def test_low_rank_adapters_are_sent_as_their_sum(engine):

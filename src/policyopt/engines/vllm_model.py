@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +76,10 @@ class VllmModel:
         check_installed()
         self.positions = _positions(config, options)
         with tempfile.TemporaryDirectory() as folder, _quiet(), _unpacked(), _unchanged():
+            _keep_groups()
             config.save_pretrained(folder)
             self._llm = _start(folder, self.positions, dtype, options)
+        _ALIVE.add(self)
         self.version: int | None = None
         self._sent: dict[str, int] = {}
         self._places: dict[str, Tensor] = {}
@@ -195,6 +199,25 @@ def _start(folder: str, positions: int, dtype: torch.dtype, options: VllmOptions
         )
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise EngineError(f"vLLM can not run this model: {error}; use engine=native") from error
+
+
+_ALIVE: weakref.WeakSet[VllmModel] = weakref.WeakSet()
+
+
+def _keep_groups() -> None:
+    """A model of vLLM's that is forgotten takes the process groups down, which are the whole process's: every other
+    model in it would then fail. So only the last one does."""
+    core: Any = importlib.import_module("vllm.v1.engine.core")
+    clean = core.cleanup_dist_env_and_memory
+    if hasattr(clean, "__wrapped__"):
+        return
+
+    @functools.wraps(clean)
+    def clean_last() -> None:
+        if not len(_ALIVE):
+            clean()
+
+    core.cleanup_dist_env_and_memory = clean_last
 
 
 @contextlib.contextmanager
