@@ -155,13 +155,15 @@ def transformers_continuous(setting: Setting) -> Callable[[], int]:
     model, ids = model_of(setting).causal, _ids(setting).tolist()
     config = GenerationConfig(max_new_tokens=setting.limit, **_SAMPLED)
     pages = setting.batch * math.ceil((setting.prompt + setting.limit) / PAGE) + 1
-    sizes = {"page_size": PAGE, "num_blocks": pages, "max_batch_tokens": max(512, setting.batch)}
+    tokens = max(512, setting.batch)
 
     def generate() -> int:
         made = model.generate_batch(
             ids,
             generation_config=config,
-            continuous_batching_config=ContinuousBatchingConfig(**sizes),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=PAGE, num_blocks=pages, max_batch_tokens=tokens
+            ),
             progress_bar=False,
             persistent_manager=True,
         )
