@@ -62,7 +62,7 @@ def main() -> None:
         if time.monotonic() > end:
             told(0)
 
-    atheris.Setup([sys.argv[0], "-max_len=4096", "-len_control=0"], one)
+    atheris.Setup([sys.argv[0], "-max_len=4096", "-len_control=0", f"-artifact_prefix={folder}/"], one)
     atheris.Fuzz()
 
 
