@@ -106,11 +106,16 @@ def test_the_reference_in_double_precision_agrees(monkeypatch):
 @installed
 @runs
 @quiet
-def test_tiles_larger_than_everything_give_the_same(monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "cap", "bound"), [(torch.float32, None, 2e-5), (torch.bfloat16, None, 0.01), (torch.bfloat16, 2.0, 0.01)]
+)
+def test_the_tiles_that_are_used_give_the_same(monkeypatch, dtype, cap, bound):
     from policyopt.policies import triton_scores
 
-    given = drawn(75)
-    alike(outcome(triton_scores.score_tokens, given), outcome(small(monkeypatch), given))
+    given = drawn(75, dtype=dtype)
+    found, known = outcome(triton_scores.score_tokens, given, cap), outcome(small(monkeypatch), given, cap)
+    alike(found[:2], known[:2])
+    alike(found, known, bound)
 
 
 @installed

@@ -46,6 +46,7 @@ class Tiles:
 # Not measured. A tile of 128 x 128 asks the second-level cache for 64 bytes a cycle of a Hopper multiprocessor that
 # multiplies at its full rate, one of 128 x 256 for 48, of the about 40 there are; its sums just fit the registers.
 LOW = Tiles(128, 256, 64, warps=8)
+CAPPED = Tiles(128, 128, 64, warps=8)  # a second array of the tile's size, which would not fit
 WIDE = Tiles(64, 64, 32, warps=4)
 
 
@@ -84,7 +85,9 @@ def tiled(
     check_tokens(token, len(head.weight))
     if not len(states):
         return plain(states, head, token, temperature, chunk)
-    tiles = tiles or (LOW if _precision(states, head.weight) == torch.bfloat16 else WIDE)
+    if tiles is None:
+        low = LOW if head.cap is None else CAPPED
+        tiles = low if _precision(states, head.weight) == torch.bfloat16 else WIDE
     return _Scores.apply(states, head.weight, head.bias, token, temperature, (head.cap, chunk, tiles))
 
 
