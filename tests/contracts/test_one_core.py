@@ -349,6 +349,8 @@ def variants() -> list[str]:
 
 STAGED = ("dvpo", "oreal")
 ELSEWHERE = {
+    ("oppo", "language"): "with a place for codes: test_hindsight_language.py",
+    ("oppo", "control"): "with a place for codes: test_oppo.py",
     ("refuel", "tabular"): "on strings, whose rows go back to different lengths: test_refuel.py",
     ("rise_judge:rise_judge_warm_up", "language"): "on comparisons in both orders: test_asking_recipes.py",
 }

@@ -144,11 +144,17 @@ class Twins(nn.Module):
 
     def forward(self, loss: Callable[[], Tensor]) -> Tensor:
         found = loss()
-        if found.requires_grad:
-            return found
-        # No term of this step reads a trained model; a backward pass of nothing keeps the processes in step.
-        some = next(p for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor))
-        return found + some.reshape(-1)[:0].sum().to(found.dtype)
+        # What is gathered now; a layer's parameters are divided again after its own forward pass.
+        gathered = [p for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        leaves = _leaves(found)
+        here = torch.tensor([id(p) in leaves for p in gathered], dtype=torch.int32)
+        anywhere = self._ranks.sum(here.to(self._ranks.mesh.device_type)).tolist()
+        # A parameter that other ranks' rows reach, or any if no term reads a trained model: a gradient of nothing keeps
+        # the processes' reductions alike.
+        idle = [p for p, own, used in zip(gathered, here.tolist(), anywhere, strict=True) if used and not own]
+        for parameter in idle if found.requires_grad or idle else gathered[:1]:
+            found = found + parameter.reshape(-1)[:0].sum().to(found.dtype)
+        return found
 
     def has(self, whole: nn.Module) -> bool:
         return id(whole) in self._order
@@ -227,6 +233,20 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     """Modules that a transformers model does not want split, which are its layers."""
     names = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     return [part for part in module.modules() if type(part).__name__ in names]
+
+
+def _leaves(found: Tensor) -> set[int]:
+    """Ids of the parameters that a number depends on."""
+    leaves, seen, waiting = set(), set(), [found.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            leaves.add(id(variable))
+        waiting.extend(before for before, _ in node.next_functions)
+    return leaves
 
 
 def _local(gradient: Tensor) -> Tensor:
