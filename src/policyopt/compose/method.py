@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from policyopt.compose.models import ModelSpec
@@ -66,6 +67,11 @@ class Method:
     def terms(self) -> tuple[Term, ...]:
         return (*self.objective, *self.constraint)
 
+    @functools.cached_property
+    def trained(self) -> frozenset[str]:
+        """Every model that has an optimiser somewhere in the method, be it in a hook with terms of its own."""
+        return frozenset(_trained(self))
+
     @property
     def key(self) -> str:
         return self.about.key
@@ -73,6 +79,20 @@ class Method:
     def at(self, step: int) -> Stage:
         """A method alone is a program of one stage without end."""
         return Stage(self, 10**12)
+
+
+def _trained(value: Any) -> Iterator[str]:
+    if isinstance(value, Term):
+        yield value.trains
+    elif is_dataclass(value) and not isinstance(value, type):
+        for option in fields(value):
+            found = getattr(value, option.name)
+            yield from found if option.name == "optimizers" else _trained(found)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _trained(one)
+    elif isinstance(value, Mapping):
+        yield from _trained(tuple(value.values()))
 
 
 def check(method: Method) -> None:

@@ -82,9 +82,9 @@ class Sharded:
 
     # -- twins ---------------------------------------------------------------------------------------------------
     def twins(self, ctx: Any) -> Twins:
-        """Of the models that the stage trains; made again when one of them is another object."""
-        trained = {term.trains for term in ctx.stage.terms}
-        models = {name: ctx.models[name] for name in sorted(trained)}
+        """Of all models that the stage trains, also by hooks with terms of their own: optimisers hold these twins'
+        parameters. Made again when one of them is another object."""
+        models = {name: ctx.models[name] for name in sorted(ctx.stage.trained) if name in ctx.models}
         key = (ctx.step - ctx.stage_step, ctx.stage.key)
         found = self._twins.get(key)
         if found is None or not all(found.has(model) for model in models.values()):

@@ -23,19 +23,26 @@ class _View:
     models: Any
     policy: str
     update: Gradients
+    trained: frozenset[str]
+
+
+def apart(ctx: Any, terms: Sequence[Term], update: Gradients, roles: Mapping[str, Role] | None = None) -> Any:
+    """A context whose stage trains by `terms` instead of the method's own. Optimisers are those of the stage, and roles
+    unless others are given."""
+    missing = sorted({term.trains for term in terms} - set(update.optimizers))
+    if missing:
+        raise CompositionError(f"terms of an update apart train {missing}; give it optimisers for them")
+    view, stage = copy.copy(ctx), ctx.stage
+    named = stage.roles if roles is None else roles
+    view.stage = _View(stage.key, tuple(terms), named, stage.models, stage.policy, update, stage.trained)
+    return view
 
 
 def update_apart(
     ctx: Any, batch: Batch, terms: Sequence[Term], update: Gradients, roles: Mapping[str, Role] | None = None
 ) -> None:
-    """An update of models by `terms` instead of the method's own. Optimisers are those of the stage, and roles unless
-    others are given."""
-    missing = sorted({term.trains for term in terms} - set(update.optimizers))
-    if missing:
-        raise CompositionError(f"terms of an update apart train {missing}; give it optimisers for them")
-    view = copy.copy(ctx)
-    named = ctx.stage.roles if roles is None else roles
-    view.stage = _View(ctx.stage.key, tuple(terms), named, ctx.stage.models, ctx.stage.policy, update)
+    """An update of models by terms of its own; see `apart`."""
+    view = apart(ctx, terms, update, roles)
     update(view, collect_roles(view, batch))
 
 

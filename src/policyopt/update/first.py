@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from policyopt.compose import Method, Part, Term
+from policyopt.compose import Part, Term
 from policyopt.types import Batch, concatenate
+from policyopt.update.apart import apart
 from policyopt.update.gradient import Gradients, GradientSteps
 
 RECORDED = "recorded"
@@ -33,18 +33,8 @@ class TrainedFirst(Part):
     writes = ("author",)
 
     def __call__(self, ctx: Any) -> None:
-        stage = ctx.stage
-        view = copy.copy(ctx)
-        view.stage = Method(
-            about=stage.about,
-            selection=stage.selection,
-            sampling=self,
-            update=self.update,
-            objective=self.terms,
-            roles=stage.roles,
-            models=stage.models,
-        )
-        self.update(view, concatenate([self.rows(ctx, place) for place in range(len(self.authors))]))
+        rows = concatenate([self.rows(ctx, place) for place in range(len(self.authors))])
+        self.update(apart(ctx, self.terms, self.update), rows)
 
     def rows(self, ctx: Any, place: int) -> Batch:
         """Finished rows of the model at a place of `authors`."""
