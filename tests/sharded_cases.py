@@ -231,7 +231,7 @@ def page(found: Mapping[str, Any]) -> str:
         return f"| {what} | {len(gaps)} | {max(gaps[worst]):.1e} | {worst} |"
 
     rows = [line(f"losses in {t}: value and gradient", found[t]) for t in ("float64", "float32") if t in found]
-    rows += [line("methods in float64: all weights and metrics after a round", found["methods"])]
+    rows += [line("methods in float64: all weights and metrics after two rounds", found["methods"])]
     rows += [line(f"decoder of 2 layers, float32, 2 rounds: {case}", {"": g}) for case, g in found["decoders"].items()]
     same = "yes" if all(found["resumed"].values()) else "no"
     head = "| what | cases | largest difference | in |\n|---|---|---|---|\n"
