@@ -6,10 +6,26 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
 NOTICE = b"\nStopping after this round, with a checkpoint. Press Ctrl-C again to stop at once.\n"
+
+
+@contextlib.contextmanager
+def handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+    """Inside, these handlers of signals are in place. In another thread than the main one, where no signal arrives, the
+    block changes nothing."""
+    try:
+        before = [(number, signal.signal(number, handler)) for number, handler in handlers.items()]
+    except ValueError:
+        before = []
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 class Interrupt:

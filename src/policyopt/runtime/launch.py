@@ -20,6 +20,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
+from policyopt.runtime.interrupt import handled
 from policyopt.runtime.pulse import BEAT, Pulses, Store
 from policyopt.runtime.ranks import RankError, joined
 
@@ -143,15 +144,8 @@ def _signals_for(leader: int) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(leader, number)
 
-    try:
-        before = [(n, signal.signal(n, h)) for n, h in ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, pass_on))]
-    except ValueError:  # not in the main thread, where no signal arrives
-        before = []
-    try:
+    with handled({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: pass_on}):
         yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 def wait(store: Store, key: str, pulses: Pulses, of: int) -> str:

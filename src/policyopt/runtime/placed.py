@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from policyopt.runtime.cluster import READY, ClusterError, Needs, first_line, free_slots, ray_package
-from policyopt.runtime.interrupt import NOTICE
+from policyopt.runtime.interrupt import NOTICE, handled
 from policyopt.runtime.launch import ENDING, FROZEN, Work, cause, take_part
 from policyopt.runtime.pulse import Pulses, Store
 
@@ -175,15 +175,8 @@ def _signals(store: Store) -> Iterator[None]:
         with contextlib.suppress(OSError):
             os.write(2, NOTICE)
 
-    try:
-        before = [(n, signal.signal(n, pass_on)) for n in (signal.SIGINT, signal.SIGTERM)]
-    except ValueError:  # not in the main thread, where no signal arrives
-        before = []
-    try:
+    with handled({signal.SIGINT: pass_on, signal.SIGTERM: pass_on}):
         yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
