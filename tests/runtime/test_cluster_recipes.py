@@ -99,6 +99,15 @@ def test_scorers_hold_reference_and_reward_model_of_a_recipe(cluster: None, plac
 
 
 @pytest.mark.slow
+def test_a_scorer_holds_the_teacher_of_a_recipe(cluster: None, place: Path) -> None:
+    stage = {"method": "opd:opd_sampled", "steps": 3, "options": {"selection.count": 16}}
+    for name, runtime in (("taught", {}), ("taught apart", {"on": "ray", "scorers": 1})):
+        asked = {"folder": str(place / name), "models": {"teacher": str(place / "reference")}, "stages": [stage]}
+        list(train(recipe(place, runtime=runtime, **asked)))
+    assert left(place / "taught apart") == left(place / "taught")
+
+
+@pytest.mark.slow
 def test_trainers_are_actors_that_train_as_two_processes_do(cluster: None, place: Path) -> None:
     actors = together(place, "actors", on="ray", trainers=2, samplers=2, scorers=1)
     assert actors == together(place, "processes", trainers=2)
