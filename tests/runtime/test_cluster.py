@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import resume_cases as cases
 import torch
+from peers import RAY_WARNINGS
 from test_ahead import program
 from test_resume import same
 
@@ -20,7 +21,7 @@ from policyopt.engines.plain import generate
 from policyopt.ops.fingerprint import fingerprint
 from policyopt.policies.tabular import Table
 from policyopt.runtime.ahead import Ahead
-from policyopt.runtime.cluster import ClusterError, Crew, Needs, connect
+from policyopt.runtime.cluster import ClusterError, Crew, Needs
 from policyopt.runtime.spread import Replica, Scorer, Spread, SpreadGrader, SpreadPolicy, pieces
 from policyopt.runtime.watch import Watch
 from policyopt.train import rounds
@@ -28,13 +29,7 @@ from policyopt.worlds.grading import Grade
 
 ray = pytest.importorskip("ray")
 
-pytestmark = [
-    # Ray's own: handles that its processes close late, and its plans for later versions.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAY_WARNINGS
 
 
 def replica() -> Replica:
@@ -61,13 +56,6 @@ class Clerk:
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    end = connect(None, 6)
-    yield
-    end()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from peers import RAY_WARNINGS, is_lost
 
 from policyopt.cli.several import several
 from policyopt.policies.checkpoint import load_language
@@ -27,7 +27,7 @@ from policyopt.recipe.cluster import given_away, scorer
 from policyopt.recipe.schema import make_recipe
 from policyopt.recipe.trainers import Asked
 from policyopt.recipe.training import train
-from policyopt.runtime.cluster import ClusterError, Crew, Needs, connect
+from policyopt.runtime.cluster import ClusterError, Crew, Needs
 from policyopt.runtime.launch import StoppedError
 from policyopt.runtime.placed import launch_placed
 from policyopt.runtime.ranks import RankError, Ranks
@@ -36,13 +36,7 @@ from policyopt.types import Batch
 
 ray = pytest.importorskip("ray")
 
-pytestmark = [
-    # Ray's own: handles that its processes close late, and its plans for later versions.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +49,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_reward(judge, path / "judge", load_tokenizer(str(path / "policy")))
     tiny.jsonl(path / "tasks.jsonl", tiny.sums())
     return path
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    end = connect(None, 6)
-    yield
-    end()
 
 
 def recipe(place: Path, **changes: Any) -> dict[str, Any]:
@@ -147,15 +134,6 @@ def test_preferences_of_scorers_are_those_of_the_model(cluster: None, place: Pat
 
 
 # -- trainers that are lost ------------------------------------------------------------------------------------------
-def breaks(ranks: Ranks, how: int) -> None:
-    with ranks.phase("gradients of round 3"):
-        ranks.gather(ranks.rank)
-        if ranks.rank == 1:
-            time.sleep(2)  # so that its phase has been told
-            os.kill(os.getpid(), how)
-        ranks.gather(ranks.rank)
-
-
 def speaks(ranks: Ranks) -> None:
     print(f"rank {ranks.rank} speaks")
     if ranks.gather(ranks.rank) == [0, 1] and ranks.rank:
@@ -181,10 +159,10 @@ def test_trap_47_a_trainer_that_dies_or_freezes_is_named_with_its_phase(
     cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(RankError, match=r"rank 1 was lost \(\w+: .*\) in gradients of round 3"):
-        launch_placed(2, breaks, (int(signal.SIGKILL),), 60.0, Needs(1))
+        launch_placed(2, is_lost, (int(signal.SIGKILL),), 60.0, Needs(1))
     monkeypatch.setattr("policyopt.runtime.placed.FROZEN", 5.0)
     with pytest.raises(RankError, match=r"rank 1 has given no sign of life for 5 s in gradients of round 3"):
-        launch_placed(2, breaks, (int(signal.SIGSTOP),), 120.0, Needs(1))
+        launch_placed(2, is_lost, (int(signal.SIGSTOP),), 120.0, Needs(1))
 
 
 @pytest.mark.slow

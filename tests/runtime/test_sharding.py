@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from peers import is_lost
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -162,15 +161,6 @@ def test_signs_of_life_are_counted_not_timed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
-def dies(ranks: Ranks, how: int) -> None:
-    with ranks.phase("gradients of round 3"):
-        ranks.gather(ranks.rank)
-        if ranks.rank == 1:
-            time.sleep(2)  # so that its phase has been told
-            os.kill(os.getpid(), how)
-        ranks.gather(ranks.rank)
-
-
 def differs(ranks: Ranks) -> None:
     with ranks.phase("checkpoint"):
         ranks.agree("weights", ranks.rank)
@@ -188,14 +178,14 @@ def told(ranks: Ranks, path: str) -> None:
 @pytest.mark.slow
 def test_trap_47_a_rank_that_dies_is_named_with_its_phase() -> None:
     with pytest.raises(RankError, match=r"rank 1 was ended by SIGKILL in gradients of round 3"):
-        launch(2, dies, (int(signal.SIGKILL),), 60.0)
+        launch(2, is_lost, (int(signal.SIGKILL),), 60.0)
 
 
 @pytest.mark.slow
 def test_trap_47_a_rank_that_freezes_is_named_with_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policyopt.runtime.launch.FROZEN", 5.0)
     with pytest.raises(RankError, match=r"rank 1 has given no sign of life for 5 s, last in gradients of round 3"):
-        launch(2, dies, (int(signal.SIGSTOP),), 120.0)
+        launch(2, is_lost, (int(signal.SIGSTOP),), 120.0)
 
 
 @pytest.mark.slow
