@@ -52,6 +52,7 @@ from policyopt.compose.terms import (
     Role,
     Term,
 )
+from policyopt.compose.walk import names_of, parts_of, walk
 
 __all__ = [
     "AXES",
@@ -91,6 +92,9 @@ __all__ = [
     "chosen_rows",
     "coefficient",
     "frozen",
+    "names_of",
+    "parts_of",
     "trained_rows",
     "trained_steps",
+    "walk",
 ]

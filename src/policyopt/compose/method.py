@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policyopt.compose.models import ModelSpec
 from policyopt.compose.parts import NOTHING, Chain
 from policyopt.compose.protocols import CompositionError, Context
 from policyopt.compose.terms import Role, Term
+from policyopt.compose.walk import walk
 from policyopt.types import ROW_COLUMNS, STEP_COLUMNS, Round
 
 
@@ -70,7 +71,9 @@ class Method:
     @functools.cached_property
     def trained(self) -> frozenset[str]:
         """Every model that has an optimiser somewhere in the method, be it in a hook with terms of its own."""
-        return frozenset(_trained(self))
+        inside = list(walk(self))
+        optimizers = [one.optimizers for one in inside if "optimizers" in getattr(one, "__dataclass_fields__", ())]
+        return frozenset({one.trains for one in inside if isinstance(one, Term)}.union(*optimizers))
 
     @property
     def key(self) -> str:
@@ -79,20 +82,6 @@ class Method:
     def at(self, step: int) -> Stage:
         """A method alone is a program of one stage without end."""
         return Stage(self, 10**12)
-
-
-def _trained(value: Any) -> Iterator[str]:
-    if isinstance(value, Term):
-        yield value.trains
-    elif is_dataclass(value) and not isinstance(value, type):
-        for option in fields(value):
-            found = getattr(value, option.name)
-            yield from found if option.name == "optimizers" else _trained(found)
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _trained(one)
-    elif isinstance(value, Mapping):
-        yield from _trained(tuple(value.values()))
 
 
 def check(method: Method) -> None:

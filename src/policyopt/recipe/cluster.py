@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from policyopt.compose import Method, frozen
+from policyopt.compose import Method, frozen, names_of
 from policyopt.policies.checkpoint import load_language
 from policyopt.policies.classifiers import LanguagePreference, LanguageReward
 from policyopt.policies.language import Language
@@ -23,7 +23,7 @@ from policyopt.recipe.kinds import choose_device
 from policyopt.recipe.language.tasks import Judging
 from policyopt.recipe.schema import make_recipe
 from policyopt.runtime.cluster import ATTEMPTS, Crew, Needs, connect
-from policyopt.runtime.invariants import names_in, written_models
+from policyopt.runtime.invariants import written_models
 from policyopt.runtime.spread import Replica, Scorer, Spread, SpreadGrader, SpreadPolicy, SpreadPreference, SpreadReward
 from policyopt.worlds.grading import Grader
 
@@ -131,6 +131,6 @@ def _needed(method: Method, name: str, trainers: int) -> bool:
     beside = (method.sampling, method.selection, *method.models.values())
     return (
         name in written_models(method)
-        or any(name in names_in(part) for part in beside)
+        or any(name in names_of(part) for part in beside)
         or any(role.full or (trainers > 1 and role.when == "step") for role in roles)
     )

@@ -6,16 +6,15 @@ fingerprints compute the same numbers; a part whose numbers change for equal opt
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from policyopt.compose import AXES, Chain, Method, Nothing, Part
+from policyopt.compose import AXES, Chain, Method, Nothing, Part, parts_of
 from policyopt.evaluation.methods import UNUSED, composition
 from policyopt.report.objective import describe, formula
 
@@ -45,25 +44,9 @@ class Change:
         return f"{self.slot}: {self.before} -> {self.after}"
 
 
-def parts_in(node: Any) -> Iterator[Part]:
-    """Every part that a value is made of, outermost first."""
-    if isinstance(node, Part):
-        yield node
-    if isinstance(node, Mapping):
-        inner: Sequence[Any] = list(node.values())
-    elif isinstance(node, (tuple, list)):
-        inner = node
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-        inner = [getattr(node, field.name) for field in dataclasses.fields(node)]
-    else:
-        inner = []
-    for value in inner:
-        yield from parts_in(value)
-
-
 def used_parts(method: Method) -> dict[str, Part]:
     """Parts by the name of their class, once each, in the order of the axes; without what only says "nothing"."""
-    found = [part for slot in (*AXES, "before", "after") for part in parts_in(getattr(method, slot))]
+    found = [part for slot in (*AXES, "before", "after") for part in parts_of(getattr(method, slot))]
     return {type(part).__name__: part for part in found if not isinstance(part, (Chain, Nothing))}
 
 

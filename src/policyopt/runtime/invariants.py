@@ -6,7 +6,6 @@ last bit. (That gradients are finite is kept by the update itself: `NonFiniteGra
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from policyopt.compose import AXES, Copy, Given, Method, Part, trained_rows, trained_steps
+from policyopt.compose import AXES, Copy, Given, Method, Part, names_of, trained_rows, trained_steps
 from policyopt.ops.fingerprint import fingerprint
 from policyopt.run import StageContext
 from policyopt.types import Batch, Source
@@ -178,10 +177,7 @@ def reference(before: Before) -> Alarm | None:
 
 def written_models(method: Method) -> set[str]:
     """What the method trains, and every name that something which may write weights has among its options."""
-    written = {term.trains for term in method.terms} | {method.policy, "policy"}
-    for hook in _hooks(method):
-        written |= set(names_in(hook))
-    return written
+    return {*method.trained, method.policy, "policy"}.union(*map(names_of, _hooks(method)))
 
 
 def frozen_models(method: Method) -> list[str]:
@@ -201,21 +197,6 @@ def _hooks(method: Method) -> Iterator[Any]:
         part = getattr(method, axis)
         if isinstance(part, Part) and type(part).after is not Part.after:
             yield part
-
-
-def names_in(value: Any) -> Iterator[str]:
-    """All strings in a part's options."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in (*value.keys(), *value.values()):
-            yield from names_in(item)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from names_in(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from names_in(getattr(value, field.name))
 
 
 def synchronised(before: Before) -> Alarm | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Collection
 
-from policyopt.compose import Method, Part
+from policyopt.compose import Method, Part, parts_of
 from policyopt.feedback.annotator import AnnotatedPairs
 from policyopt.feedback.duels import Duels
 from policyopt.feedback.lists import SoftTournament
@@ -27,17 +25,6 @@ QUESTIONS = {
     SoftTournament: "prefer",
 }
 """What parts ask, by its key in tasks.ask."""
-
-
-def parts_of(node: Any) -> Iterator[Part]:
-    """A part and all parts that it is made of."""
-    if isinstance(node, tuple):
-        for inner in node:
-            yield from parts_of(inner)
-    if isinstance(node, Part) and is_dataclass(node):
-        yield node
-        for one in fields(node):
-            yield from parts_of(getattr(node, one.name))
 
 
 def check_questions(method: Method, world: TokenWorld, comparing: Collection[str] = ()) -> None:
