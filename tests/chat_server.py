@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import chat
 
 Reply = Callable[[str, int], Any]
 """(question, how often it was asked before) -> a text; a status; seconds as float of silence; bytes as they are."""
 
 
 def completion(text: Any) -> bytes:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return json.dumps(
-        {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    ).encode()
+    return json.dumps(chat.completion(text)).encode()
 
 
-class ChatServer(ThreadingHTTPServer):
-    daemon_threads = True
-
+class ChatServer(chat.Server):
     def __init__(self, reply: Reply):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply, self.lock = reply, threading.Lock()
@@ -36,15 +35,12 @@ class ChatServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is none of the server's trouble."""
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(chat.Handler):
     server: ChatServer
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.question())
         question, server = body["messages"][-1]["content"], self.server
         with server.lock:
             before = server.questions.count(question)
@@ -62,18 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.closing.wait(said)
             said = "late"
         if isinstance(said, int):
-            return self._send(said, b'{"error": {"message": "no"}}')
-        self._send(200, said if isinstance(said, bytes) else completion(said))
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Silent."""
+            return self.send(said, b'{"error": {"message": "no"}}')
+        self.send(200, said if isinstance(said, bytes) else completion(said))
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from chat import Handler, Server, completion
 from gymnasium import spaces
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -349,48 +349,24 @@ def _open_minari(folder: Path, given: tuple[bytes, bytes]) -> None:
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
-COMPLETION = {
-    "id": "x",
-    "object": "chat.completion",
-    "created": 0,
-    "model": "m",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "7"}, "finish_reason": "stop"}],
-}
-
-
 def _answers(folder: Path) -> SearchStrategy[Any]:
-    bodies = damaged([as_json(COMPLETION)]) | changed([COMPLETION]).map(as_json) | st.binary(max_size=40)
+    bodies = damaged([as_json(completion("7"))]) | changed([completion("7")]).map(as_json) | st.binary(max_size=40)
     return st.tuples(st.sampled_from((200, 200, 200, 201, 204, 301, 400, 429, 500, 503)), bodies)
 
 
-class _Said(BaseHTTPRequestHandler):
+class _Said(Handler):
     """Answers whatever it is told to."""
 
     answer: tuple[int, bytes] = (200, b"")
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        status, body = self.answer
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        pass
+        self.question()
+        self.send(*self.answer)
 
 
 @functools.cache
 def _server() -> str:
-    server = _Quiet(("127.0.0.1", 0), _Said)
+    server = Server(("127.0.0.1", 0), _Said)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}/v1"
 
