@@ -98,6 +98,19 @@ def test_the_temperature_follows_the_last_entropy(entropy: float | None, hot: bo
         assert taken < int((full(ctx, _draw(ctx), _judge(ctx)).row["source"] == INJECTED).sum())
 
 
+@pytest.mark.parametrize(("most", "found", "taken"), [(6, 9, 3), (60, 9, 4), (6, 3, 1)])
+def test_above_the_target_half_of_what_may_be_taken_is(most: int, found: int, taken: int) -> None:
+    """min(most, found) // 2, as in the release; not min(most, found // 2)."""
+    part = EntropyControlled(4, 4, most, target=0.5)
+    better = torch.arange(24) < found
+    ctx = context(method(sampling=part, reward=Verified()), {"policy": Table(numbers(12, 9))}, world(), generate)
+    ctx[ENTROPY] = 0.6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EntropyControlled, "ahead", lambda self, batch: better[: len(batch)])
+        rows = part(ctx, _draw(ctx), _judge(ctx))
+    assert int((rows.row["source"] == INJECTED).sum()) == taken
+
+
 def test_the_entropy_is_that_of_the_round_before() -> None:
     done, run = trained(small(), 3)
     assert run.cells[ENTROPY.name] == done[-1].metrics["entropy"]

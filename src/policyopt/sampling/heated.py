@@ -22,10 +22,12 @@ ENTROPY = Cell("entropy of the last round", lambda: None)
 class EntropyControlled(Part):
     """AEPO (arXiv 2510.08141): `size` attempts of every task at temperature 1 and `extra` at another one, `hot` if the
     last round's entropy was not above `target`, else `cold`. Of the second pass the rows whose group-standardised
-    reward is above `better` are kept, at most `most` of them (above the target half as many as there are), and take
-    the place of as many of the first, which stay in the statistics of their group but are not trained on. Kept rows
-    are injected ones (`Source.INJECTED`) and count as rows of temperature 1. The first round counts as above it.
+    reward is above `better` are kept, at most `most` of them (above the target half as many), and take the place of as
+    many of the first, which stay in the statistics of their group but are not trained on. Kept rows are injected ones
+    (`Source.INJECTED`) and count as rows of temperature 1. The first round counts as above it.
     """
+
+    version = 2
 
     size: int = 8
     extra: int = 8
@@ -51,7 +53,8 @@ class EntropyControlled(Part):
         low = entropy is not None and entropy <= self.target
         second = judge(attempt(ctx, tasks, self.extra, self.hot if low else self.cold))
         kept = self.ahead(second).nonzero()[:, 0]
-        count = min(self.most, len(kept) if low else len(kept) // 2, len(own))
+        found = min(self.most, len(kept))
+        count = min(found if low else found // 2, len(own))
         ctx.meter.add("second_pass", count, 1)
         if not count:
             return own
