@@ -33,12 +33,15 @@ MACHINE = MACHINES["h100"]
 
 def test_memory_by_hand() -> None:
     activations = 34 * 10 * 2 * 2 * 7  # bytes a token and layer, of two rows of 7 tokens
-    assert trainer_memory(SHAPE, WORK, 1, 1, 2) == 2000 + 2000 + 6000 + activations
-    assert trainer_memory(SHAPE, WORK, 4, 0, 2) == 2000 + 8000 / 4 + activations
+    optimiser = 2 * 1000 + 3 * 4 * 1000  # gradients in 16 bit, two moments and the weights themselves in float32
+    assert trainer_memory(SHAPE, WORK, 1, 1, 2) == 2000 + 2000 + optimiser + activations
+    assert trainer_memory(SHAPE, WORK, 4, 0, 2) == 2000 + (2000 + optimiser) / 4 + activations
     critic = replace(WORK, critics=1)
-    assert trainer_memory(SHAPE, critic, 4, 1, 2) == 2 * (2000 + 8000 / 4) + 2000 + activations
+    assert trainer_memory(SHAPE, critic, 4, 1, 2) == 2 * (2000 + (2000 + optimiser) / 4) + 2000 + activations
     adapters = Shape(**{**vars(SHAPE), "trained": 100})
-    assert trainer_memory(adapters, WORK, 1, 0, 2) == 2000 + 600 + activations
+    assert trainer_memory(adapters, WORK, 1, 0, 2) == 2000 + optimiser / 10 + activations
+    wide = Shape(**{**vars(SHAPE), "bytes": 4})
+    assert trainer_memory(wide, WORK, 1, 0, 2) == 4000 + 3 * 4000 + 2 * activations
     assert SHAPE.cache == 2 * 2 * 2 * 5 * 2
     assert sampler_memory(SHAPE, 70, 2) == (2000 + 70 * 80) / 2
 
@@ -67,8 +70,9 @@ def test_plans_fit_or_say_that_they_do_not() -> None:
     assert large.trainer_memory > MACHINES["h200"].memory
     assert seven.fits
     assert seven.trainers == 1
+    assert seven.held == 0  # the reference has no room beside the policy
     h100 = plan(seven.shape, Work(), MACHINE)
-    assert h100.held == 0  # the reference has no room beside the policy
+    assert (h100.trainers, h100.held) == (4, 1)
     assert h100.samplers == max(1, -(-int(h100.generate / h100.train * 1e6) // 10**6))
 
 
@@ -117,4 +121,4 @@ def test_the_command_prints_the_plan(monkeypatch: pytest.MonkeyPatch, capsys: py
     printed = policyopt("check", "7B", "--plan", "--machine", "h200")
     assert printed.code == 0
     assert "7.62 G" in printed.out
-    assert json.loads(policyopt("check", "7B", "--plan", "--json").out)[0]["trainers"] == 1
+    assert json.loads(policyopt("check", "1.5B", "--plan", "--json").out)[0]["trainers"] == 1

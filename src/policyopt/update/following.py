@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from policyopt.compose import Context, Part
+from policyopt.compose import CompositionError, Context, Part
 from policyopt.types import Round
+from policyopt.update.masters import LOW_PRECISION
 
 
 def _due(ctx: Context, done: Round | None, every: int) -> bool:
@@ -31,8 +32,15 @@ class Average(Part):
 
 
 def follow(ctx: Context, model: str, of: str, decay: float) -> None:
-    """One step of the moving average of a model's weights; decay 0 copies them."""
+    """One step of the moving average of a model's weights; decay 0 copies them. CompositionError: in 16 bit, where the
+    small steps of an average are rounded away and it stands still."""
     follower, leader = ctx.models[model], ctx.models[of]
+    low = next((p.dtype for p in follower.parameters() if p.dtype in LOW_PRECISION), None)
+    if decay and low is not None:
+        raise CompositionError(
+            f"a moving average of {of!r} needs weights in float32 or more, and those of {model!r} are {low}: its steps "
+            "would be rounded away. Use policy.dtype=float32, with policy.reading.autocast=bfloat16 for its speed"
+        )
     with torch.no_grad():
         for own, other in zip(follower.parameters(), leader.parameters(), strict=True):
             own.lerp_(other, 1 - decay)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from policyopt.compose import Part
+from policyopt.update.masters import LOW_PRECISION, Masters
 
 
 class Schedule(Part, ABC):
@@ -58,13 +59,19 @@ class Cosine(Schedule):
 
 
 class Optimizer(Part, ABC):
-    """A recipe for a torch optimiser."""
+    """A recipe for a torch optimiser. What is in 16 bit is trained by way of float32 copies (`Masters`)."""
 
     learning_rate: float
     schedule: Schedule
 
     @abstractmethod
-    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer: ...
+    def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """torch's optimiser of parameters that are exact enough to be moved themselves."""
+
+    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        if any(p.dtype in LOW_PRECISION for p in parameters):
+            return Masters(parameters, self.plain)
+        return self.plain(parameters)
 
     def at(self, step: int, total: int) -> float:
         """The learning rate in a round of the stage."""
@@ -81,7 +88,7 @@ class AdamW(Optimizer):
     epsilon: float = 1e-8
     schedule: Schedule = Constant()
 
-    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         # Fused: one kernel for all parameters, where torch has one for their device.
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
         return torch.optim.AdamW(
@@ -97,7 +104,7 @@ class SGD(Optimizer):
     momentum: float = 0.0
     schedule: Schedule = Constant()
 
-    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
 
@@ -110,5 +117,5 @@ class RMSprop(Optimizer):
     epsilon: float = 1e-5
     schedule: Schedule = Constant()
 
-    def make(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon)
