@@ -62,6 +62,18 @@ class Fit:
         """(S, V) probabilities of the policy."""
         return probabilities(self.run)
 
+    def outcome(
+        self,
+        label: str,
+        notes: Mapping[str, float] | None = None,
+        *,
+        value: float | None = None,
+        score: float | None = None,
+    ) -> Outcome:
+        """With what was watched as the curve. value: None is what was watched last; score: None is the value."""
+        value = self.watched[-1] if value is None else value
+        return Outcome(value, value if score is None else score, self.rows, self.watched, label, notes or {})
+
 
 def probabilities(run: Run) -> Tensor:
     policy: Any = run.models["policy"]

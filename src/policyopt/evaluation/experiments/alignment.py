@@ -57,7 +57,7 @@ def relocated_peak(method: Method, seed: int, rounds: int, peak: float = 80.0) -
         "largest expected reward of a round": max(done.watched),
         "KL to the reference (nats)": divergence(done.table, start),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected reward", notes)
+    return done.outcome("expected reward", notes)
 
 
 # -- online, offline, and the online data once more --------------------------------------------------------------------
@@ -134,7 +134,7 @@ def preference_regimes(method: Method, seed: int, rounds: int, data: Regime = "o
         "proxy win rate after the last round": done.watched[-1],
         "KL after the last round (nats)": far[-1],
     }
-    return Outcome(golds[best], golds[best], done.rows, done.watched, "proxy win rate", notes)
+    return done.outcome("proxy win rate", notes, value=golds[best])
 
 
 def _pairs_of(batches: list[Batch]) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ def ordered_answers(method: Method, seed: int, rounds: int) -> Outcome:
 
     models = {"policy": Tilted(features, base), "reward": reward}
     done = fit(method, world, models, rounds, seed, order)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of pairs in gold order")
+    return done.outcome("share of pairs in gold order")
 
 
 # -- ingredients of a recipe -----------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def judges_of_aspects(method: Method, seed: int, rounds: int, comparisons: int =
         "share of comparisons with one verdict in both orders": float((verdict[:, 0] != verdict[:, 1]).float().mean()),
         "probability of the aspect that decides": float(done.table[0, 0]),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of a right verdict", notes)
+    return done.outcome("probability of a right verdict", notes)
 
 
 # -- critics -----------------------------------------------------------------------------------------------------------
@@ -245,9 +245,7 @@ def reactions_of_users(method: Method, seed: int, rounds: int, dialogues: int = 
     said = likelihood_contrast(likely, of, pleased, len(every))
     fine = every[:, 1] == right[every[:, 0]]
     notes = {"AUC of the reward, right answers against wrong ones": area_under_curve(said[fine], said[~fine])}
-    return Outcome(
-        done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right answer", notes
-    )
+    return done.outcome("probability of the right answer", notes)
 
 
 @dataclass(frozen=True)
@@ -337,4 +335,4 @@ def steep_rewards(method: Method, seed: int, rounds: int, steepness: float = 30.
         return float(probabilities(run).gather(1, target[:, None]).mean())
 
     done = fit(method, world, {"policy": uniform_table(length, choices)}, rounds, seed, share)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of right symbols")
+    return done.outcome("expected share of right symbols")

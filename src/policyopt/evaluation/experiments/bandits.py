@@ -71,7 +71,7 @@ def epochs_on_a_batch(method: Method, seed: int, rounds: int) -> Outcome:
         "entropy after training (nats)": _entropy(done.table),
         "change of the first round (nats)": done.watched[0],
     }
-    return Outcome(max(done.watched), worths[-1], done.rows, done.watched, "KL of a round's change (nats)", notes)
+    return done.outcome("KL of a round's change (nats)", notes, value=max(done.watched), score=worths[-1])
 
 
 def rows_of_another(method: Method, seed: int, rounds: int, size: int = 8, beta: float = 0.2) -> Outcome:
@@ -95,9 +95,7 @@ def rows_of_another(method: Method, seed: int, rounds: int, size: int = 8, beta:
     models = {"policy": uniform_table(4, 8), "sampler": sampler}
     done = fit(made, bandit(rewards), models, rounds, seed, distance)
     notes = {"entropy after training (nats)": _entropy(done.table), "entropy of the optimum (nats)": _entropy(best)}
-    return Outcome(
-        done.watched[-1], -done.watched[-1], done.rows, done.watched, "total variation to the optimum", notes
-    )
+    return done.outcome("total variation to the optimum", notes, score=-done.watched[-1])
 
 
 def offset_prompts(method: Method, seed: int, rounds: int, offset: float = 10.0) -> Outcome:
@@ -117,7 +115,7 @@ def offset_prompts(method: Method, seed: int, rounds: int, offset: float = 10.0)
         return float((gained / (high - low)).mean())
 
     done = fit(method, bandit(rewards + level), {"policy": uniform_table(32, 8)}, rounds, seed, share)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable reward")
+    return done.outcome("share of the attainable reward")
 
 
 def right_arms(method: Method, seed: int, rounds: int) -> Outcome:
@@ -138,7 +136,7 @@ def right_arms(method: Method, seed: int, rounds: int) -> Outcome:
         "probability of the right arm, mean over rounds": sum(done.watched) / len(done.watched),
         "entropy after training (nats)": _entropy(done.table),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right arm", notes)
+    return done.outcome("probability of the right arm", notes)
 
 
 def beside_a_reference(method: Method, seed: int, rounds: int, level: float = 0.5) -> Outcome:
@@ -160,7 +158,7 @@ def beside_a_reference(method: Method, seed: int, rounds: int, level: float = 0.
         "share of prompts whose best arm has a probability above one half": float((best > 0.5).float().mean()),
     }
     rows = done.rows * (reached + 1) // rounds
-    return Outcome(float(rows), done.watched[-1], done.rows, done.watched, "expected reward", notes)
+    return done.outcome("expected reward", notes, value=float(rows), score=done.watched[-1])
 
 
 def rarely_right(method: Method, seed: int, rounds: int) -> Outcome:
@@ -186,7 +184,7 @@ def rarely_right(method: Method, seed: int, rounds: int) -> Outcome:
     squared = float((kept.mean(0) ** 2).sum()) - variance / rounds
     notes = {"mean square of an advantage": sum(squares) / rounds}
     value = math.log(variance / squared)
-    return Outcome(value, -value, done.rows, done.watched, "mean square of an advantage", notes)
+    return done.outcome("mean square of an advantage", notes, value=value, score=-value)
 
 
 @dataclass(frozen=True)
@@ -259,7 +257,7 @@ def half_hard(method: Method, seed: int, rounds: int) -> Outcome:
         "entropy after training (nats)": _entropy(done.table),
     }
     label = "probability of the right arm, worst fifth"
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, label, notes)
+    return done.outcome(label, notes)
 
 
 @dataclass(frozen=True)
@@ -306,7 +304,7 @@ def long_wrong_answers(method: Method, seed: int, rounds: int, filler: int = 7) 
         "searched lower bound of the ratio, mean (1: not watched)": 1 - sum(traces["policy/clip_low"]) / rounds,
         "searched upper bound of the ratio, mean (1: not watched)": 1 + sum(traces["policy/clip_high"]) / rounds,
     }
-    return Outcome(done.watched[-1], success, done.rows, done.watched, "entropy of the first symbol (nats)", notes)
+    return done.outcome("entropy of the first symbol (nats)", notes, score=success)
 
 
 @dataclass(frozen=True)
@@ -345,7 +343,7 @@ def taught_prompts(method: Method, seed: int, rounds: int) -> Outcome:
         "probability of the right arm, other prompts": float(right[1::2].mean()),
         "share of right ones among the traces": float((torch.stack([best, other]) == best).float().mean()),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right arm", notes)
+    return done.outcome("probability of the right arm", notes)
 
 
 def equivalent_answers(method: Method, seed: int, rounds: int) -> Outcome:
@@ -372,7 +370,7 @@ def equivalent_answers(method: Method, seed: int, rounds: int) -> Outcome:
     logp = done.table.double().log()
     margin = logp[right].view(8, 4).mean(1) - logp[~right].view(8, 8).mean(1)
     notes = {"mean log-ratio of equivalent less that of other answers": float(margin.mean())}
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "variance of log-ratios", notes)
+    return done.outcome("variance of log-ratios", notes, score=-done.watched[-1])
 
 
 def interval_of_a_signal(method: Method, seed: int, rounds: int, bins: int = 20) -> Outcome:
@@ -394,7 +392,7 @@ def interval_of_a_signal(method: Method, seed: int, rounds: int, bins: int = 20)
     reached = next((i for i, worth in enumerate(done.watched) if worth >= 0.5), rounds - 1)
     rows = done.rows * (reached + 1) // rounds
     notes = {"expected intersection over union after training": done.watched[-1]}
-    return Outcome(float(rows), done.watched[-1], done.rows, done.watched, "expected intersection over union", notes)
+    return done.outcome("expected intersection over union", notes, value=float(rows), score=done.watched[-1])
 
 
 def entropy_near_target(method: Method, seed: int, rounds: int, target: float = 1.0) -> Outcome:
@@ -408,7 +406,7 @@ def entropy_near_target(method: Method, seed: int, rounds: int, target: float = 
     late = sum(done.watched[-30:]) / len(done.watched[-30:])
     worth = _worth(done.table, rewards)
     notes = {"entropy, mean over the last 30 rounds (nats)": late, "expected reward after training": worth}
-    return Outcome(abs(late - target), worth, done.rows, done.watched, "entropy (nats)", notes)
+    return done.outcome("entropy (nats)", notes, value=abs(late - target), score=worth)
 
 
 def faulty_demonstrations(method: Method, seed: int, rounds: int) -> Outcome:
@@ -430,9 +428,7 @@ def faulty_demonstrations(method: Method, seed: int, rounds: int) -> Outcome:
         "share of right demonstrations": float((shown == target.repeat(32)).float().mean()),
         "share of contexts whose likeliest choice is right": float((done.table.argmax(1) == target).float().mean()),
     }
-    return Outcome(
-        done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right choice", notes
-    )
+    return done.outcome("probability of the right choice", notes)
 
 
 def distance_from_the_first(method: Method, seed: int, rounds: int) -> Outcome:
@@ -455,4 +451,4 @@ def distance_from_the_first(method: Method, seed: int, rounds: int) -> Outcome:
     share = float(target_probability(done.table, target).mean())
     notes = {"KL from the first policy (nats)": done.watched[-1], "expected share of right symbols": share}
     value = done.watched[-1] - done.watched[rounds // 2 - 1]
-    return Outcome(value, share, done.rows, done.watched, "KL from the first policy (nats)", notes)
+    return done.outcome("KL from the first policy (nats)", notes, value=value, score=share)

@@ -58,7 +58,7 @@ def two_names_of_an_action(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(mdp.states, 2)}, rounds, seed, preference)
     notes = {"probability of the short name, mean over turns": float(done.table[first, 0].mean())}
     score = -done.watched[-1]
-    return Outcome(done.watched[-1], score, done.rows, done.watched, "|P(short name) - 1/2|", notes)
+    return done.outcome("|P(short name) - 1/2|", notes, score=score)
 
 
 def decisive_turns(method: Method, seed: int, rounds: int, turns: int = 10, choices: int = 4) -> Outcome:
@@ -92,7 +92,7 @@ def decisive_turns(method: Method, seed: int, rounds: int, turns: int = 10, choi
         "squared change of the idle turns' probabilities, sum over rounds": sum(moved),
         "probability of success after training": done.watched[-1],
     }
-    return Outcome(mean, mean, done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes, value=mean)
 
 
 def favourite_symbol(method: Method, seed: int, rounds: int) -> Outcome:
@@ -119,7 +119,7 @@ def favourite_symbol(method: Method, seed: int, rounds: int) -> Outcome:
         "entropy per symbol": float(torch.special.entr(done.table).sum(1).mean()),
         "share of the rewarded symbol": shares[-1],
     }
-    return Outcome(done.watched[-1], shares[-1], done.rows, done.watched, "-log reference, nats per symbol", notes)
+    return done.outcome("-log reference, nats per symbol", notes, score=shares[-1])
 
 
 def hidden_token_rewards(method: Method, seed: int, rounds: int, pairs: int = 500) -> Outcome:
@@ -165,7 +165,7 @@ def hidden_token_rewards(method: Method, seed: int, rounds: int, pairs: int = 50
         "share of the attainable reward after training": done.watched[-1],
     }
     value = sum(done.watched) / len(done.watched)
-    return Outcome(value, value, done.rows, done.watched, "share of the attainable reward", notes)
+    return done.outcome("share of the attainable reward", notes, value=value)
 
 
 def forks_and_copies(method: Method, seed: int, rounds: int) -> Outcome:
@@ -206,4 +206,4 @@ def forks_and_copies(method: Method, seed: int, rounds: int) -> Outcome:
         "entropy of the fork after training": done.watched[-1],
         "entropy of a copied symbol after training": copied[-1],
     }
-    return Outcome(done.watched[reached], success[-1], done.rows, done.watched, "entropy of the fork (nats)", notes)
+    return done.outcome("entropy of the fork (nats)", notes, value=done.watched[reached], score=success[-1])

@@ -56,9 +56,7 @@ def concise_answers(method: Method, seed: int, rounds: int, lucky: float = 0.0) 
         "correlation of length and need": correlation(mean_length(table), needs),
         "deviation of the length within a task": float(length_spread(table).mean()),
     }
-    return Outcome(
-        done.watched[-1], float(world.accuracy(table).mean()), done.rows, done.watched, "expected length", notes
-    )
+    return done.outcome("expected length", notes, score=float(world.accuracy(table).mean()))
 
 
 # -- pools of tasks of known difficulty ------------------------------------------------------------------------------
@@ -108,7 +106,7 @@ def pool_of_difficulties(method: Method, seed: int, rounds: int, kind: str = "no
         "chance of the right symbol of open tasks, end": solved[-1],
     }
     label = "share of groups with both outcomes"
-    return Outcome(sum(last) / len(last), solved[-1], done.rows, done.watched, label, notes)
+    return done.outcome(label, notes, value=sum(last) / len(last), score=solved[-1])
 
 
 def medium_tasks(method: Method, seed: int, rounds: int) -> Outcome:
@@ -139,7 +137,7 @@ def announced_budgets(method: Method, seed: int, rounds: int) -> Outcome:
         "rank correlation of length and need": correlation(order, needs),
     }
     score = float(world.accuracy(table).mean())
-    return Outcome(done.watched[-1], score, done.rows, done.watched, "expected length", notes)
+    return done.outcome("expected length", notes, score=score)
 
 
 def remembered_targets(method: Method, seed: int, rounds: int, second: str = "") -> Outcome:
@@ -207,7 +205,7 @@ def updates_to_success(method: Method, seed: int, rounds: int, level: float = 0.
         "chance of the right symbol after training": done.watched[-1],
     }
     label = "chance of the right symbol"
-    return Outcome(float(reached), done.watched[-1], done.rows, done.watched, label, notes)
+    return done.outcome(label, notes, value=float(reached), score=done.watched[-1])
 
 
 def accepted_gradients(method: Method, seed: int, rounds: int) -> Outcome:
@@ -284,9 +282,7 @@ def refined_digits(method: Method, seed: int, rounds: int) -> Outcome:
         "reward of trained rows, last 10 rounds": sum(drafts[1::2][-10:]) / 10,
         "reward of drafts, last 10 rounds": sum(drafts[0::2][-10:]) / 10,
     }
-    return Outcome(
-        done.watched[-1], done.watched[-1], done.rows, done.watched, "share of right digits, no draft", notes
-    )
+    return done.outcome("share of right digits, no draft", notes)
 
 
 def rare_strategy(method: Method, seed: int, rounds: int) -> Outcome:
@@ -327,7 +323,7 @@ def rare_strategy(method: Method, seed: int, rounds: int) -> Outcome:
         "the same, told the task's pattern": chance(named),
         "share of groups with both outcomes, first 20 rounds": sum(mixed[:20]) / 20,
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "chance of a right string, rare", notes)
+    return done.outcome("chance of a right string, rare", notes)
 
 
 # -- rows of earlier rounds ------------------------------------------------------------------------------------------
@@ -349,7 +345,7 @@ def rare_right_answers(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(64, 64)}, rounds, seed, watch)
     notes = {"chance of the right symbol after training": chance[-1]}
     label = "share of groups with advantages"
-    return Outcome(sum(done.watched) / rounds, chance[-1], done.rows, done.watched, label, notes)
+    return done.outcome(label, notes, value=sum(done.watched) / rounds, score=chance[-1])
 
 
 def rare_episodes(method: Method, seed: int, rounds: int) -> Outcome:
@@ -389,4 +385,4 @@ def rare_episodes(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": uniform_table(world.states, 5)}, rounds, seed, watch)
     notes = {"share of groups without both outcomes, second half": sum(flat[rounds // 2 :]) / (rounds - rounds // 2)}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "chance that a task is done", notes)
+    return done.outcome("chance that a task is done", notes)

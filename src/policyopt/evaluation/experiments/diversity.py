@@ -47,7 +47,7 @@ def entropy_at_success(method: Method, seed: int, rounds: int) -> Outcome:
         "success after training": success[-1],
         "entropy after training": done.watched[-1],
     }
-    return Outcome(done.watched[reached], success[-1], done.rows, done.watched, "entropy per symbol (nats)", notes)
+    return done.outcome("entropy per symbol (nats)", notes, value=done.watched[reached], score=success[-1])
 
 
 def wrong_lengths(method: Method, seed: int, rounds: int) -> Outcome:
@@ -85,4 +85,4 @@ def wrong_lengths(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": start}, rounds, seed, length)
     notes = {"probability of a right answer after training": success[-1]}
-    return Outcome(done.watched[-1], success[-1], done.rows, done.watched, "expected length of a wrong row", notes)
+    return done.outcome("expected length of a wrong row", notes, score=success[-1])

@@ -54,6 +54,4 @@ def duration_of_a_frozen_generator(method: Method, seed: int, rounds: int) -> Ou
     done = fit(method, world, {"policy": start}, rounds, seed, distance)
     now = done.run.models["policy"].logits.detach().log_softmax(-1)  # type: ignore[union-attr]
     notes = {"KL(predictor || start) (nats)": float((now.exp() * (now - before)).sum(1).mean())}
-    return Outcome(
-        done.watched[-1], -done.watched[-1], done.rows, done.watched, "distance of the mode from the best bin", notes
-    )
+    return done.outcome("distance of the mode from the best bin", notes, score=-done.watched[-1])

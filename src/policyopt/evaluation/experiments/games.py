@@ -138,7 +138,7 @@ def cyclic_preferences(
         "distance of the last policy to it": float(0.5 * (done.table - goal).abs().sum(1).mean()),
     }
     value = average if iterate == "average" else done.watched[-1]
-    return Outcome(value, -value, done.rows, done.watched, "exploitability of the policy", notes)
+    return done.outcome("exploitability of the policy", notes, value=value, score=-value)
 
 
 def compared_in_cycles(method: Method, seed: int, rounds: int, answers: int = 5) -> Outcome:
@@ -183,4 +183,4 @@ def compared_in_cycles(method: Method, seed: int, rounds: int, answers: int = 5)
         "exploitability of its equilibrium": float(exploitability(made.game.double(), kept).mean()),
         "exploitability of the first policy": float(exploitability(made.game, made.first).mean()),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of pairs told right", notes)
+    return done.outcome("share of pairs told right", notes)

@@ -43,7 +43,7 @@ def sampling_error(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, bandit(torch.zeros(8, 8)), {"policy": policy}, rounds, seed, error)
     notes = {"after the first round": done.watched[0]}
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "total variation", notes)
+    return done.outcome("total variation", notes, score=-done.watched[-1])
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def rounds_turned_round(method: Method, seed: int, rounds: int, share: float = 0
         "expected reward after training": done.watched[-1],
         "share of rounds with a signal below 0": sum(x < 0 for x in signals) / len(signals),
     }
-    return Outcome(value, value, done.rows, done.watched, "expected true reward", notes)
+    return done.outcome("expected true reward", notes, value=value)
 
 
 @dataclass(frozen=True)

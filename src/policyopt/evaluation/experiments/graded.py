@@ -57,7 +57,7 @@ def right_or_wrong_choice(method: Method, seed: int, rounds: int) -> Outcome:
         "share of groups without spread of rewards": sum(flat) / rounds,
         "probability of the right choice after training": done.watched[-1],
     }
-    return Outcome(mean, mean, done.rows, done.watched, "probability of the right choice", notes)
+    return done.outcome("probability of the right choice", notes, value=mean)
 
 
 def unlearnable_half(method: Method, seed: int, rounds: int) -> Outcome:
@@ -95,7 +95,7 @@ def unlearnable_half(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(16, 8)}, rounds, seed, share)
     success = float(done.table[torch.arange(8), fixed[:8]].mean())
     notes = {"probability of the right choice, learnable half": success, "mean factor": sum(factors) / rounds}
-    return Outcome(done.watched[-1], success, done.rows, done.watched, "share of the gradient so far", notes)
+    return done.outcome("share of the gradient so far", notes, score=success)
 
 
 def judged_chain(method: Method, seed: int, rounds: int, noise: float = 0.0, choices: int = 4) -> Outcome:
@@ -122,7 +122,7 @@ def judged_chain(method: Method, seed: int, rounds: int, noise: float = 0.0, cho
 
     done = fit(method, world, {"policy": uniform_table(world.states, choices)}, rounds, seed, success)
     notes = {"share of groups without spread of rewards in the first round": flat[0]}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of a right string", notes)
+    return done.outcome("probability of a right string", notes)
 
 
 # -- key steps ---------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def keyed_derivation(method: Method, seed: int, rounds: int) -> Outcome:
         "share of groups without spread of rewards in the first 10 rounds": sum(flat[:10]) / len(flat[:10]),
         "probability of a right string after training": done.watched[-1],
     }
-    return Outcome(mean, mean, done.rows, done.watched, "probability of a right string", notes)
+    return done.outcome("probability of a right string", notes, value=mean)
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def noisy_counts(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": Linear(features, torch.zeros(24, 202))}, rounds, seed, error)
     notes = {"mean absolute error of what is seen": float((seen - count).abs().mean())}
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "mean absolute error", notes)
+    return done.outcome("mean absolute error", notes, score=-done.watched[-1])
 
 
 # -- chains that the policy ends ---------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def fading_steps(method: Method, seed: int, rounds: int, needed: int = 4, fall: 
 
     done = fit(method, world, {"policy": uniform_table(20, 2)}, rounds, seed, success)
     notes = {"expected number of steps after training": lengths[-1]}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes)
 
 
 def looping_rows(method: Method, seed: int, rounds: int) -> Outcome:
@@ -289,7 +289,7 @@ def looping_rows(method: Method, seed: int, rounds: int) -> Outcome:
     with torch.no_grad():
         value, score = looping(done.run.models["policy"], "last")
     notes = {"share of looping rows before training": first, "share of right rows, tasks that can be solved": score}
-    return Outcome(value, score, done.rows, done.watched, "entropy per symbol (nats)", notes)
+    return done.outcome("entropy per symbol (nats)", notes, value=value, score=score)
 
 
 # -- what an update costs ----------------------------------------------------------------------------------------------
@@ -314,4 +314,4 @@ def work_to_a_level(method: Method, seed: int, rounds: int, unit: str = "rows", 
     reached = next((n for n, right in enumerate(done.watched) if right >= level), rounds - 1)
     notes = {"rounds to the level": float(reached + 1), "share after training": done.watched[-1]}
     value = work[reached]
-    return Outcome(value, done.watched[-1], done.rows, done.watched, "expected share of right symbols", notes)
+    return done.outcome("expected share of right symbols", notes, value=value, score=done.watched[-1])

@@ -63,4 +63,4 @@ def best_habit(method: Method, seed: int, rounds: int) -> Outcome:
         "share of states with an action within 0.1 of the best habit": float((mine < 0.1).float().mean()),
         "distance to the nearest action of any habit": float(nearest.mean()),
     }
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "distance to the best habit", notes)
+    return done.outcome("distance to the best habit", notes, score=-done.watched[-1])

@@ -48,9 +48,7 @@ def preference_bandit(method: Method, seed: int, rounds: int, beta: float = 0.5,
         "expected reward of the optimum": float((optimum * reward).sum(1).mean()),
         "distance of the reference": float(0.5 * (p - optimum).abs().sum(1).mean()),
     }
-    return Outcome(
-        done.watched[-1], -done.watched[-1], done.rows, done.watched, "total-variation distance to the optimum", notes
-    )
+    return done.outcome("total-variation distance to the optimum", notes, score=-done.watched[-1])
 
 
 class TeacherWrites(Part):
@@ -99,11 +97,4 @@ def exposure(method: Method, seed: int, rounds: int, author: str = "student") ->
     done = fit(taught, world, models, rounds, seed, own_error)
     errors = by_step(done.table)
     notes = {"error at the first step": float(errors[0]), "error at the last step": float(errors[-1])}
-    return Outcome(
-        done.watched[-1],
-        -done.watched[-1],
-        done.rows,
-        done.watched,
-        "KL to the teacher at the student's own states",
-        notes,
-    )
+    return done.outcome("KL to the teacher at the student's own states", notes, score=-done.watched[-1])

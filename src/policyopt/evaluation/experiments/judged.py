@@ -48,7 +48,7 @@ def offset_scores(method: Method, seed: int, rounds: int, offset: float = 10.0) 
         "best mean quality": float(quality.max(1).values.mean()),
     }
     last = done.watched[-1]
-    return Outcome(last, last, done.rows, done.watched, "win rate over a uniform answer", notes)
+    return done.outcome("win rate over a uniform answer", notes, value=last)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def judge_of_positions(method: Method, seed: int, rounds: int, bias: float = 6.0
         "accuracy": float(right.mean()),
         "consistent accuracy": float(right.prod(1).mean()),
     }
-    return Outcome(share, share, done.rows, done.watched, "share of rows with an advantage", notes)
+    return done.outcome("share of rows with an advantage", notes, value=share)
 
 
 def noisy_middle(method: Method, seed: int, rounds: int, noise: float = 0.9, width: float = 1.2) -> Outcome:
@@ -142,7 +142,7 @@ def noisy_middle(method: Method, seed: int, rounds: int, noise: float = 0.9, wid
     table = done.table
     notes["reward of the model"] = float((table * given).sum(1).mean())
     notes["entropy (nats)"] = float(-(table * table.clamp(min=1e-12).log()).sum(1).mean())
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "true score", notes)
+    return done.outcome("true score", notes)
 
 
 def demonstrated_lock(method: Method, seed: int, rounds: int, moves: int = 12, choices: int = 4) -> Outcome:
@@ -166,7 +166,7 @@ def demonstrated_lock(method: Method, seed: int, rounds: int, moves: int = 12, c
 
     done = fit(method, world, {"policy": uniform_table(2 * moves, choices)}, rounds, seed, opens)
     notes = {"chance of the first move": float(done.table[0, key[0]]), "by chance": float(choices) ** -moves}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of opening", notes)
+    return done.outcome("probability of opening", notes)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def combination_lock(method: Method, seed: int, rounds: int, steps: int = 12) ->
     done = fit(method, mdp, {"policy": uniform_table(mdp.states, 2)}, rounds, seed, opens)
     reached = next((i + 1 for i, chance in enumerate(done.watched) if chance >= 0.9), rounds)
     notes = {"episodes until the probability is 0.9 (or all)": float(reached), "fits of the critic": sum(refits)}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of opening", notes)
+    return done.outcome("probability of opening", notes)
 
 
 def recorded_lock(method: Method, seed: int, rounds: int, steps: int = 14) -> Outcome:
@@ -69,4 +69,4 @@ def recorded_lock(method: Method, seed: int, rounds: int, steps: int = 14) -> Ou
     world = RecordedEpisodes(mdp, author, 200)
     done = fit(method, world, {"policy": uniform_table(mdp.states, 2)}, rounds, seed, opens)
     notes = {"probability that a recorded row opens it": 0.8**steps}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of opening", notes)
+    return done.outcome("probability of opening", notes)

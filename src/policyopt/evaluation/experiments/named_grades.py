@@ -89,7 +89,7 @@ def optional_construction(method: Method, seed: int, rounds: int) -> Outcome:
         "share of constructions where they help": float(uses[-1][:4].mean()),
         "share of constructions where they harm": float(uses[-1][4:].mean()),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of a right answer", notes)
+    return done.outcome("probability of a right answer", notes)
 
 
 # -- constraints -------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def many_constraints(method: Method, seed: int, rounds: int) -> Outcome:
         "share in the last 10 rounds": sum(done.watched[-10:]) / len(done.watched[-10:]),
         "entropy per symbol after training (nats)": float(torch.special.entr(done.table).sum(1).mean()),
     }
-    return Outcome(mean, mean, done.rows, done.watched, "share that keeps all constraints", notes)
+    return done.outcome("share that keeps all constraints", notes, value=mean)
 
 
 # -- structure and content ---------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def tagged_answers(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(world.states, 7)}, rounds, seed, right)
     value = sum(done.watched[-10:]) / len(done.watched[-10:])
     notes = {"share of strings with all brackets in order, last 10 rounds": sum(formed[-10:]) / len(formed[-10:])}
-    return Outcome(value, value, done.rows, done.watched, "share of right and well formed strings", notes)
+    return done.outcome("share of right and well formed strings", notes, value=value)
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def salient_frames(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, Frames(inner, salient), {"policy": start}, rounds, seed, accuracy)
     mean = sum(done.watched) / rounds
     notes = {"probability that both salient frames are named": named[-1], "accuracy after training": done.watched[-1]}
-    return Outcome(mean, mean, done.rows, done.watched, "probability of a right answer", notes)
+    return done.outcome("probability of a right answer", notes, value=mean)
 
 
 # -- two channels ------------------------------------------------------------------------------------------------------
@@ -299,4 +299,4 @@ def two_channels(method: Method, seed: int, rounds: int) -> Outcome:
         "probability of the right rare word after training": done.watched[-1],
         "slide words written that were not spoken, a string": unspoken[-1],
     }
-    return Outcome(mean, mean, done.rows, done.watched, "probability of the right rare word", notes)
+    return done.outcome("probability of the right rare word", notes, value=mean)

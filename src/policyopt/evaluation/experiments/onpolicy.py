@@ -45,7 +45,7 @@ def random_process(method: Method, seed: int, rounds: int) -> Outcome:
     mdp = replace(garnet(12, 4, 3, stream(seed, "random process"), gamma=1.0, horizon=10), cut=False, seed=seed)
     share = _attained(mdp, torch.full((12, 4), 0.25))
     done = fit(method, mdp, {"policy": uniform_table(12, 4)}, rounds, seed, lambda run, _: share(probabilities(run)))
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable return")
+    return done.outcome("share of the attainable return")
 
 
 def badly_scaled_features(method: Method, seed: int, rounds: int, condition: float = 30.0) -> Outcome:
@@ -70,7 +70,7 @@ def badly_scaled_features(method: Method, seed: int, rounds: int, condition: flo
 
     done = fit(method, mdp, {"policy": policy}, rounds, seed, watch)
     notes = {"largest divergence of an accepted step": max(kept)}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable return", notes)
+    return done.outcome("share of the attainable return", notes)
 
 
 def proximal_problems(method: Method, seed: int, rounds: int) -> Outcome:
@@ -110,7 +110,7 @@ def proximal_problems(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, mdp, {"policy": start}, rounds, seed, reached)
     share = sum(done.watched) / len(done.watched)
     notes = {"share of the attainable return after training": returns[-1]}
-    return Outcome(share, share, done.rows, done.watched, "share of the attainable decrease", notes)
+    return done.outcome("share of the attainable decrease", notes, value=share)
 
 
 def _quarter(method: Method, share: float = 0.25) -> Method:
@@ -182,4 +182,4 @@ def surrogate_variance(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": random_table(world.states, 6, 0.5, seed, "policy")}, rounds, seed, watch)
     notes = {"expected share of right symbols after training": shares[-1]}
-    return Outcome(sum(done.watched) / len(done.watched), shares[-1], done.rows, done.watched, "variance of r A", notes)
+    return done.outcome("variance of r A", notes, value=sum(done.watched) / len(done.watched), score=shares[-1])

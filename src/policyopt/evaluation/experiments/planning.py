@@ -56,7 +56,7 @@ def myopic_person(
     world = RecordedEpisodes(mdp, author, episodes)
     done = fit(method, world, {"policy": uniform_table(mdp.states, 3)}, rounds, seed, share)
     notes = {"the person's own share": expected_return(mdp, author) / best}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the best return", notes)
+    return done.outcome("share of the best return", notes)
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,4 @@ def compared_swims(method: Method, seed: int, rounds: int, length: int = 4, hori
         "comparisons asked for": sum(asked),
         "regret of the last tenth": sum(done.watched[-rounds // 10 :]) * 10 / rounds,
     }
-    return Outcome(
-        sum(done.watched) / rounds, -done.watched[-1], done.rows, done.watched, "regret of an episode", notes
-    )
+    return done.outcome("regret of an episode", notes, value=sum(done.watched) / rounds, score=-done.watched[-1])

@@ -112,7 +112,7 @@ def unseen_arm(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, RecordedAnswers(inner), {"policy": ArmFeatures(features)}, rounds, seed, unseen)
     notes = {"probability of the chosen arm": float(done.table[0, 0])}
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "probability of the unseen arm", notes)
+    return done.outcome("probability of the unseen arm", notes, score=-done.watched[-1])
 
 
 def flipped_labels(method: Method, seed: int, rounds: int, beta: float = 1.0, flips: float = 0.3) -> Outcome:
@@ -133,9 +133,7 @@ def flipped_labels(method: Method, seed: int, rounds: int, beta: float = 1.0, fl
         "expected reward": float((done.table * reward).sum(1).mean()),
         "expected reward of the optimum": float((best * reward).sum(1).mean()),
     }
-    return Outcome(
-        done.watched[-1], -done.watched[-1], done.rows, done.watched, "total variation to the optimum", notes
-    )
+    return done.outcome("total variation to the optimum", notes, score=-done.watched[-1])
 
 
 @dataclass(frozen=True)
@@ -282,7 +280,7 @@ def segments_by_regret(method: Method, seed: int, rounds: int, alpha: float = 0.
     done = fit(method, world, {"policy": uniform_table(mdp.states, mdp.actions)}, rounds, seed, share)
     gap = (done.table.double().clamp(min=1e-12).log() - prior.log()) * done.table
     notes = {"KL to the uniform policy per state (nats)": float(gap[going].sum(1).mean())}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable return", notes)
+    return done.outcome("share of the attainable return", notes)
 
 
 def graded_lists(
@@ -322,7 +320,7 @@ def graded_lists(
         "Kendall's tau": tau(now),
     }
     name = "Kendall's tau" if says == "order" else "expected label"
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, name, notes)
+    return done.outcome(name, notes)
 
 
 def gold_reward(method: Method, seed: int, rounds: int) -> Outcome:
@@ -344,7 +342,7 @@ def gold_reward(method: Method, seed: int, rounds: int) -> Outcome:
         "expected reward of the supervised policy": float((first * reward).sum(1).mean()),
         "KL to the supervised policy (nats)": float(change),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected reward", notes)
+    return done.outcome("expected reward", notes)
 
 
 def nearly_tied(method: Method, seed: int, rounds: int, beta: float = 0.5) -> Outcome:
@@ -373,7 +371,7 @@ def nearly_tied(method: Method, seed: int, rounds: int, beta: float = 0.5) -> Ou
         "total variation to pi_ref exp(r / beta) / Z": _distance(done.table, best),
         "KL to the uniform policy (nats)": float((done.table * (6 * done.table).clamp(min=1e-30).log()).sum()),
     }
-    return Outcome(done.watched[-1], -done.watched[-1], done.rows, done.watched, "error of the tied margin", notes)
+    return done.outcome("error of the tied margin", notes, score=-done.watched[-1])
 
 
 class LinearActor(nn.Module):
@@ -436,7 +434,7 @@ def two_controllers(method: Method, seed: int, rounds: int, noise: float = 0.1) 
         return (float(policy.gain.detach()) - bad) / (good - bad)
 
     done = fit(method, world, {"policy": LinearActor()}, rounds, seed, place)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "place between bad (0) and good (1)")
+    return done.outcome("place between bad (0) and good (1)")
 
 
 @dataclass(frozen=True)
@@ -505,7 +503,7 @@ def three_turns(method: Method, seed: int, rounds: int, *, fixed: bool = False, 
     models = {"policy": policy, "first": uniform_table(3 * moods, 4)}
     done = fit(made, Dialogue(inner, chance), models, rounds, seed, share)
     notes = {"the uniform policy's share": value(uniform_table(3 * moods, 4).logits.detach().softmax(1)) / value(None)}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the best return", notes)
+    return done.outcome("share of the best return", notes)
 
 
 @dataclass(frozen=True)

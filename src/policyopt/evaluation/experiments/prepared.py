@@ -46,7 +46,7 @@ def one_decisive_step(method: Method, seed: int, rounds: int, first: str = "", w
         said = torch.tanh(model.values.detach().view(limit + 1, choices) / 2).abs()[1:].mean(1)
         notes["weight of the decisive step over the mean weight"] = float(said[place] / said.mean().clamp(min=1e-9))
     value = sum(done.watched) / len(done.watched)
-    return Outcome(value, value, done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes, value=value)
 
 
 def chained_symbols(method: Method, seed: int, rounds: int, first: str = "", warm: int = 0) -> Outcome:

@@ -85,7 +85,7 @@ def wrong_moves(method: Method, seed: int, rounds: int, *, spread: bool = False)
         "share of wrong paths whose lowest process reward is the first wrong move": float(found[fails].float().mean()),
         "AUC of the outcome reward, right paths against wrong ones": right,
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "AUC of first wrong moves", notes)
+    return done.outcome("AUC of first wrong moves", notes)
 
 
 # -- preferences with wrong labels -------------------------------------------------------------------------------------
@@ -202,9 +202,7 @@ def junk_answers(method: Method, seed: int, rounds: int) -> Outcome:
         "weight of being right in the reward model (at first 2)": float(judge.weights.detach()[0]),
         "weight of junk in the reward model (at first 3)": float(judge.weights.detach()[1]),
     }
-    return Outcome(
-        done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of the right answer", notes
-    )
+    return done.outcome("probability of the right answer", notes)
 
 
 # -- teachers made of preferences --------------------------------------------------------------------------------------
@@ -275,4 +273,4 @@ def bigram_preferences(method: Method, seed: int, rounds: int) -> Outcome:
         "return of the DPO model": _bigram_return(teachers["preferred"].logits.detach().softmax(-1), worth, length),
         "return of the reversed model": _bigram_return(teachers["reversed"].logits.detach().softmax(-1), worth, length),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected true return", notes)
+    return done.outcome("expected true return", notes)

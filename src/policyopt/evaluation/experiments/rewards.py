@@ -36,7 +36,7 @@ def offset_rewards(method: Method, seed: int, rounds: int, offset: float = 5.0) 
         return float(target_probability(probabilities(run), target).mean())
 
     done = fit(method, world, {"policy": uniform_table(world.states, 4)}, rounds, seed, share)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of right symbols")
+    return done.outcome("expected share of right symbols")
 
 
 def mixed_scales(method: Method, seed: int, rounds: int) -> Outcome:
@@ -58,9 +58,7 @@ def mixed_scales(method: Method, seed: int, rounds: int) -> Outcome:
         "share right on the task of the smallest scale": float(by_task[0]),
         "share right on the task of the largest scale": float(by_task[-1]),
     }
-    return Outcome(
-        done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of right symbols", notes
-    )
+    return done.outcome("expected share of right symbols", notes)
 
 
 def rare_success(method: Method, seed: int, rounds: int) -> Outcome:
@@ -82,14 +80,7 @@ def rare_success(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": uniform_table(16, 6)}, rounds, seed, success)
     demonstrated = float((shown == target.repeat(64, 1)).all(1).float().mean())
-    return Outcome(
-        done.watched[-1],
-        done.watched[-1],
-        done.rows,
-        done.watched,
-        "probability of a right string",
-        {"share of right strings among the recordings": demonstrated},
-    )
+    return done.outcome("probability of a right string", {"share of right strings among the recordings": demonstrated})
 
 
 @dataclass(frozen=True)
@@ -156,14 +147,7 @@ def jittered_ratios(method: Method, seed: int, rounds: int, deviation: float = 0
         return share(run, done)
 
     done = fit(noisy, world, {"policy": uniform_table(length, 4)}, rounds, seed, watch)
-    return Outcome(
-        done.watched[-1],
-        done.watched[-1],
-        done.rows,
-        done.watched,
-        "probability of the target's symbols",
-        {"share of units clipped": sum(clipped) / len(clipped)},
-    )
+    return done.outcome("probability of the target's symbols", {"share of units clipped": sum(clipped) / len(clipped)})
 
 
 def largest_change(method: Method, seed: int, rounds: int) -> Outcome:
@@ -188,4 +172,4 @@ def largest_change(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": start}, rounds, seed, change)
     notes = {"expected share of right symbols after training": shares[-1]}
-    return Outcome(max(done.watched), shares[-1], done.rows, done.watched, "KL of a round's change", notes)
+    return done.outcome("KL of a round's change", notes, value=max(done.watched), score=shares[-1])

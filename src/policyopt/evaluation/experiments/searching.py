@@ -106,4 +106,4 @@ def two_hops(method: Method, seed: int, rounds: int) -> Outcome:
         "probability of a right answer, mean over rounds": score,
         "probability of a right answer after training": done.watched[-1],
     }
-    return Outcome(value, score, done.rows, done.watched, "probability of a right answer", notes)
+    return done.outcome("probability of a right answer", notes, value=value, score=score)

@@ -66,7 +66,7 @@ def key_and_door(method: Method, seed: int, rounds: int) -> Outcome:
     mean = sum(done.watched) / len(done.watched)
     reached = next((n + 1 for n, s in enumerate(done.watched) if s >= 0.95), rounds)
     notes = {"success after training": done.watched[-1], "round at which success reached 0.95 (or the last)": reached}
-    return Outcome(mean, mean, done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes, value=mean)
 
 
 def programs_with_tests(method: Method, seed: int, rounds: int) -> Outcome:
@@ -98,7 +98,7 @@ def programs_with_tests(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(world.states, 5)}, rounds, seed, success)
     first = target_probability(done.table, target)[:, 0]
     notes = {"probability of the right first symbol": float(first.mean())}
-    return Outcome(done.watched[-1], sum(done.watched) / rounds, done.rows, done.watched, "all tests pass", notes)
+    return done.outcome("all tests pass", notes, score=sum(done.watched) / rounds)
 
 
 def clue_chain(clues: int, horizon: int, seed: int) -> TabularMDP:
@@ -148,7 +148,7 @@ def clues_in_turns(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(world.states, 5)}, rounds, seed, turns)
     notes = {"success after training": success[-1]}
     score = success[-1] - done.watched[-1] / 12
-    return Outcome(done.watched[-1], score, done.rows, done.watched, "turns of a successful episode", notes)
+    return done.outcome("turns of a successful episode", notes, score=score)
 
 
 def tokens_until_success(
@@ -188,7 +188,7 @@ def tokens_until_success(
         "rounds until then": first + 1.0,
     }
     value = first + 1 if updates else used[first]
-    return Outcome(value, -value / 1000, done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes, value=value, score=-value / 1000)
 
 
 def thoughts_under_budgets(method: Method, seed: int, rounds: int) -> Outcome:
@@ -206,7 +206,7 @@ def thoughts_under_budgets(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": uniform_table(world.states, 4)}, rounds, seed, area)
     curve = world.accuracy(done.table.double())
     notes = {f"accuracy after {n} steps": float(curve[n]) for n in (2, 4, 6, 8)}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "mean accuracy over budgets", notes)
+    return done.outcome("mean accuracy over budgets", notes)
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,7 @@ def equally_good_modes(method: Method, seed: int, rounds: int) -> Outcome:
     policy = random_table(1, 36, 1.0, seed, "policy")
     done = fit(method, world, {"policy": policy}, rounds, seed, modes)
     utility = float(done.table[0, :18].sum())
-    return Outcome(
-        done.watched[-1], utility, done.rows, done.watched, "modes above 0.05", {"expected utility": utility}
-    )
+    return done.outcome("modes above 0.05", {"expected utility": utility}, score=utility)
 
 
 def two_cues(method: Method, seed: int, rounds: int) -> Outcome:
@@ -259,7 +257,7 @@ def two_cues(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": policy}, rounds, seed, sensitivity)
     reached = next((n + 1 for n, x in enumerate(seeing) if x >= 0.9), rounds)
     notes = {"accuracy after training": seeing[-1], "round at which accuracy reached 0.9 (or the last)": float(reached)}
-    return Outcome(done.watched[-1], seeing[-1], done.rows, done.watched, "accuracy that is owed to the input", notes)
+    return done.outcome("accuracy that is owed to the input", notes, score=seeing[-1])
 
 
 def images_by_scales(method: Method, seed: int, rounds: int) -> Outcome:
@@ -282,7 +280,7 @@ def images_by_scales(method: Method, seed: int, rounds: int) -> Outcome:
         "chance that a pixel of two images differs": float((2 * lit * (1 - lit)).mean()),
         "divergence from the pretrained generator, mean over states (nats)": float(divergence),
     }
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "expected share of lit pixels", notes)
+    return done.outcome("expected share of lit pixels", notes)
 
 
 def labels_of_points(method: Method, seed: int, rounds: int) -> Outcome:
@@ -305,7 +303,7 @@ def labels_of_points(method: Method, seed: int, rounds: int) -> Outcome:
     best = float((torch.cdist(points[400:], centre).argmin(1) == label[400:]).float().mean())
     mean = sum(done.watched) / rounds
     notes = {"accuracy of the nearest centre": best, "accuracy after training": done.watched[-1]}
-    return Outcome(mean, mean, done.rows, done.watched, "accuracy on fresh points", notes)
+    return done.outcome("accuracy on fresh points", notes, value=mean)
 
 
 def tasks_in_pairs(method: Method, seed: int, rounds: int) -> Outcome:
@@ -339,7 +337,7 @@ def tasks_in_pairs(method: Method, seed: int, rounds: int) -> Outcome:
         return min(float((heads[role] == right(fresh, role)).float().mean()) for role in (0, 1))
 
     done = fit(method, world, {"policy": policy}, rounds, seed, worse)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "accuracy of the worse task")
+    return done.outcome("accuracy of the worse task")
 
 
 @dataclass(frozen=True)
@@ -398,7 +396,7 @@ def recorded_chains(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": Table(author.log())}, rounds, seed, success)
     place_right = float(target_probability(done.table, target).mean())
     notes = {"probability of a right symbol": place_right}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "probability of success", notes)
+    return done.outcome("probability of success", notes)
 
 
 def scratchpads(method: Method, seed: int, rounds: int, passes: int = 20) -> Outcome:
@@ -426,7 +424,7 @@ def scratchpads(method: Method, seed: int, rounds: int, passes: int = 20) -> Out
     loop = (Stage(method, rounds), *((Stage(second, passes),) if passes else ()))
     done = staged(Program(loop * 2), world, {"policy": uniform_table(16, 4)}, seed, consistent)
     notes = {"probability of a right answer": right[-1]}
-    return Outcome(done.watched[-1], right[-1], done.rows, done.watched, "result agrees with answer", notes)
+    return done.outcome("result agrees with answer", notes, score=right[-1])
 
 
 def players_and_referees(method: Method, seed: int, rounds: int, *, frozen: bool = False, warm_up: int = 10) -> Outcome:
@@ -457,7 +455,7 @@ def players_and_referees(method: Method, seed: int, rounds: int, *, frozen: bool
     above = (scores[pairs[:, 0], :, None] * scores[pairs[:, 1], None] * (level[:, None] - level).sign()).sum((1, 2))
     agreement = float((above * (quality[pairs[:, 0]] - quality[pairs[:, 1]]).sign()).mean())
     notes = {"expected rank agreement of the referee after training": agreement}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "quality of the player's choice", notes)
+    return done.outcome("quality of the player's choice", notes)
 
 
 def a_hackable_rubric(method: Method, seed: int, rounds: int) -> Outcome:
@@ -478,4 +476,4 @@ def a_hackable_rubric(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": uniform_table(12, 5)}, rounds, seed, quality)
     notes = {"share of the largest score": share[-1], "share of the largest score at first": share[0]}
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "true quality", notes)
+    return done.outcome("true quality", notes)

@@ -53,7 +53,7 @@ def recorded_process(method: Method, seed: int, rounds: int, skill: float = 0.0,
     done = fit(method, world, {"policy": uniform_table(12, 4)}, rounds, seed, watch)
     share = done.watched[-1]
     notes = {"share of the way from the uniform policy": _share(mdp, done.table, torch.full((12, 4), 0.25))}
-    return Outcome(share, share, done.rows, done.watched, "share of the way from who recorded to the best", notes)
+    return done.outcome("share of the way from who recorded to the best", notes, value=share)
 
 
 def _corridor(seed: int) -> TabularMDP:
@@ -86,7 +86,7 @@ def pit_corridor(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": uniform_table(10, 4)}, rounds, seed, watch)
     label = "share of the way from who recorded to the best"
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, label)
+    return done.outcome(label)
 
 
 def recordings_or_own(method: Method, seed: int, rounds: int) -> Outcome:
@@ -102,7 +102,7 @@ def recordings_or_own(method: Method, seed: int, rounds: int) -> Outcome:
         return _share(mdp, probabilities(run), uniform)
 
     done = fit(method, world, {"policy": uniform_table(12, 4)}, rounds, seed, watch)
-    return Outcome(done.watched[-1], done.watched[-1], done.rows, done.watched, "share of the attainable return")
+    return done.outcome("share of the attainable return")
 
 
 class _Chooser(TableQ):
@@ -138,7 +138,7 @@ def choosing_process(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, mdp, {"policy": policy}, rounds, seed, watch)
     share = sum(done.watched) / rounds
     notes = {"share after training": done.watched[-1]}
-    return Outcome(share, share, done.rows, done.watched, "share of the attainable return", notes)
+    return done.outcome("share of the attainable return", notes, value=share)
 
 
 # -- control -----------------------------------------------------------------------------------------------------------
@@ -167,13 +167,11 @@ def scaled_rewards(method: Method, seed: int, rounds: int, scale: float = 20.0) 
         mode = policy.emit(policy.at(asked).mode()[:, 0])
         distance = float((mode - best(asked.step["_obs"][:, 0])).norm(dim=1).mean())
     late = done.watched[-10:]
-    return Outcome(
-        sum(late) / len(late),
-        -distance,
-        done.rows,
-        done.watched,
+    return done.outcome(
         "distance of the entropy to its target (nats)",
         {"distance of the mode to the best action": distance},
+        value=sum(late) / len(late),
+        score=-distance,
     )
 
 
@@ -212,7 +210,7 @@ def overestimation(method: Method, seed: int, rounds: int) -> Outcome:
     done = fit(method, world, {"policy": policy}, rounds, seed, watch)
     late = done.watched[-10:]
     notes = {"discounted return of the policy": returns[-1]}
-    return Outcome(sum(late) / len(late), returns[-1], done.rows, done.watched, "estimated less true value", notes)
+    return done.outcome("estimated less true value", notes, value=sum(late) / len(late), score=returns[-1])
 
 
 def policy_steps(method: Method, seed: int, rounds: int) -> Outcome:
@@ -240,7 +238,7 @@ def policy_steps(method: Method, seed: int, rounds: int) -> Outcome:
         distance = float((mode - best(asked.step["_obs"][:, 0])).norm(dim=1).mean())
     late = done.watched[10:] or done.watched
     notes = {"distance of the mode to the best action": distance}
-    return Outcome(sum(late) / len(late), -distance, done.rows, done.watched, "KL of a round (nats)", notes)
+    return done.outcome("KL of a round (nats)", notes, value=sum(late) / len(late), score=-distance)
 
 
 def narrow_recordings(method: Method, seed: int, rounds: int) -> Outcome:
@@ -269,4 +267,4 @@ def narrow_recordings(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, world, {"policy": policy}, rounds, seed, watch)
     late = sum(done.watched[-5:]) / len(done.watched[-5:])
-    return Outcome(late, late, done.rows, done.watched, "true reward of the policy's action")
+    return done.outcome("true reward of the policy's action", value=late)
