@@ -101,6 +101,21 @@ def white():
         inputs = {"advantages": raw, "mask": UNEVEN, **({"scored": scored} if scored else {})}
         options = {"ddof": ddof, "epsilon": epsilon}
         made.append(case("credit", "whitened", name, inputs, {"advantages": out}, options=options))
+    return [*made, *white_of_differing_groups()]
+
+
+def white_of_differing_groups():
+    """Rows 0 and 2 differ in reward, rows 1 and 3 do not: two groups."""
+    raw = draw("credit/whitened/flat groups", UNEVEN, *SIGNED)
+    inputs = {"advantages": raw, "mask": UNEVEN, "group": [0, 1, 0, 1], "rewards": [1.0, 0.5, 0.0, 0.5]}
+    made = []
+    for flat in (True, False):
+        known = [1, flat, 1, flat]
+        counted = [x for b, row in enumerate(raw) for x in row if x is not None and known[b]]
+        found = iter(whitened(counted, 1, 1e-8))
+        out = [[next(found) if x is not None and known[b] else 0.0 for x in row] for b, row in enumerate(raw)]
+        name = f"equal rewards {'counted' if flat else 'left out'}"
+        made.append(case("credit", "whitened", name, inputs, {"advantages": out}, options={"flat": flat}))
     return made
 
 

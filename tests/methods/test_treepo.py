@@ -93,6 +93,22 @@ def test_equal_rewards_are_exactly_zero_and_uninformative_groups_leave() -> None
     assert len(made.selection.keep(ctx, made.credit(ctx, batch))) == 0
 
 
+def test_groups_that_are_dropped_do_not_count_in_the_whitening() -> None:
+    """Advantages of the rows that are kept are those of a round without the others."""
+    batch, ctx = rows(group=(0, 0, 0, 1)), context(method(), grids())
+    reward = torch.zeros(4, 13)
+    reward[:3, 0] = torch.tensor([1.0, 0.0, 0.0])
+    reward[3, 0] = 1.0
+    batch = batch.with_steps({"reward": reward})
+    made = load("treepo")
+    found = made.selection.keep(ctx, made.credit(ctx, batch))
+    alone = made.credit(ctx, batch[:3])
+    assert len(found) == 3
+    close(found.step["advantage"], alone.step["advantage"])
+    inside = found.step["advantage"][found.trained]
+    close(inside.var(), 1.0, 1e-6)
+
+
 def test_published_settings() -> None:
     made = load("treepo")
     assert (made.sampling.size, made.sampling.steps, made.sampling.depth) == (16, 512, 14)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from policyopt.compose import CompositionError, Context, Part
-from policyopt.ops.groups import group_count, group_mean, group_range, group_std
+from policyopt.ops.groups import group_count, group_mean, group_range, group_std, informative
 from policyopt.ops.masked import select
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.ops.trees import tree_of
@@ -128,10 +128,12 @@ class UncertainSteps(Part):
 @dataclass(frozen=True)
 class Whitened(Part):
     """Advantages less their mean over the round's trained steps of scored rows, over the root of their variance plus
-    epsilon; other steps get 0. A step counts once for every row that it is trained in."""
+    epsilon; other steps get 0. A step counts once for every row that it is trained in. flat: rows of groups with equal
+    rewards count too; leave them out where the selection drops them afterwards, or their zeros shrink the variance."""
 
     ddof: int = 1
     epsilon: float = 1e-8
+    flat: bool = True
 
     formula = "A <- (A - mean A) / sqrt(var A + epsilon), over trained steps"
     reads = ("advantage",)
@@ -142,7 +144,10 @@ class Whitened(Part):
             raise CompositionError(f"need ddof 0 or 1 and epsilon >= 0, got {self.ddof} and {self.epsilon}")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
-        counted = batch.trained & batch.row["scored"][:, None]
+        rows = batch.row["scored"]
+        if not self.flat:
+            rows = rows & informative(total_reward(batch), batch.row["group"], rows)
+        counted = batch.trained & rows[:, None]
         kept = select(counted, batch.step["advantage"])
         entries = kept[counted]
         if not len(entries) or bool((entries == entries[0]).all()):

@@ -27,8 +27,8 @@ treepo = replace(
         "lasts; missing leaves restart inside finished rows. A leaf is compared with all leaves, with those that share "
         "its first segment, its first two and so on.",
         departures="Nested groups weigh alike, as in the released run (weighting=size: by their sizes). Uninformative "
-        "groups are dropped, not drawn again. Rows stop early by their end token alone: the detection of repetition "
-        "belongs to the world.",
+        "groups are dropped before advantages are whitened, as released, but none are drawn in their place. Rows stop "
+        "early by their end token alone: the detection of repetition belongs to the world.",
         when_to_use="Long rows, where shared prefixes save decoding.",
         seed=138,
         family="A2",
@@ -37,7 +37,7 @@ treepo = replace(
     ),
     selection=Selection(count=512, rows=InformativeGroups()),
     sampling=BudgetedTree(size=16),
-    credit=Chain((NestedGroups("simple"), Whitened())),
+    credit=Chain((NestedGroups("simple"), Whitened(flat=False))),
     objective=(Term("policy", ClippedSurrogate(0.2, 0.28), TokenMean()),),
     constraint=(),
     update=replace(grpo.update, minibatches=16),
