@@ -77,6 +77,12 @@ def test_without_the_dense_level_it_is_the_centred_outcome() -> None:
     close(found.step["advantage:episode"], GroupCentred()(None, batch).step["advantage"])
 
 
+def test_a_row_of_which_no_test_is_known_has_passed_none() -> None:
+    passed = torch.tensor([[1.0, float("nan")], [float("nan")] * 2, [1.0, 1.0], [0.0, 1.0]])
+    batch = judged(WeightedTests(gamma=1.0), passed, with_row(ragged(), group=[1, 1, 1, 1]))
+    close(batch.step["reward"].sum(1), [1.0, 0.0, 1.0, 0.0])
+
+
 def test_partial_success_never_replaces_the_outcome() -> None:
     """Two rows of one turn and three tests, passed by (both, one, none): w = e^(-2 rho), N = 1 but for width."""
     made = replace(load("verpo").reward, width=None, delta=0.0)

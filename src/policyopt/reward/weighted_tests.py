@@ -58,6 +58,7 @@ class WeightedTests(Part):
     delta: float = 1e-6
     gamma: float = 0.9
 
+    version = 2
     needs = "a world that checks rows"
     formula = "r_k = sum_j w_j p_kj, w_j = exp(-slope rho_j) / (N_j + delta); R_b = gamma^turns 1[all tests pass]"
     writes = ("reward:turn",)
@@ -79,7 +80,8 @@ class WeightedTests(Part):
         final = torch.zeros_like(batch.row["task"], dtype=torch.bool)
         # Turns are in order of time: the last one of a row is written last.
         ends = turns.place + 1 == count[turns.row]
-        final[turns.row[ends]] = ((passed >= 1) | passed.isnan()).all(1)[ends]
+        # A row of which no test is known (a task without any, a grader that failed) has passed nothing.
+        final[turns.row[ends]] = (((passed >= 1) | passed.isnan()).all(1) & ~passed.isnan().all(1))[ends]
         ctx.meter.mean("all_tests_passed", final.to(said.dtype), batch.row["scored"])
         whole = torch.where(final, self.gamma ** count.to(said.dtype), 0.0)
         return batch.with_steps(
