@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -234,26 +235,22 @@ CHECKS: list[Check] = []
 
 StageCheck = Callable[[Leg, Flight], Said]
 RecipeCheck = Callable[[Flight], Said]
+Asks = TypeVar("Asks", StageCheck, RecipeCheck)
+
+
+def _register(name: str, asks: Asks, *, of_stage: bool) -> Asks:
+    CHECKS.append(Check(name, asks, of_stage))
+    return asks
 
 
 def stage_check(name: str) -> Callable[[StageCheck], StageCheck]:
     """Register a check of every stage."""
-
-    def register(asks: StageCheck) -> StageCheck:
-        CHECKS.append(Check(name, asks, of_stage=True))
-        return asks
-
-    return register
+    return partial(_register, name, of_stage=True)
 
 
 def recipe_check(name: str) -> Callable[[RecipeCheck], RecipeCheck]:
     """Register a check of the recipe as a whole."""
-
-    def register(asks: RecipeCheck) -> RecipeCheck:
-        CHECKS.append(Check(name, asks, of_stage=False))
-        return asks
-
-    return register
+    return partial(_register, name, of_stage=False)
 
 
 def findings(flight: Flight) -> list[Finding]:

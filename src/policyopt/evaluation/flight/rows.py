@@ -10,7 +10,7 @@ import scipy  # its submodules are loaded where they are first used
 import torch
 from torch import Tensor
 
-from policyopt.evaluation.flight.record import Flight, Leg, Said, graded, skipped, stage_check
+from policyopt.evaluation.flight.record import Flight, Grading, Leg, Said, graded, skipped, stage_check
 from policyopt.ops.groups import group_count, group_range
 from policyopt.ops.sequences import total_reward
 from policyopt.types import Batch, Finish, concatenate
@@ -151,6 +151,18 @@ SLOW = 0.1  # seconds a row of wall time, all workers together
 FAULTS_FAULT = 0.05
 
 
+def of_grading(check: Callable[[Leg, Grading], Said]) -> Callable[[Leg, Flight], Said]:
+    """A check of rows that were graded."""
+
+    @wraps(check)
+    def asked(leg: Leg, flight: Flight) -> Said:
+        if leg.grading is None:
+            return skipped("the method has no reward" if not leg.rewarded else leg.obstacle or "nothing was graded")
+        return check(leg, leg.grading)
+
+    return asked
+
+
 @stage_check("sampling is reproducible")
 def reproducible(leg: Leg, flight: Flight) -> Said:
     """The same tasks and random numbers twice: engine, policy and environment are functions of them."""
@@ -164,11 +176,10 @@ def reproducible(leg: Leg, flight: Flight) -> Said:
 
 
 @stage_check("reward is deterministic")
-def deterministic(leg: Leg, flight: Flight) -> Said:
+@of_grading
+def deterministic(leg: Leg, grading: Grading) -> Said:
     """The same rows graded twice."""
-    if leg.grading is None:
-        return skipped("the method has no reward" if not leg.rewarded else leg.obstacle or "nothing was graded")
-    first, second = leg.grading.first, leg.grading.second
+    first, second = grading.first, grading.second
     differ = ~((first == second) | (first.isnan() & second.isnan()))
     rows = int(_per_row(differ).sum())
     most = float((first - second).nan_to_num().abs().max()) if len(first) else 0.0
@@ -182,11 +193,9 @@ def deterministic(leg: Leg, flight: Flight) -> Said:
 
 
 @stage_check("reward can be had")
-def reliable(leg: Leg, flight: Flight) -> Said:
+@of_grading
+def reliable(leg: Leg, grading: Grading) -> Said:
     """Rows that could not be graded: the grader raised, crashed, ran out of time or gave no number."""
-    grading = leg.grading
-    if grading is None:
-        return skipped("the method has no reward" if not leg.rewarded else leg.obstacle or "nothing was graded")
     unscored = int(_per_row(grading.first.isnan()).sum())
     share = unscored / max(1, len(grading.first))
     why = max(grading.faults, key=lambda fault: grading.faults[fault], default="")
@@ -201,11 +210,9 @@ def reliable(leg: Leg, flight: Flight) -> Said:
 
 
 @stage_check("reward is quick")
-def quick(leg: Leg, flight: Flight) -> Said:
+@of_grading
+def quick(leg: Leg, grading: Grading) -> Said:
     """Seconds a row, and how near the slowest came to its deadline."""
-    grading = leg.grading
-    if grading is None:
-        return skipped("the method has no reward" if not leg.rewarded else leg.obstacle or "nothing was graded")
     each, slowest = grading.wall / max(1, len(grading.first)), max(grading.seconds, default=0.0)
     near = grading.deadline is not None and slowest > 0.5 * grading.deadline
     value = f"{1000 * each:.2g} ms a row, the slowest {1000 * slowest:.2g} ms"
