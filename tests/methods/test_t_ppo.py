@@ -122,6 +122,28 @@ def test_unfinished_rows_are_paid_nothing_and_train_no_critic() -> None:
     assert made.sampling == Windows(1)
 
 
+class Reluctant(SequenceWorld):
+    """It can not grade what has not ended."""
+
+    def grade(self, batch):
+        return torch.where(batch.done, super().grade(batch), torch.nan)
+
+
+def test_a_grader_that_says_nothing_of_half_a_row_takes_no_step_of_it_away() -> None:
+    """Neither now nor when the row has ended."""
+    made = override(load("t_ppo"), {"selection.count": 6, "sampling.steps": 2, "update.minibatches": 1})
+    found = []
+    for kind in (SequenceWorld, Reluctant):
+        given_ = kind(3, 3, 7, lambda strings, task: (strings == task[:, None]).double().sum(1) / 7, end=0)
+        run = Run({"policy": Table(numbers(21, 3, seed=1))}, given_, generate)
+        found.append(list(rounds(run, Program((Stage(made, 4),)))))
+    for plain, reluctant in zip(*found, strict=True):
+        assert bool((~plain.judged.done).any())
+        for name in ("train", "fresh", "reward"):
+            close(reluctant.judged.step[name].double(), plain.judged.step[name].double())
+        close(reluctant.credited.step["advantage"], plain.credited.step["advantage"])
+
+
 def test_only_the_steps_of_the_window_train_the_policy() -> None:
     _, _, done = runs(3, 4)
     for d in done[1:]:

@@ -60,8 +60,11 @@ class Windows(Part):
         ctx.meter.mean("unfinished", (~rows.done).float(), torch.ones_like(rows.done))
         judged = judge(rows)
         if self.paid == "rows":
-            known = judged.done[:, None].expand_as(judged.own)
-            judged = judged.with_steps({"reward": select(known, judged.step["reward"])})
+            # What a grader says of half a row, or can not say, is no matter: it is paid nothing and trained on.
+            over, known = judged.done, judged.done[:, None].expand_as(judged.own)
+            train = torch.where(known, judged.step["train"], rows.step["train"])
+            columns = {"reward": select(known, judged.step["reward"]), "train": train}
+            judged = judged.with_steps(columns).with_rows({"scored": judged.row["scored"] | ~over})
         return judged.with_steps({"fresh": fresh})
 
     def after(self, ctx: Context, done: Round) -> None:
