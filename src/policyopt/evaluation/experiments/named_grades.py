@@ -172,20 +172,12 @@ def tagged_answers(method: Method, seed: int, rounds: int) -> Outcome:
 
 # -- frames ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Frames:
+class Frames(Wrapped):
     """8 kinds of questions about 16 frames; task 4 k + c is kind k with content c. A row names two frames, then an
     answer. States of a kind: nothing named; one named, which is not salient, the first or the second salient one;
     two named, not both salient ones; both salient ones, and then the content that they show."""
 
-    inner: SequenceWorld
     salient: Tensor  # (8, 2)
-
-    @property
-    def size(self) -> int:
-        return self.inner.size
-
-    def tasks(self, ids: Tensor) -> Tasks:
-        return self.inner.tasks(ids)
 
     def start(self, tasks: Tasks) -> Batch:
         return self.inner.start(tasks).with_rows({"_state": 9 * (tasks.id // 4)})
@@ -203,9 +195,6 @@ class Frames:
             after = torch.where(step == wanted, 9 * kind + 5 + content, 9 * kind + 4)
         states = torch.cat([batch.step["_state"], before[:, None]], 1)
         return added.with_steps({"_state": states}).with_rows({"_state": after})
-
-    def grade(self, batch: Batch) -> Tensor:
-        return self.inner.grade(batch)
 
     def grade_heads(self, batch: Batch) -> dict[str, Tensor]:
         return self.inner.grade_heads(batch)

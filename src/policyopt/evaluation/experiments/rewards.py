@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from policyopt.compose import Chain, Method, Part
 from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import (
+    Wrapped,
     all_right,
     share_right,
     strings_with_target,
@@ -84,30 +84,19 @@ def rare_success(method: Method, seed: int, rounds: int) -> Outcome:
 
 
 @dataclass(frozen=True)
-class Demonstrated:
+class Demonstrated(Wrapped):
     """More recordings than tasks: task ids count recordings, and are taken modulo the number of tasks."""
-
-    inner: SequenceWorld
 
     @property
     def size(self) -> int:
         assert self.inner.recordings is not None
         return len(self.inner.recordings)
 
-    def tasks(self, ids: Tensor) -> Any:
-        return self.inner.tasks(ids)
-
     def _folded(self, tasks: Any) -> Any:
         return replace(tasks, id=tasks.id % self.inner.size)
 
     def start(self, tasks: Any) -> Batch:
         return self.inner.start(self._folded(tasks))
-
-    def append(self, batch: Batch, step: Tensor, logp: Tensor, live: Tensor, version: int) -> Batch:
-        return self.inner.append(batch, step, logp, live, version)
-
-    def grade(self, batch: Batch) -> Tensor:
-        return self.inner.grade(batch)
 
     def recorded(self, tasks: Any) -> Batch:
         assert self.inner.recordings is not None
