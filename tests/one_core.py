@@ -219,9 +219,9 @@ class Recorded:
         """By how they were sampled, as in paper, scissors, stone."""
         return torch.tensor([0.5, 0.8, 0.2])[(mark(first) - mark(second)) % 3]
 
-    def contest(self, first: Batch, second: Batch) -> Batch:
-        """A judge reads the first row for the two of them."""
-        return first
+    def verdicts(self, first: Batch, second: Batch, own: Batch | None = None) -> tuple[Batch, Batch]:
+        """A judge reads each row as the verdict for it."""
+        return first, second
 
     def corrupted(self, rows: Batch, rng: torch.Generator) -> Batch:
         """Rows that somebody else wrote."""

@@ -176,6 +176,20 @@ def preference(ctx: Context, judge: str | None, batch: Batch, first: Tensor, sec
     return asked(ctx.world, "prefer", "which of two rows is preferred")(batch[first], batch[second])
 
 
+def verdict(ctx: Context, model: str, first: Batch, second: Batch, own: Batch | None = None) -> Tensor:
+    """(n,) the probability that a generative judge gives to the verdict for each first row, of the two verdicts that
+    the world puts behind its question, `verdicts(first, second, own or None)` -> rows that say that the first is
+    better, and rows that say that the second is. Without gradient."""
+    verdicts = asked(ctx.world, "verdicts", "to put two rows before a judge")
+    judge: Any = ctx.models[model]
+    with torch.no_grad():
+        one, other = (
+            torch.where(rows.own, judge.score(rows, None, full=False).logp, 0.0).sum(1)
+            for rows in verdicts(first, second, own)
+        )
+    return torch.sigmoid(one - other)
+
+
 def comparing(model: Any) -> bool:
     """Whether a model says which of two rows is better."""
     return hasattr(model, "compare") or hasattr(model, "prefers")

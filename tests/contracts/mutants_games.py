@@ -3,6 +3,7 @@
 import torch
 from mutants import Patch, mutant, replaced
 
+from policyopt import seen
 from policyopt.feedback import duels
 from policyopt.objective import games
 from policyopt.policies import blended
@@ -83,10 +84,20 @@ def a_judge_asked_once(patch: Patch) -> None:
     real = wins.judged_chance
 
     def wrong(ctx, judge, first, second):
-        rows = ctx.world.contest(first, second)
-        return ctx.models[judge].score(rows, None, full=False).logp.sum(1).exp().detach()
+        return wins.verdict(ctx, judge, first, second)
 
     patch.function(real, wrong)
+
+
+@mutant("test_pairwise_rl::test_a_judge_that_would_rather_say_something_else_is_asked_for_its_two_verdicts")
+def one_verdict_without_the_other(patch: Patch) -> None:
+    """The probability of the verdict among everything that the judge might say."""
+
+    def wrong(ctx, judge, first, second, own=None):
+        rows = ctx.world.verdicts(first, second, own)[0]
+        return ctx.models[judge].score(rows, None, full=False).logp.sum(1).exp().detach()
+
+    patch.function(seen.verdict, wrong)
 
 
 @mutant("test_eis_grpo::test_all_forms_are_in_the_group_of_the_draw")

@@ -24,14 +24,15 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 @dataclass(frozen=True)
 class Judged(SequenceWorld):
-    """Two answers a, b of a task become the judge's task A a + b, whose verdict 0 is "the first"."""
+    """Two answers a, b of a task become the judge's task A a + b, whose verdicts are 0, "the first", and 1."""
 
-    verdicts: SequenceWorld | None = None
+    bench: SequenceWorld | None = None
 
-    def contest(self, first: Batch, second: Batch) -> Batch:
-        assert self.verdicts is not None
-        task = first.step["_step"][:, 0] * self.choices + second.step["_step"][:, 0]
-        return self.verdicts.complete(self.verdicts.tasks(task), torch.zeros(len(task), 1, dtype=torch.int64))
+    def verdicts(self, first: Batch, second: Batch, own: Batch | None = None) -> tuple[Batch, Batch]:
+        assert self.bench is not None
+        tasks = self.bench.tasks(first.step["_step"][:, 0] * self.choices + second.step["_step"][:, 0])
+        said = torch.zeros(len(tasks), 1, dtype=torch.int64)
+        return self.bench.complete(tasks, said), self.bench.complete(tasks, said + 1)
 
 
 def verdicts(game: Tensor) -> SequenceWorld:
@@ -42,7 +43,7 @@ def verdicts(game: Tensor) -> SequenceWorld:
 
 def judged(game: Tensor, tasks: int = 2) -> Judged:
     plain = answers(game, tasks)
-    return Judged(tasks, len(game), 1, plain.reward, recordings=plain.recordings, verdicts=verdicts(game))
+    return Judged(tasks, len(game), 1, plain.reward, recordings=plain.recordings, bench=verdicts(game))
 
 
 def test_a_judge_is_asked_in_both_orders() -> None:
@@ -57,6 +58,20 @@ def test_a_judge_is_asked_in_both_orders() -> None:
     close(reward[0], (q[0, 1] + 1 - q[1, 0]) / 2)
     close(reward[:2].sum(), 1.0)
     close(reward[2], (q[2, 1] + 1 - q[1, 2]) / 2)
+
+
+def test_a_judge_that_would_rather_say_something_else_is_asked_for_its_two_verdicts() -> None:
+    """q is a softmax over the two verdicts (the paper's form): what else a model might say does not shrink it."""
+    said = numbers(9, 2, seed=3)
+    rather = torch.cat([said, torch.full((9, 1), 12.0)], 1)
+    found = []
+    for logits in (said, rather):
+        world, judge = judged(BIASED), Table(logits)
+        rows = world.complete(world.tasks(torch.zeros(2, dtype=torch.int64)), torch.tensor([[0], [1]]))
+        rows = rows.with_rows({"group": rows.row["task"]})
+        found.append(WinRate(judge="judge")(context(method(), {"policy": judge, "judge": judge}, world), rows))
+    close(found[1].step["reward"], found[0].step["reward"])
+    assert float((found[0].step["reward"][:, 0] - 0.5).abs().min()) > 0.01
 
 
 def of_scores(offset: Tensor, seed: int = 1):

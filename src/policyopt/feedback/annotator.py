@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
-from policyopt.seen import asked
+from policyopt.seen import verdict
 from policyopt.types import Batch, Tasks
 
 Annotate = Callable[[Batch, Batch, Batch | None, torch.Generator], Tensor]
 
 
 def by_model(ctx: Context, model: str) -> Annotate:
-    """The probability that a model of the run gives to the verdict for the first row, of the two verdicts."""
-    verdicts = asked(ctx.world, "verdicts", "to put two rows before an annotator")
+    """As a model of the run says, by its verdicts."""
 
     def annotate(first: Batch, second: Batch, own: Batch | None, rng: torch.Generator) -> Tensor:
-        judge: Any = ctx.models[model]
-        with torch.no_grad():
-            one, other = (
-                torch.where(rows.own, judge.score(rows, None, full=False).logp, 0.0).sum(1)
-                for rows in verdicts(first, second, own)
-            )
-        return torch.sigmoid(one - other)
+        return verdict(ctx, model, first, second, own)
 
     return annotate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from policyopt.compose import Context, Part
 from policyopt.ops.comparisons import pairs_within
 from policyopt.ops.sequences import on_last
 from policyopt.ops.wins import win_rates
-from policyopt.seen import asked, comparing, preference
+from policyopt.seen import comparing, preference, verdict
 from policyopt.types import Batch
 
 
@@ -61,15 +60,6 @@ class WinRate(Part):
 
 
 def judged_chance(ctx: Context, judge: str, first: Batch, second: Batch) -> Tensor:
-    """(n,) what a generative judge says in both orders: (q(first | a, b) + 1 - q(first | b, a)) / 2 (arXiv 2504.04950).
-
-    The world makes the judge's rows, `contest(first, second) -> Batch`: each the verdict "the first is better" on two
-    rows of one task, whose probability the model gives.
-    """
-    contest = asked(ctx.world, "contest", "to put two rows before a judge")
-    model: Any = ctx.models[judge]
-    with torch.no_grad():
-        said = []
-        for rows in (contest(first, second), contest(second, first)):
-            said.append(torch.where(rows.own, model.score(rows, None, full=False).logp, 0.0).sum(1).exp())
-    return (said[0] + 1 - said[1]) / 2
+    """(n,) what a generative judge says in both orders: (q(first | a, b) + 1 - q(first | b, a)) / 2, q of its two
+    verdicts (arXiv 2504.04950)."""
+    return (verdict(ctx, judge, first, second) + 1 - verdict(ctx, judge, second, first)) / 2

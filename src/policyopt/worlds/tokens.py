@@ -255,9 +255,6 @@ class TokenWorld:
         """Rows of a judge that say that the first is better, and rows that say that the second is."""
         return self._asked().verdicts(self, first, second, own)
 
-    def contest(self, first: Batch, second: Batch) -> Batch:
-        return self.verdicts(first, second)[0]
-
     def follow_ups(self, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
         """What users may say next, the row each is about, and whether it is of a pleased user."""
         return self._asked().followed(self, batch)
