@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from policyopt.compiled.build import CompilerWarning, library
+from policyopt.compiled.decoding import kernels
 from policyopt.engines.choose import SlowerEngineWarning, engine_for
-from policyopt.engines.kernels import CompilerWarning, kernels
 from policyopt.engines.native import Decoding, EngineError, NativeEngine
 from policyopt.engines.plain import generate
 from policyopt.engines.sampling import NotFiniteError
@@ -447,6 +448,7 @@ def test_without_a_compiler_torch_decodes(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "/bin/false")
     kernels.cache_clear()
+    library.cache_clear()
     policy, tokens = tiny(), world()
     batch, keys = begin(tokens, 0.8)
     try:
@@ -454,6 +456,7 @@ def test_without_a_compiler_torch_decodes(monkeypatch, tmp_path):
             ours = NativeEngine()(policy, tokens, batch, keys, 0.8, 0)
     finally:
         kernels.cache_clear()
+        library.cache_clear()
     assert_same(ours, generate(policy, tokens, batch, keys, 0.8, 0))
 
 

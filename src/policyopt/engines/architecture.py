@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from policyopt.engines.kernels import Kernels, kernels
+from policyopt.compiled.decoding import Kernels, kernels
 
 GATED = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 SUPPORTED = (*GATED, "gpt_neox")

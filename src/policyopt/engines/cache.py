@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from policyopt.compiled.decoding import Kernels
 from policyopt.engines.architecture import Architecture, Attention
-from policyopt.engines.kernels import Kernels
 
 _FIRST = 16  # columns made at first; they double when they are used up
 

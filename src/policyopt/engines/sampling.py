@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from policyopt.compiled.decoding import Kernels
 from policyopt.distributions import widest
-from policyopt.engines.kernels import Kernels
 from policyopt.ops.kept import Kept, remembered
 from policyopt.ops.random import uniforms
 from policyopt.truncation import CUT, left_of

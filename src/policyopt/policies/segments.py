@@ -5,6 +5,7 @@ A context that several rows share is read once; its continuations attend to its 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from policyopt.compiled.layers import Clusters
 from policyopt.policies.packing import Packed
 
 SHARED = 1 / 16  # contexts are shared where that saves more than this part of all tokens
@@ -69,12 +71,26 @@ class _Moved(torch.autograd.Function):
 @dataclass(frozen=True)
 class Layout:
     """tokens, positions: of the flat row. index: where each token of the packed rows stands in it (0 where none does).
-    segments: in its order; those with a context follow the one that holds the contexts."""
+    segments: in its order; those with a context follow the one that holds the contexts. sequences: of each its first
+    token in the flat row, its length, and the number of the sequence it follows, its own where it follows none."""
 
     tokens: Int[Tensor, " N"]
     positions: Int[Tensor, " N"]
     index: Int[Tensor, "B L"]
     segments: tuple[Segment, ...]
+    sequences: Int[Tensor, "3 S"]
+
+    @functools.cached_property
+    def clusters(self) -> Clusters:
+        """The same for compiled attention."""
+        begin, length, context = self.sequences
+        order = context.argsort(stable=True)  # a context stands before what follows it
+        _, sizes = context.unique(return_counts=True)
+        first = F.pad(sizes.cumsum(0), (1, 0))
+        begin, length = begin[order], length[order]
+        leads = torch.zeros_like(length, dtype=torch.bool).index_fill_(0, first[:-1], True)
+        longest = [int(F.pad(length[part], (0, 1)).max()) for part in (leads, ~leads)]
+        return Clusters(first, begin, length, *longest)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Float[Tensor, "N H D"]:
         """Causal attention within every sequence and to its context; query (N, H, D), key and value (N, G, D)."""
@@ -127,6 +143,7 @@ class _Flat:
         self.tokens: list[Tensor] = []
         self.positions: list[Tensor] = []
         self.segments: list[Segment] = []
+        self.sequences: list[Tensor] = []
         self.used, self.context = 0, packed.first  # lengths of the contexts, once they are known
 
     def add_contexts(self, rows: Tensor, count: Tensor, of_row: Tensor) -> None:
@@ -161,6 +178,9 @@ class _Flat:
                 None if context is None else self._mask(width, self.context[context]),
             )
         )
+        begin = self.used + count.cumsum(0) - count
+        number = sum(sequences.shape[1] for sequences in self.sequences) + torch.arange(len(rows), device=rows.device)
+        self.sequences.append(torch.stack([begin, count, number if context is None else context]))
         self.used += len(row)
 
     def _mask(self, width: int, context: Tensor) -> Tensor:
@@ -175,8 +195,9 @@ class _Flat:
     def layout(self) -> Layout:
         if not self.tokens:  # no row has anything to read
             nothing = self.index.new_zeros(0)
-            return Layout(nothing, nothing, self.index, ())
-        return Layout(torch.cat(self.tokens), torch.cat(self.positions), self.index, tuple(self.segments))
+            return Layout(nothing, nothing, self.index, (), nothing.view(3, 0))
+        flat = (torch.cat(self.tokens), torch.cat(self.positions))
+        return Layout(*flat, self.index, tuple(self.segments), torch.cat(self.sequences, 1))
 
 
 def _distinct(tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from policyopt.policies.fused import forwards, fused, kernels_for
 from policyopt.policies.packing import Packed
 from policyopt.policies.segments import Layout, layout_of
 
@@ -31,8 +32,9 @@ class Reading:
     packed: without padding, where the architecture allows it. share: contexts that rows share are read once.
     checkpointed: for a gradient, every layer keeps its input only and is computed again. autocast: matrix products of
     the layers in this precision, with and without gradient alike, so that ratios compare like with like; weights, sums
-    between layers and the head stay in theirs, and so does attention on processors where rows are packed. scoring: of
-    states, by "torch" or by kernels of "triton" (`token_scores.scorer`).
+    between layers and the head stay in theirs, and so does torch's attention to packed rows on processors. scoring: of
+    states, by "torch" or by kernels of "triton" (`token_scores.scorer`). compiled: on a processor, packed rows are read
+    by compiled kernels, where the architecture has them (`fused`).
     """
 
     packed: bool = True
@@ -40,6 +42,7 @@ class Reading:
     checkpointed: bool = False
     autocast: torch.dtype | None = None
     scoring: Literal["torch", "triton"] = "torch"
+    compiled: bool = True
 
 
 PLAIN = Reading(packed=False, share=False)
@@ -60,7 +63,9 @@ def read(
         return backbone.get_input_embeddings().weight[:0], layout.index
     tokens, positions = layout.tokens[None], layout.positions[None]
     _register()
-    with _attending(backbone, ATTENTION), _as_asked(backbone, reading):
+    able = kernels_for(backbone, reading.autocast) if reading.compiled else None
+    by_kernels = contextlib.nullcontext() if able is None else fused(backbone, able, layout)
+    with _attending(backbone, ATTENTION), by_kernels, _as_asked(backbone, reading):
         out = backbone(input_ids=tokens, position_ids=positions, use_cache=False, segments=layout)
     return out.last_hidden_state[0], layout.index
 
@@ -78,16 +83,11 @@ def _as_asked(backbone: Any, reading: Reading) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _checkpointed(backbone: Any) -> Iterator[None]:
-    """Layers keep their input only. A patch of the instances for the time of a forward: transformers' own way needs
-    them in training mode, which would turn dropout on."""
+    """Layers keep their input only. transformers' own way needs them in training mode, which would turn dropout on."""
     attention = backbone.config._attn_implementation
-    for layer in backbone.layers:
-        layer.forward = functools.partial(_recomputed, backbone, attention, layer.forward)
-    try:
+    wrapped = functools.partial(functools.partial, _recomputed, backbone, attention)
+    with forwards(backbone.layers, lambda layer: wrapped(layer.forward)):
         yield
-    finally:
-        for layer in backbone.layers:
-            del layer.forward
 
 
 def _recomputed(backbone: Any, attention: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

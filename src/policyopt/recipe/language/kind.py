@@ -223,7 +223,7 @@ def make_policy(
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
     said = section.reading
     autocast = None if said.autocast is None else torch.bfloat16
-    reading = Reading(said.packed, said.share, said.checkpointed, autocast, said.scoring)
+    reading = Reading(said.packed, said.share, said.checkpointed, autocast, said.scoring, said.compiled)
     policy.reading = suited(policy.backbone, reading)
     if section.hindsight is not None:
         return HindsightLanguage(policy, section.hindsight.size, seed), tokenizer

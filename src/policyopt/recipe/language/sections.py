@@ -59,6 +59,7 @@ class ReadingSection(Section):
     checkpointed: bool = False
     autocast: Literal["bfloat16"] | None = None
     scoring: Literal["torch", "triton"] = "torch"
+    compiled: bool = True
 
 
 class VllmSection(Section):

@@ -1,38 +1,17 @@
-"""Compiled parts of a decoding step on processors (`kernels.c`): one call where torch takes a dozen small operations.
-
-A C compiler makes them once and the result is kept in the user's cache folder. Without a compiler the decoder does the
-same in torch.
-"""
+"""Compiled parts of a decoding step on processors: one call where torch takes a dozen small operations."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import warnings
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("kernels.c")
-# Sums may be reordered and products fused into them (as torch's are), but nan and infinity keep their meaning.
-_FLAGS = (
-    "-O3 -march=native -std=c11 -fPIC -fopenmp -ffp-contract=fast -fno-math-errno -fno-trapping-math "
-    "-fassociative-math -fno-signed-zeros"
-)
-_TYPES = {torch.float32: "float", torch.float64: "double"}
-_ROWS_TO_SHARE, _PRODUCTS_TO_SHARE = 8, 2**17  # fewer are done by one thread
+from policyopt.compiled.build import library, threads
 
-
-class CompilerWarning(UserWarning):
-    """The kernels could not be compiled; torch's operations are slower and give the same."""
+_PRODUCTS_TO_SHARE = 2**17  # fewer are done by one thread
 
 
 class _Attend(ctypes.Structure):
@@ -83,8 +62,8 @@ class Kernels:
         places = (out.data_ptr(), None) if high else (None, out.data_ptr())
         given = None if base is None else base.data_ptr()
         # Panels, not rows, are shared by threads.
-        threads = torch.get_num_threads() if rows * outputs * inputs > _PRODUCTS_TO_SHARE else 1
-        self._linear(x.data_ptr(), packed.data_ptr(), given, row, *places, rows, inputs, outputs, threads)
+        shared = torch.get_num_threads() if rows * outputs * inputs > _PRODUCTS_TO_SHARE else 1
+        self._linear(x.data_ptr(), packed.data_ptr(), given, row, *places, rows, inputs, outputs, shared)
         return out
 
     def rms_norm(self, x: Float[Tensor, "N D"], weight: Float[Tensor, " D"], epsilon: float) -> Float[Tensor, "N D"]:
@@ -92,7 +71,7 @@ class Kernels:
         x = x.contiguous()
         out = torch.empty(x.shape, dtype=self.low)
         rows, size = x.shape
-        self._norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, epsilon, _threads(rows))
+        self._norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, epsilon, threads(rows))
         return out
 
     def gated_silu(self, wide: Float[Tensor, "N 2*F"]) -> Float[Tensor, "N F"]:
@@ -100,7 +79,7 @@ class Kernels:
         wide = wide.to(self.low).contiguous()
         rows, size = len(wide), wide.shape[1] // 2
         out = torch.empty(rows, size, dtype=self.low)
-        self._silu(wide.data_ptr(), out.data_ptr(), rows, size, _threads(rows))
+        self._silu(wide.data_ptr(), out.data_ptr(), rows, size, threads(rows))
         return out
 
     def choose(
@@ -110,7 +89,7 @@ class Kernels:
         rows, size = logits.shape
         token, logp = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.float64)
         columns = (logits, heat, uniform, token, logp)
-        self._choose(*(column.data_ptr() for column in columns), rows, size, _threads(rows))
+        self._choose(*(column.data_ptr() for column in columns), rows, size, threads(rows))
         return token, logp
 
     def attend(
@@ -131,67 +110,20 @@ class Kernels:
         count, groups, both, dim = heads.shape
         heads = heads.to(self.low).contiguous()
         out = torch.empty(count, groups * (both - 2) * dim, dtype=self.low)
-        threads = _threads(count)
+        shared = threads(count)
         width, (low, used) = caches[2].shape[2], columns
         room = 2 * dim + width + used - low
-        if self._scratch.numel() < threads * room:
-            self._scratch = torch.empty(2 * threads * room, dtype=self.dtype)
+        if self._scratch.numel() < shared * room:
+            self._scratch = torch.empty(2 * shared * room, dtype=self.dtype)
         tensors = (heads, table, *rows, *caches, out, self._scratch)
         sizes = (count, groups, both - 2, dim, low, used, caches[0].shape[2], width)
-        call = _Attend(*sizes, bounds[0], threads, room, bounds[1], *(tensor.data_ptr() for tensor in tensors))
+        call = _Attend(*sizes, bounds[0], shared, room, bounds[1], *(tensor.data_ptr() for tensor in tensors))
         self._attend(ctypes.byref(call))
         return out
-
-
-def _threads(rows: int) -> int:
-    return torch.get_num_threads() if rows >= _ROWS_TO_SHARE else 1
 
 
 @functools.cache
 def kernels(dtype: torch.dtype, low: torch.dtype) -> Kernels | None:
     """None: no compiler, or no kernels for these types."""
-    if dtype not in _TYPES or low not in (dtype, torch.bfloat16) or (low == torch.bfloat16 and dtype != torch.float32):
-        return None
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or platform.system() != "Linux":
-        return None
-    defines = [f"-DREAL={_TYPES[dtype]}", *(["-DLOW_BFLOAT16"] if low != dtype else [])]
-    library = _library(compiler, defines)
-    return None if library is None else Kernels(library, dtype, low)
-
-
-def _library(compiler: str, defines: list[str]) -> ctypes.CDLL | None:
-    told = "\n".join([_SOURCE.read_text(), compiler, _FLAGS, *defines, torch.__version__, _processor()])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "policyopt"
-    path = folder / f"kernels-{hashlib.blake2b(told.encode(), digest_size=12).hexdigest()}.so"
-    try:
-        if not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, defines, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or error
-        warnings.warn(f"decoding without compiled kernels: {compiler}: {said}", CompilerWarning, stacklevel=4)
-        return None
-
-
-def _compile(compiler: str, defines: list[str], path: Path) -> None:
-    # torch's own OpenMP: two of them in one process would wait for each other's cores.
-    bundled = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made, linked = Path(folder) / "kernels.o", Path(folder) / path.name
-        commands = [
-            [compiler, *_FLAGS.split(), *defines, "-c", str(_SOURCE), "-o", str(made)],
-            [compiler, "-shared", str(made), str(bundled) if bundled.is_file() else "-lgomp", "-lm", "-o", str(linked)],
-        ]
-        for command in commands:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-        linked.replace(path)  # whole or not at all, whatever other processes do
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith(("flags", "Features")):
-            return line
-    return platform.machine()
+    found = library("decoding", dtype, low)
+    return None if found is None else Kernels(found, dtype, low)
