@@ -51,6 +51,16 @@ def test_value_and_gradient_are_those_of_the_loops(seed: int, options: tuple) ->
     assert float(slope.abs().max()) > 1e-3
 
 
+def test_rows_of_unknown_authors_are_refused_unless_nobody_asks_for_the_distance() -> None:
+    batch = rows()
+    batch = batch.with_steps({"behaviour": torch.full_like(batch.step["behaviour"], torch.nan)})
+    with pytest.raises(CompositionError, match="set tau=0"):
+        stepped(BehaviourConstrained(), batch)
+    loss, gradient = stepped(BehaviourConstrained(tau=0.0), batch)
+    assert bool(loss.isfinite())
+    assert 1e-3 < float(gradient.abs().max()) < 1e3
+
+
 def test_weight_one_is_the_plain_gradient() -> None:
     batch = rows()
     every = batch.with_steps({"good": torch.ones(4, 13)})

@@ -24,7 +24,9 @@ bcpg_nsa = Method(
         equation="behaviour-constrained policy gradient, negative sample augmentation",
         mechanism="Offline, on recorded answers. In wrong ones the steps that two judges both call right are pushed "
         "away less, or rewarded; a small charge on the distance from who wrote the data keeps the policy near it.",
-        departures="instantiation: gradient of E[R] - tau KL(pi || mu); judges are the world's; a round is an epoch.",
+        departures="instantiation: gradient of E[R] - tau KL(pi || mu). Judges are the world's, which also records "
+        "several answers a task with the log-probabilities of who wrote them. The eight passes are over the rows of a "
+        "round, one after another, not over all data.",
         when_to_use="Fixed data with more wrong than right answers, and judges of steps.",
         seed=82,
         family="A2",

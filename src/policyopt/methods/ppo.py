@@ -26,7 +26,8 @@ ppo = Method(
         mechanism="Several epochs of minibatches on the same rows with a ratio clipped around 1, so that there is no "
         "gain from leaving the trust interval. Advantages come from a learned critic.",
         departures="Policy and critic are two models with two optimisers, so c1 is the critic's learning rate; "
-        "advantages are whitened over the round; no entropy bonus. KL to the initial policy is a term of its own.",
+        "advantages are whitened over the round; no entropy bonus; gamma is 1, for texts (the paper's tasks have "
+        "0.99). KL to the initial policy is a term of its own.",
         when_to_use="Rewards along the way, long horizons, or one attempt a task: where a critic beats a group.",
         seed=60,
         family="A1",

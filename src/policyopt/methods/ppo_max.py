@@ -33,9 +33,10 @@ ppo_max = replace(
         mechanism="Scores of a reward model are normalised by running moments and clipped, the distance to the "
         "reference is charged token by token in the reward, advantages are whitened and clipped, and both losses clip. "
         "What keeps training stable is the charge; perplexity, length and KL are what to watch, not the reward.",
-        departures="The likelihood of pretraining data is a step of its own before each round (ppo_max_mixed), not a "
-        "summand of the policy loss. Whitening divides by n - 1. The entropy bonus that the paper names as optional is "
-        "left out. No buffer of several rounds.",
+        departures="Scores are centred, as the paper writes; the released trainer only divides them where advantages "
+        "are whitened (centred=False). The likelihood of pretraining data is a step of its own before each round "
+        "(ppo_max_mixed), not a summand of the policy loss. Whitening divides by n - 1. The entropy bonus that the "
+        "paper names as optional is left out. No buffer of several rounds.",
         when_to_use="A learned reward model on language, where plain PPO finds what the reward model overrates.",
         seed=33,
         family="A1",

@@ -29,8 +29,8 @@ prm_code_rl = replace(
         "tests. A process model that learned this pays for every line, over the number of lines so that more of them "
         "do not pay, and is what the critic begins as.",
         departures="No official code is known; the length normalisation is a division by the number of lines, the "
-        "model's output is cut to -1..1. Comments and blank lines are not recognised, so they are labelled like "
-        "others. A line is a turn.",
+        "model's output is cut to -1..1. The KL is ppo's term of the loss, not part of the reward. Comments and blank "
+        "lines are not recognised, so they are labelled like others. A line is a turn.",
         when_to_use="Programs with tests that pass all or nothing, and completions that are cheap to test.",
         seed=84,
         family="A2",

@@ -42,6 +42,11 @@ class BehaviourConstrained(Loss):
         advantage = row_advantage(batch).detach()
         if self.tau:
             drift = select(batch.trained, policy - seen["behaviour"].logp)
+            if bool(drift.isnan().any()):
+                raise CompositionError(
+                    "the distance from who wrote recorded rows needs their log-probabilities, and some rows have none "
+                    "(behaviour is nan); record them with the rows, or set tau=0"
+                )
             advantage = advantage - self.tau * masked_sum(drift, batch.trained)
         spared = (advantage < 0)[:, None] & (batch.step[GOOD] > 0)
         return torch.where(spared, self.good, 1.0).to(advantage.dtype) * advantage[:, None]
