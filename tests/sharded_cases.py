@@ -149,10 +149,10 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def decoder(case: str) -> tuple[Run, Method]:
-    """A method on a decoder of two layers in float32."""
+def decoder(case: str, dtype: torch.dtype = torch.float32) -> tuple[Run, Method]:
+    """A method on a decoder of two layers."""
     key, options = DECODERS[case]
-    policy = new_language(11, "llama", hidden_size=16, layers=2, heads=2, seed=3)
+    policy = new_language(11, "llama", hidden_size=16, layers=2, heads=2, seed=3, dtype=dtype)
     if "adapters" in case:
         policy = with_lora(policy, Lora(rank=2, alpha=4))
     world = TokenWorld([[3], [5, 1, 7, 2], [4, 4], [9, 10, 6]], eos=0, limit=8, decode=str, judge=one_core.graded)
@@ -172,6 +172,13 @@ def of_decoders(ranks: Ranks) -> Iterator[tuple[str, list[float]]]:
     for case in DECODERS:
         one, several = descending(*decoder(case)), descending(*decoder(case))
         yield case, compared(after(*one, None, 2), after(*several, ranks, 2))
+
+
+def of_low_precision(ranks: Ranks) -> Iterator[tuple[str, list[float]]]:
+    """bfloat16, whose critics' heads and adapters are in float32."""
+    for case in ("ppo, critic", "grpo, low-rank adapters"):
+        one, several = (descending(*decoder(case, torch.bfloat16)) for _ in range(2))
+        yield case, compared(after(*one, None), after(*several, ranks))
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
@@ -203,6 +210,7 @@ def saved(ranks: Ranks, folder: str) -> dict[str, bool]:
 
 def work(ranks: Ranks, folder: str, chosen: list[tuple[str, str]], dtypes: list[str], *, every: bool) -> None:
     found: dict[str, Any] = {"decoders": dict(of_decoders(ranks)), "resumed": saved(ranks, folder)}
+    found["bfloat16"] = dict(of_low_precision(ranks))
     torch.set_default_dtype(torch.float64)
     for name in dtypes:
         found[name] = dict(losses(ranks, getattr(torch, name), every=every))

@@ -63,6 +63,12 @@ def test_decoders_are_those_of_one_process(found: dict[str, Any], case: str) -> 
     assert max(found["decoders"][case]) <= FLOAT32
 
 
+@pytest.mark.parametrize("case", ["ppo, critic", "grpo, low-rank adapters"])
+def test_decoders_in_bfloat16_are_those_of_one_process(found: dict[str, Any], case: str) -> None:
+    """With layers in float32 among them; to the precision of gradients in bfloat16."""
+    assert max(found["bfloat16"][case]) <= 2**-6
+
+
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 def tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):

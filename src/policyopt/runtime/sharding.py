@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -118,7 +119,8 @@ class Twins(nn.Module):
     that calls: so FSDP2 gathers and reduces around it, and around each layer within.
 
     Copied are the trained models and those that share parameters with them. Sharded by themselves are the blocks that a
-    transformers model names as such; the rest is one group. Numbers without a dimension can not be sharded.
+    transformers model names as such, and layers of another floating type than most (heads and adapters in float32 on a
+    decoder in bfloat16); the rest is one group. Numbers without a dimension can not be sharded.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], others: Mapping[str, nn.Module], ranks: Ranks):
@@ -132,8 +134,8 @@ class Twins(nn.Module):
         # FSDP2 puts other parameters in the place of these.
         self._unsharded = [p for p in self.twins.parameters() if p.dim() == 0]
         options = {"mesh": ranks.mesh, "ignored_params": set(self._unsharded)}
-        for block in _blocks(self.twins):
-            fully_shard(block, **options)
+        for part in (*_of_other_types(self.twins), *_blocks(self.twins)):
+            fully_shard(part, **options)
         fully_shard(self, **options)
         for module in self.modules():
             if isinstance(module, FSDPModule):
@@ -233,6 +235,15 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     """Modules that a transformers model does not want split, which are its layers."""
     names = {name for part in module.modules() for name in getattr(part, "_no_split_modules", None) or ()}
     return [part for part in module.modules() if type(part).__name__ in names]
+
+
+def _of_other_types(module: nn.Module) -> list[nn.Module]:
+    """Layers with parameters of another type than most of the module's numbers have: FSDP2 takes one type a group."""
+    numbers: Counter[torch.dtype] = Counter()
+    for parameter in module.parameters():
+        numbers[parameter.dtype] += parameter.numel()
+    usual = numbers.most_common(1)[0][0] if numbers else None
+    return [part for part in module.modules() if any(p.dtype != usual for p in part.parameters(recurse=False))]
 
 
 def _leaves(found: Tensor) -> set[int]:
