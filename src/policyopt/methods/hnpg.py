@@ -29,8 +29,9 @@ hnpg = replace(
         mechanism="The critic of the present policy is fitted to returns of fresh rows and, by temporal "
         "differences, to recorded ones; the policy takes one trust-region step on the states of both. Recorded rows "
         "show where reward lies; if they mislead, the on-policy half still is natural policy gradient.",
-        departures="On recorded states the policy's own choices enter by their exact expectation, not by a draw. The "
-        "critic is fitted after the policy's step and serves the next round. One Q whose states must tell the time.",
+        departures="On recorded states the policy's own choices enter by their exact expectation, not by a draw. J "
+        "adds the means over own and over recorded steps, where the release has one over both together. The critic is "
+        "fitted after the policy's step and serves the next round. One Q whose states must tell the time.",
         when_to_use="Sparse rewards and recorded rows that cover what is good.",
         seed=155,
         family="A1",
