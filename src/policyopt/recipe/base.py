@@ -114,9 +114,8 @@ class RuntimeSection(Section):
     @model_validator(mode="after")
     def _alone(self) -> RuntimeSection:
         if self.on == "local":
-            # A resolved recipe has the defaults written out.
-            plain = {"samplers": 1, "graders": 0, "scorers": 0, "cpus": 1, "gpus": 0, "address": None}
-            without_effect("runtime", {name: getattr(self, name) != n for name, n in plain.items()}, "runtime.on=local")
+            idle = changed(self, "samplers", "graders", "scorers", "cpus", "gpus", "address")
+            without_effect("runtime", idle, "runtime.on=local")
         return self
 
     @model_validator(mode="after")
@@ -193,6 +192,12 @@ def exactly_one(section: Section, place: str, names: Sequence[str]) -> str:
         wanted = [f"{place}.{name}" for name in names]
         raise ValueError(f"give exactly one of {', '.join(wanted[:-1])} and {wanted[-1]}, got {given}")
     return given[0]
+
+
+def changed(section: Section, *names: str) -> dict[str, bool]:
+    """Whether fields differ from their defaults, which a resolved recipe has written out."""
+    fields = type(section).model_fields
+    return {name: getattr(section, name) != fields[name].get_default(call_default_factory=True) for name in names}
 
 
 def without_effect(place: str, idle: Mapping[str, Any], beside: str) -> None:

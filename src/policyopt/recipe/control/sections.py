@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
 
 
 class Critic(Section):
@@ -32,10 +32,11 @@ class NewAgent(Section):
 
     @model_validator(mode="after")
     def _used(self) -> NewAgent:
-        set_ = {"hidden": self.hidden, "activation": self.activation, "layer_norm": self.layer_norm}
         if self.body in ("cnn", "small_cnn"):
-            without_effect("policy.control", set_, f"policy.control.body={self.body}")
-        without_effect("policy.control", {"head_options": self.head_options and self.head == "auto"}, "head=auto")
+            idle = changed(self, "hidden", "activation", "layer_norm")
+            without_effect("policy.control", idle, f"policy.control.body={self.body}")
+        if self.head == "auto":
+            without_effect("policy.control", changed(self, "head_options"), "head=auto")
         return self
 
 
@@ -63,8 +64,8 @@ class RecordedSection(Section):
 
     @model_validator(mode="after")
     def _used(self) -> RecordedSection:
-        idle = {"reliability": self.policy is None and self.reliability != 1}
-        without_effect("tasks.recorded", idle, "an untrained policy")
+        if self.policy is None:
+            without_effect("tasks.recorded", changed(self, "reliability"), "an untrained policy")
         return self
 
 
@@ -89,7 +90,7 @@ class TasksSection(Section):
             raise ValueError("give one of tasks.minari, tasks.recorded and tasks.segments")
         if self.minari is None and self.recorded is None:
             alone = "an environment alone" if self.segments is None else "tasks.segments"
-            without_effect("tasks", {"unit": self.unit != "transition"}, alone)
+            without_effect("tasks", changed(self, "unit"), alone)
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
 
 
 class ChainSection(Section):
@@ -22,12 +22,7 @@ class ChainSection(Section):
 
     @model_validator(mode="after")
     def _used(self) -> ChainSection:
-        flow = self.path == "flow"
-        default = type(self).model_fields
-        idle = {
-            "shift": not flow and self.shift != default["shift"].default,
-            "times": flow and self.times != default["times"].default,
-        }
+        idle = changed(self, "times" if self.path == "flow" else "shift")
         without_effect("policy.chain", idle, f"path={self.path}")
         return self
 
@@ -63,8 +58,7 @@ class PolicySection(Section):
     def _one_source(self) -> PolicySection:
         exactly_one(self, "policy", ("model", "denoising"))
         if self.denoising is not None:
-            idle = {name: getattr(self, name) is not None for name in ("lora", "unconditional")}
-            without_effect("policy", idle, "policy.denoising")
+            without_effect("policy", changed(self, "lora", "unconditional"), "policy.denoising")
         return self
 
 
@@ -84,11 +78,10 @@ class TasksSection(Section):
     @model_validator(mode="after")
     def _one_source(self) -> TasksSection:
         given = exactly_one(self, "tasks", ("points", "images", "pipeline"))
-        fields = type(self).model_fields
         unused = {"points": ("side", "channels"), "images": (), "pipeline": ("side", "channels", "conditioned", "size")}
-        idle = {name: getattr(self, name) != fields[name].default for name in unused[given]}
-        without_effect("tasks", idle, f"tasks.{given}")
-        without_effect("tasks", {"reward_options": self.reward_options and self.reward is None}, "no tasks.reward")
+        without_effect("tasks", changed(self, *unused[given]), f"tasks.{given}")
+        if self.reward is None:
+            without_effect("tasks", changed(self, "reward_options"), "no tasks.reward")
         if self.side % 2:
             raise ValueError(f"tasks.side must be even, got {self.side}: networks halve images")
         return self

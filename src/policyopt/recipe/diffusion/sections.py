@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from policyopt.policies.diffusion_policy import FOLDER
-from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
 from policyopt.recipe.control.sections import EvaluationSection
 from policyopt.recipe.control.sections import TasksSection as Environment
 
@@ -33,7 +33,7 @@ class PolicySection(Section):
     @model_validator(mode="after")
     def _one_source(self) -> PolicySection:
         if exactly_one(self, "policy", ("model", "diffusion")) == "diffusion":
-            without_effect("policy", {"last": self.last is not None}, "policy.diffusion, which has nothing to freeze")
+            without_effect("policy", changed(self, "last"), "policy.diffusion, which has nothing to freeze")
         return self
 
 
@@ -42,7 +42,7 @@ class TasksSection(Environment):
 
     @model_validator(mode="after")
     def _used(self) -> TasksSection:
-        idle = {"unit": self.unit != "transition", "processes": self.processes}
+        idle = changed(self, "unit", "processes")
         without_effect("tasks", idle, "a diffusion policy: it learns chunks of actions and acts in whole episodes")
         return self
 
