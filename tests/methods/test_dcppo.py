@@ -100,6 +100,15 @@ def test_the_whole_method_counts_every_episode_once_and_is_greedy() -> None:
     close(run.models["policy"].logits, greedy(replace(part, horizon=HORIZON).plan(None, None, counts)))
 
 
+def test_episodes_that_epochs_come_back_to_are_no_new_evidence() -> None:
+    """Else the charge for what was rarely seen would shrink with the number of rounds."""
+    once, again = trained(120, **{"selection.count": 40})[0], trained(120)[0]  # 120 and 300 draws
+    held, same = once.cells[COUNTED.name], again.cells[COUNTED.name]
+    assert float(same["visits"].sum()) == 120 * HORIZON
+    for name in ("visits", "reached"):
+        close(same[name], held[name])
+
+
 def test_rewards_come_closer_with_more_episodes() -> None:
     def error(size):
         mdp = process()

@@ -30,9 +30,17 @@ def greedy(q: Float[Tensor, "S A"]) -> Float[Tensor, "S A"]:
     return SHARP * (torch.nn.functional.one_hot(q.argmax(1), q.shape[1]) - 1).to(q)
 
 
+def unheard(ctx: Any, batch: Batch) -> Batch:
+    """The rows that are new evidence: a recording is some once, however often epochs come back to it."""
+    if not ctx.stage.sampling.data:
+        return batch
+    draws, place = batch.row["group"].unique(return_inverse=True)
+    return batch[place < ctx.world.size - (ctx.drawn - len(draws))]
+
+
 @dataclass(frozen=True)
 class Planned(Part, ABC):
-    """After every round the policy is made greedy in a plan from all transitions so far.
+    """After every round the policy is made greedy in a plan from all transitions so far, recorded ones counted once.
 
     ridge: lambda of all regressions. horizon: H, the most steps of a row. largest: reward of a step, so that what
     follows is worth at most that times the steps left.
@@ -61,7 +69,7 @@ class Planned(Part, ABC):
 
     def __call__(self, ctx: Any, batch: Batch) -> None:
         logits = logits_of(ctx.models["policy"], "a plan is written into")
-        counts = counted(ctx[COUNTED] or nothing_counted(*logits.shape), batch)
+        counts = counted(ctx[COUNTED] or nothing_counted(*logits.shape), unheard(ctx, batch))
         with torch.no_grad():
             q = self.plan(ctx, batch, counts)
             if "previous" in ctx.stage.models:
