@@ -54,11 +54,12 @@ dpo_online = replace(
 )
 
 
-def _on_pairs(key: str, title: str, paper: str, loss: Loss) -> Method:
+def _on_pairs(key: str, title: str, paper: str, loss: Loss, departures: str = "None for recorded pairs.") -> Method:
     """The same pairs under another loss. Losses of single rows take chosen rows for good ones, others for bad ones."""
     rows = trained_rows if isinstance(loss, RowPreference | SortedSides) else chosen_rows
     term = replace(dpo.objective[0], loss=loss, mask=rows)
-    about = replace(dpo.about, key=key, title=title, paper=paper, equation="the loss", seed=None, nearest="dpo")
+    named = replace(dpo.about, key=key, title=title, paper=paper, departures=departures)
+    about = replace(named, equation="the loss", seed=None, nearest="dpo")
     bare = {} if loss.roles else {"roles": {}, "models": {}}
     return replace(dpo, about=about, objective=(term,), **bare)
 
@@ -67,9 +68,20 @@ ipo = _on_pairs(
     "ipo", "A General Theoretical Paradigm (identity preference)", "arXiv 2310.12036", PairPreference(link="squared")
 )
 ipo_mean = _on_pairs(
-    "ipo_mean", "IPO by means over steps (TRL's form)", "arXiv 2310.12036", PairPreference(link="squared", mean=True)
+    "ipo_mean",
+    "IPO by means over steps (TRL's form)",
+    "arXiv 2310.12036",
+    PairPreference(link="squared", mean=True),
+    "Means over a row's steps in place of the paper's sums.",
 )
-slic = _on_pairs("slic", "SLiC-HF: sequence likelihood calibration", "arXiv 2305.10425", PairPreference(link="hinge"))
+slic = _on_pairs(
+    "slic",
+    "SLiC-HF: sequence likelihood calibration",
+    "arXiv 2305.10425",
+    PairPreference(link="hinge"),
+    "Log-ratios to the reference, as in TRL and RSO (hinge-norm); the paper's hinge is of log-probabilities alone "
+    "(anchor none), beside a likelihood of the supervised targets.",
+)
 cdpo = _on_pairs("cdpo", "Conservative DPO (smoothed labels)", "Mitchell (2023)", PairPreference(wrong=0.1))
 exo = _on_pairs(
     "exo", "Towards Efficient Exact Optimization (EXO)", "arXiv 2402.00856", PairPreference(link="exo", wrong=1e-3)
@@ -85,12 +97,22 @@ discopop = _on_pairs(
     "discopop", "Discovered Preference Optimization", "arXiv 2406.08414", PairPreference(0.05, link="discovered")
 )
 sppo_hard = _on_pairs(
-    "sppo_hard", "Self-Play Preference Optimization, hard labels", "arXiv 2405.00675", PairPreference(1e-3, link="sppo")
+    "sppo_hard",
+    "Self-Play Preference Optimization, hard labels",
+    "arXiv 2405.00675",
+    PairPreference(1e-3, link="sppo"),
+    "A label stands for a win rate of 1 (released code); the paper estimates win rates from several own samples.",
 )
 aot = _on_pairs(
     "aot", "Distributional Preference Alignment of LLMs via Optimal Transport", "arXiv 2406.05882", SortedMargins()
 )
-aot_unpaired = _on_pairs("aot_unpaired", "AOT, without pairs", "arXiv 2406.05882", SortedSides(column="rank"))
+aot_unpaired = _on_pairs(
+    "aot_unpaired",
+    "AOT, without pairs",
+    "arXiv 2406.05882",
+    SortedSides(column="rank"),
+    "The two samples are the chosen and the rejected rows of pairs.",
+)
 lndpo = _on_pairs("lndpo", "Tulu 3: length-normalised DPO", "arXiv 2411.15124", PairPreference(5.0, mean=True))
 fdpo = _on_pairs("fdpo", "Beyond Reverse KL: f-DPO", "arXiv 2309.16240", PairPreference(divergence="jensen_shannon"))
 fdpo_forward_kl = _on_pairs(
@@ -102,7 +124,13 @@ simpo = _on_pairs(
     "arXiv 2405.14734",
     PairPreference(2.0, None, mean=True, target=1.0),
 )
-cpo = _on_pairs("cpo", "Contrastive Preference Optimization", "arXiv 2401.08417", PairPreference(anchor=None))
+cpo = _on_pairs(
+    "cpo",
+    "Contrastive Preference Optimization",
+    "arXiv 2401.08417",
+    PairPreference(anchor=None),
+    "The likelihood of chosen rows is a mean over their steps, as in the released code; the paper writes a sum.",
+)
 cpo = replace(
     cpo,
     objective=(
@@ -110,11 +138,29 @@ cpo = replace(
         Term("imitation", NegativeLogLikelihood(), TokenMean(), mask=chosen_steps, couples=("pair",)),
     ),
 )
-orpo = _on_pairs("orpo", "ORPO: Monolithic Preference Optimization", "arXiv 2403.07691", OddsPreference())
+orpo = _on_pairs(
+    "orpo",
+    "ORPO: Monolithic Preference Optimization",
+    "arXiv 2403.07691",
+    OddsPreference(),
+    "The likelihood of chosen rows is a mean over all their steps together.",
+)
 orpo = replace(orpo, objective=(replace(orpo.objective[0], weight=0.1), cpo.objective[1]))
-bco = _on_pairs("bco", "Binary Classifier Optimization", "arXiv 2404.04656", RowPreference(column="rank", balance=True))
+bco = _on_pairs(
+    "bco",
+    "Binary Classifier Optimization",
+    "arXiv 2404.04656",
+    RowPreference(column="rank", balance=True),
+    "The point is of the optimiser step, the paper's a running mean over batches; no ratio of densities weighs rows of "
+    "bad prompts.",
+)
 kto = _on_pairs(
-    "kto", "KTO: Kahneman-Tversky optimization", "arXiv 2402.01306", RowPreference(column="rank", link="kto")
+    "kto",
+    "KTO: Kahneman-Tversky optimization",
+    "arXiv 2402.01306",
+    RowPreference(column="rank", link="kto"),
+    "The point is the mean implicit reward of the optimiser step's own rows, not below 0; the paper estimates the "
+    "divergence from answers to other prompts. Of pairs, the chosen row is the good one.",
 )
 
 _WORLD = {"selection.count": 1024, "update.schedule": "linear"}
