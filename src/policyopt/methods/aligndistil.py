@@ -28,7 +28,8 @@ aligndistil = replace(
         "whose logits extrapolate from the DPO model, away from one trained on swapped preferences. The farther the "
         "two are apart at a token, the farther it extrapolates. No reward is sampled: every state teaches all tokens.",
         departures="Both teachers are results of earlier stages (`dpo`, `aligndistil_reversed`) and given as models. "
-        "Extrapolation is per state: the optimum of the return differs, because later rewards depend on the state.",
+        "Extrapolation is per state: the optimum of the return differs, because later rewards depend on the state. 32 "
+        "rows a round by default (the paper: 128).",
         when_to_use="Preference pairs, and a reward of tokens wanted without sampling it.",
         seed=20,
         family="B1",

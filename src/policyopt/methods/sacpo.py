@@ -35,7 +35,7 @@ sacpo = replace(
         "by the safety. So two preference optimisations follow each other: the second has its own pairs (the world "
         "`safety`), the first one's result as reference, and a smaller beta that stands for the multiplier.",
         departures="DPO in both stages (KTO is the paper's alternative). Its practical variant is a mean of the two "
-        "stages' weights, which is no training.",
+        "stages' weights, which is no training. The learning rate is dpo's 1e-6 (released code: 2e-5).",
         when_to_use="Pairs by helpfulness and pairs by safety, and a constraint on the second.",
     ),
     objective=(replace(dpo.objective[0], loss=PairPreference(0.025)),),

@@ -33,6 +33,7 @@ class WinRate(Part):
 
     needs = "a world that compares rows"
     formula = "R_b = mean_{j in g, j != b} P(o_b > o_j) - level"
+    version = 2
 
     @property
     def critics(self) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ class PessimisticChoices(Planned):
         "Q^ = log pi_b - log pi_b(a0) + g E[V^ | a0], r^ = sum_i (Q^ - g V^(s'_i)) / (n + lambda), pi greedy in "
         "clip(r^ + P^ V - c / sqrt(n + lambda), 0, (H - h) largest)"
     )
+    version = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
