@@ -13,6 +13,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import typing
@@ -252,10 +253,14 @@ def _convert(option: Option, value: Any) -> Any:
         with contextlib.suppress(ValidationError):
             return adapter.validate_python(reading)
     try:
-        return adapter.validate_python(value)
+        found = adapter.validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+    # pydantic reads "nan" as a number, and no comparison of a part would refuse it.
+    if isinstance(found, float) and math.isnan(found):
+        raise OptionError(f"{option.key} of {option.owner} must be a number, got {value!r}, which is none")
+    return found
 
 
 def _weighs(option: Option, value: Any) -> bool:

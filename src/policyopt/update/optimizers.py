@@ -9,8 +9,17 @@ from dataclasses import dataclass
 
 import torch
 
-from policyopt.compose import Part
+from policyopt.compose import CompositionError, Part
 from policyopt.update.masters import LOW_PRECISION, Masters
+
+
+def _within(name: str, value: float, least: float, below: float = math.inf) -> None:
+    """CompositionError: an option is not in least <= value < below (so it is no nan)."""
+    if not least <= value < below:
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise CompositionError(
+            f"an optimiser's {name} must be a finite number of at least {least:g}{bound}, not {value}"
+        )
 
 
 class Schedule(Part, ABC):
@@ -64,6 +73,9 @@ class Optimizer(Part, ABC):
     learning_rate: float
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        _within("learning_rate", self.learning_rate, 0.0)
+
     @abstractmethod
     def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """torch's optimiser of parameters that are exact enough to be moved themselves."""
@@ -88,6 +100,13 @@ class AdamW(Optimizer):
     epsilon: float = 1e-8
     schedule: Schedule = Constant()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for place, beta in enumerate(self.betas):
+            _within(f"betas[{place}]", beta, 0.0, 1.0)
+        _within("weight_decay", self.weight_decay, 0.0)
+        _within("epsilon", self.epsilon, 0.0)
+
     def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         # Fused: one kernel for all parameters, where torch has one for their device.
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
@@ -104,6 +123,10 @@ class SGD(Optimizer):
     momentum: float = 0.0
     schedule: Schedule = Constant()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("momentum", self.momentum, 0.0, 1.0)
+
     def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, self.learning_rate, self.momentum)
 
@@ -116,6 +139,11 @@ class RMSprop(Optimizer):
     decay: float = 0.99
     epsilon: float = 1e-5
     schedule: Schedule = Constant()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("decay", self.decay, 0.0, 1.0)
+        _within("epsilon", self.epsilon, 0.0)
 
     def plain(self, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon)
