@@ -20,9 +20,9 @@ NORMALISATION, RATIOS = "test_traps_normalisation", "test_traps_ratios"
 SEQUENCES, RUN, KNOBS = "test_traps_sequences", "test_traps_run", "test_dead_knobs"
 GROUPS, DIVERGENCE, RETURNS = "test_traps_groups", "test_traps_divergence", "test_traps_returns"
 CONTROL_POLICIES, CONTROL_WORLDS = "test_traps_control_policies", "test_traps_control_worlds"
-DENOISING = "test_traps_denoising"
+DENOISING, DISTILLATION = "test_traps_denoising", "test_traps_distillation"
 TRAP_MODULES = (
-    DENOISING,
+    *(DENOISING, DISTILLATION),
     *(NORMALISATION, GROUPS, RATIOS, DIVERGENCE, SEQUENCES, RETURNS, RUN, KNOBS),
     *(CONTROL_POLICIES, CONTROL_WORLDS, "test_transitions", "test_sac", "test_td3", "test_dqn"),
 )

@@ -29,6 +29,19 @@ def distribution(scores: Scores, role: str) -> Distribution:
     return scores.dist
 
 
+def both(seen: Seen) -> tuple[Distribution, Distribution]:
+    """Student and teacher, of the same choices."""
+    student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
+    if isinstance(student, Categorical) and isinstance(teacher, Categorical):
+        mine, theirs = student.logp.shape[-1], teacher.logp.shape[-1]
+        if mine != theirs:
+            raise CompositionError(
+                f"a divergence is between distributions of the same choices, and the policy has {mine}, the teacher "
+                f"{theirs}; give a teacher of the policy's family, with its vocabulary"
+            )
+    return student, teacher
+
+
 @dataclass(frozen=True)
 class FullReverseKL(Loss):
     """On-policy distillation with whole distributions: KL(student || teacher) at the states the student visits.
@@ -41,7 +54,7 @@ class FullReverseKL(Loss):
     roles = ("teacher",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
+        student, teacher = both(seen)
         own = batch.trained
         return placed(own, student[own].kl(teacher[own]))
 
@@ -62,7 +75,7 @@ class GeneralisedJensenShannon(Loss):
     roles = ("teacher",)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
+        student, teacher = both(seen)
         if not (isinstance(student, Categorical) and isinstance(teacher, Categorical)):
             raise CompositionError("GeneralisedJensenShannon needs categorical distributions")
         own = batch.trained
