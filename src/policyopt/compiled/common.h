@@ -133,6 +133,39 @@ INLINE VECTOR load(const LOW *x) {
 #endif
 }
 
+/* sum = x + added (if that is not NULL); sum / sqrt(mean sum^2 + epsilon) * weight, in `low` or (if that is NULL) `high`;
+ * inverse: NULL, or 1 / the roots. */
+void add_norm(const REAL *x, const LOW *added, const REAL *weight, REAL *sum, REAL *inverse, LOW *low, REAL *high,
+              int64_t rows, int64_t size, double epsilon, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const REAL *row = x + r * size;
+        if (added) {
+            for (int64_t d = 0; d < size; d++) sum[r * size + d] = row[d] + up(added[r * size + d]);
+            row = sum + r * size;
+        }
+        REAL squares = 0;
+        for (int64_t d = 0; d < size; d++) squares += row[d] * row[d];
+        const REAL scale = 1 / sqrt(squares / size + epsilon);
+        if (inverse) inverse[r] = scale;
+        if (low) for (int64_t d = 0; d < size; d++) low[r * size + d] = down(row[d] * scale * weight[d]);
+        else for (int64_t d = 0; d < size; d++) high[r * size + d] = row[d] * scale * weight[d];
+    }
+}
+
+/* silu(gate) * other, of rows that are `step` apart. */
+void gated_silu(const LOW *gate, const LOW *other, LOW *out, int64_t rows, int64_t size, int64_t step, int64_t threads) {
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (int64_t r = 0; r < rows; r++) {
+        const LOW *restrict one = gate + r * step, *restrict two = other + r * step;
+        LOW *restrict place = out + r * size;
+        for (int64_t d = 0; d < size; d++) {
+            const REAL x = up(one[d]);
+            place[d] = down(x / (1 + EXP(-x)) * up(two[d]));
+        }
+    }
+}
+
 /* How weights are to stand: outputs of a panel and inputs of a pair; 0 if this processor lacks the instructions. */
 int64_t panel(void) {
 #if defined(LOW_BFLOAT16) && !defined(__AVX512BF16__)

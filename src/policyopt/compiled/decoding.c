@@ -144,30 +144,6 @@ void attend(const Attend *a) {
     }
 }
 
-/* x / sqrt(mean x^2 + epsilon) * weight over the last of (rows, size). */
-void rms_norm(const REAL *x, const REAL *weight, LOW *out, int64_t rows, int64_t size, double epsilon, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads((int)threads)
-    for (int64_t r = 0; r < rows; r++) {
-        const REAL *row = x + r * size;
-        REAL sum = 0;
-        for (int64_t d = 0; d < size; d++) sum += row[d] * row[d];
-        const REAL scale = 1 / sqrt(sum / size + epsilon);
-        for (int64_t d = 0; d < size; d++) out[r * size + d] = down(row[d] * scale * weight[d]);
-    }
-}
-
-/* silu(gate) * up of (rows, [gate | up]). */
-void gated_silu(const LOW *wide, LOW *out, int64_t rows, int64_t size, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads((int)threads)
-    for (int64_t r = 0; r < rows; r++) {
-        const LOW *gate = wide + 2 * r * size, *other = gate + size;
-        for (int64_t d = 0; d < size; d++) {
-            const REAL x = up(gate[d]);
-            out[r * size + d] = down(x / (1 + EXP(-x)) * up(other[d]));
-        }
-    }
-}
-
 /* Tokens from softmax(logits / heat) by inverting the cumulative distribution at `uniform`, and their log-probabilities.
  * logits are overwritten. */
 void choose(REAL *logits, const double *heat, const double *uniform, int64_t *token, double *logp, int64_t rows,

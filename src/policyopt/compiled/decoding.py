@@ -29,12 +29,12 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, low: torch.dtype):
         self.dtype, self.low = dtype, low
-        self._attend, self._norm, self._linear = library.attend, library.rms_norm, library.linear
+        self._attend, self._norm, self._linear = library.attend, library.add_norm, library.linear
         self._silu, self._choose = library.gated_silu, library.choose
         integer, real, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
         self._attend.argtypes = [pointer]
-        self._norm.argtypes = [*[pointer] * 3, integer, integer, real, integer]
-        self._silu.argtypes = [pointer, pointer, integer, integer, integer]
+        self._norm.argtypes = [*[pointer] * 7, integer, integer, real, integer]
+        self._silu.argtypes = [*[pointer] * 3, *[integer] * 4]
         self._choose.argtypes = [*[pointer] * 5, integer, integer, integer]
         self._linear.argtypes = [*[pointer] * 3, integer, pointer, pointer, *[integer] * 4]
         for function in (self._attend, self._norm, self._silu, self._choose, self._linear):
@@ -71,7 +71,8 @@ class Kernels:
         x = x.contiguous()
         out = torch.empty(x.shape, dtype=self.low)
         rows, size = x.shape
-        self._norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, size, epsilon, threads(rows))
+        places = (x.data_ptr(), None, weight.data_ptr(), None, None, out.data_ptr(), None)
+        self._norm(*places, rows, size, epsilon, threads(rows))
         return out
 
     def gated_silu(self, wide: Float[Tensor, "N 2*F"]) -> Float[Tensor, "N F"]:
@@ -79,7 +80,8 @@ class Kernels:
         wide = wide.to(self.low).contiguous()
         rows, size = len(wide), wide.shape[1] // 2
         out = torch.empty(rows, size, dtype=self.low)
-        self._silu(wide.data_ptr(), out.data_ptr(), rows, size, threads(rows))
+        halves = (wide.data_ptr(), wide.data_ptr() + size * wide.element_size())
+        self._silu(*halves, out.data_ptr(), rows, size, 2 * size, threads(rows))
         return out
 
     def choose(

@@ -29,7 +29,7 @@ typedef struct {
     LOW *keys_by_dim, *keys_by_key, *values_by_dim, *values_by_key; /* as weights: (outputs) by (inputs) swapped */
     LOW *rows, *slopes;         /* BLOCK, dim: turned queries, slopes of the output */
     LOW *rows_by_row, *slopes_by_row;
-    LOW *weights, *weights_turned, *bends_turned; /* BLOCK, keys; keys, BLOCK */
+    LOW *weights, *weights_turned, *bends_turned, *other; /* BLOCK, keys; keys, BLOCK; BLOCK, keys; keys */
     REAL *score, *bend;         /* BLOCK, keys */
     REAL *by_key, *by_value;    /* keys, width */
     REAL *sum;                  /* BLOCK, width */
@@ -52,6 +52,7 @@ static int64_t lay_out(Room *r, char *place, int64_t keys, int64_t dim) {
     for (int i = 0; i < 4; i++) *rows[i] = (LOW *)take(&place, BLOCK * width * low);
     LOW **weights[] = {&r->weights, &r->weights_turned, &r->bends_turned};
     for (int i = 0; i < 3; i++) *weights[i] = (LOW *)take(&place, BLOCK * keys * low);
+    r->other = (LOW *)take(&place, keys * low);
     r->score = (REAL *)take(&place, BLOCK * keys * real), r->bend = (REAL *)take(&place, BLOCK * keys * real);
     r->by_key = (REAL *)take(&place, keys * width * real), r->by_value = (REAL *)take(&place, keys * width * real);
     r->sum = (REAL *)take(&place, BLOCK * width * real);
@@ -73,14 +74,24 @@ INLINE void pack_rows(const LOW *x, int64_t step, int64_t count, int64_t dim, LO
     }
 }
 
+/* One row of PAIR rows side by side, of a panel's columns. */
+INLINE void interleave(const LOW *restrict a, const LOW *restrict b, int64_t count, LOW *restrict out) {
+    for (int64_t d = 0; d < count; d++) {
+        out[d * PAIR] = a[d];
+        if (PAIR == 2) out[d * PAIR + 1] = b[d];
+    }
+    for (int64_t d = count * PAIR; d < PANEL * PAIR; d++) out[d] = 0;
+}
+
 /* Rows as weights whose inputs are the rows (`capacity` of them), zeros up to `rows` of them and to whole panels. */
 INLINE void pack_columns(const LOW *x, int64_t step, int64_t count, int64_t rows, int64_t dim, int64_t capacity, LOW *out) {
+    static const LOW none[PANEL];
     for (int64_t c = 0; c < rows; c += PAIR)
-        for (int64_t p = 0; p < UP(dim, PANEL); p += PANEL) {
+        for (int64_t p = 0; p < dim; p += PANEL) {
+            const LOW *a = c < count ? x + c * step + p : none, *b = c + 1 < count ? x + (c + 1) * step + p : none;
             LOW *place = out + p * capacity + c * PANEL;
-            for (int64_t d = 0; d < PANEL; d++)
-                for (int i = 0; i < PAIR; i++)
-                    place[d * PAIR + i] = c + i < count && p + d < dim ? x[(c + i) * step + p + d] : 0;
+            if (dim - p >= PANEL) interleave(a, b, PANEL, place);
+            else interleave(a, b, dim - p, place);
         }
 }
 
@@ -91,7 +102,8 @@ static void product(const LOW *x, int64_t rows, int64_t inputs, const LOW *weigh
 }
 
 /* Rotary positions of a row, times `scale`. */
-INLINE void turn(const LOW *x, const REAL *cosine, const REAL *sine, REAL scale, LOW *out, int64_t dim) {
+INLINE void turn(const LOW *restrict x, const REAL *restrict cosine, const REAL *restrict sine, REAL scale,
+                 LOW *restrict out, int64_t dim) {
     const int64_t half = dim / 2;
     for (int64_t j = 0; j < half; j++) {
         const REAL a = up(x[j]), b = up(x[j + half]), c = cosine[j] * scale, s = sine[j] * scale;
@@ -101,7 +113,8 @@ INLINE void turn(const LOW *x, const REAL *cosine, const REAL *sine, REAL scale,
 }
 
 /* Back again: the slope of what was turned. */
-INLINE void turn_back(const REAL *x, const REAL *cosine, const REAL *sine, REAL scale, LOW *out, int64_t dim) {
+INLINE void turn_back(const REAL *restrict x, const REAL *restrict cosine, const REAL *restrict sine, REAL scale,
+                      LOW *restrict out, int64_t dim) {
     const int64_t half = dim / 2;
     for (int64_t j = 0; j < half; j++) {
         const REAL a = x[j], b = x[j + half], c = cosine[j] * scale, s = sine[j] * scale;
@@ -146,8 +159,8 @@ INLINE void forward_block(const Attention *a, const Room *r, Block b) {
     block_scores(a, r, b);
     REAL inverse[BLOCK];
     for (int64_t m = 0; m < b.count; m++) {
-        REAL *score = r->score + m * columns, most = -INFINITY, total = 0;
-        LOW *weight = r->weights + m * columns;
+        REAL *restrict score = r->score + m * columns, most = -INFINITY, total = 0;
+        LOW *restrict weight = r->weights + m * columns;
         const int64_t behind = b.base + b.row + m + 1; /* the first column that is not seen */
         for (int64_t c = b.context; c < b.base; c++) score[c] = -INFINITY;
         for (int64_t c = behind; c < columns; c++) score[c] = -INFINITY;
@@ -175,18 +188,19 @@ INLINE void backward_block(const Attention *a, const Room *r, Block b) {
         memcpy(r->slopes + m * dim, a->by_out + ((b.token + m) * heads + b.head) * dim, dim * sizeof(LOW));
     product(r->slopes, b.count, dim, r->values_by_dim, dim, columns, NULL, r->bend, columns);
     for (int64_t m = 0; m < b.count; m++) {
-        REAL *score = r->score + m * columns, *bend = r->bend + m * columns, common = 0;
+        REAL *restrict score = r->score + m * columns, *restrict bend = r->bend + m * columns, common = 0;
         const int64_t place = (b.token + m) * heads + b.head, behind = b.base + b.row + m + 1;
-        const LOW *out = a->out + place * dim, *slope = r->slopes + m * dim;
+        const LOW *restrict out = a->out + place * dim, *restrict slope = r->slopes + m * dim;
         for (int64_t d = 0; d < dim; d++) common += up(out[d]) * up(slope[d]);
         const REAL mass = a->mass[place];
         for (int64_t c = 0; c < columns; c++) score[c] = EXP(score[c] - mass);
         for (int64_t c = behind; c < columns; c++) score[c] = 0;
         for (int64_t c = 0; c < columns; c++) bend[c] = score[c] * (bend[c] - common);
-        LOW *low = r->weights + m * columns;
+        LOW *restrict low = r->weights + m * columns, *restrict other = r->other;
         for (int64_t c = 0; c < columns; c++) low[c] = down(bend[c]);
+        for (int64_t c = 0; c < columns; c++) other[c] = down(score[c]);
         for (int64_t c = 0; c < columns; c++) r->bends_turned[c * inputs + m] = low[c];
-        for (int64_t c = 0; c < columns; c++) r->weights_turned[c * inputs + m] = down(score[c]);
+        for (int64_t c = 0; c < columns; c++) r->weights_turned[c * inputs + m] = other[c];
     }
     if (inputs > b.count)
         for (int64_t c = 0; c < columns; c++) r->bends_turned[c * inputs + b.count] = r->weights_turned[c * inputs + b.count] = 0;
@@ -265,25 +279,6 @@ void attention_backward(const Attention *a, int64_t context, int64_t own) {
     clusters(a, 1, UP(context, PANEL) + UP(own, PANEL));
 }
 
-/* sum = x + added (if that is not NULL); sum / sqrt(mean sum^2 + epsilon) * weight, in `low` or (if that is NULL) `high`;
- * inverse: 1 / the root, for the slope. */
-void add_norm(const REAL *x, const LOW *added, const REAL *weight, REAL *sum, REAL *inverse, LOW *low, REAL *high,
-              int64_t rows, int64_t size, double epsilon, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads((int)threads)
-    for (int64_t r = 0; r < rows; r++) {
-        const REAL *row = x + r * size;
-        if (added) {
-            for (int64_t d = 0; d < size; d++) sum[r * size + d] = row[d] + up(added[r * size + d]);
-            row = sum + r * size;
-        }
-        REAL squares = 0;
-        for (int64_t d = 0; d < size; d++) squares += row[d] * row[d];
-        const REAL scale = inverse[r] = 1 / sqrt(squares / size + epsilon);
-        if (low) for (int64_t d = 0; d < size; d++) low[r * size + d] = down(row[d] * scale * weight[d]);
-        else for (int64_t d = 0; d < size; d++) high[r * size + d] = row[d] * scale * weight[d];
-    }
-}
-
 /* by_sum: NULL, or the slope of the sum itself. by_weight: (threads, size), parts of the weight's slope. */
 void add_norm_backward(const REAL *sum, const REAL *inverse, const REAL *weight, const LOW *low, const REAL *high,
                        const REAL *by_sum, REAL *by_x, LOW *by_added, REAL *by_weight, int64_t rows, int64_t size,
@@ -310,15 +305,7 @@ void add_norm_backward(const REAL *sum, const REAL *inverse, const REAL *weight,
     }
 }
 
-/* silu(gate) * other. */
-void gated_silu(const LOW *gate, const LOW *other, LOW *out, int64_t count, int64_t threads) {
-#pragma omp parallel for simd schedule(static) num_threads((int)threads)
-    for (int64_t i = 0; i < count; i++) {
-        const REAL x = up(gate[i]);
-        out[i] = down(x / (1 + EXP(-x)) * up(other[i]));
-    }
-}
-
+/* Of silu(gate) * other. */
 void gated_silu_backward(const LOW *gate, const LOW *other, const LOW *by_out, LOW *by_gate, LOW *by_other, int64_t count,
                          int64_t threads) {
 #pragma omp parallel for simd schedule(static) num_threads((int)threads)

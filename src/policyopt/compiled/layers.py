@@ -53,7 +53,7 @@ class Layers:
         self._attention.argtypes = self._attention_backward.argtypes = [pointer, integer, integer]
         self._norm.argtypes = [*[pointer] * 7, integer, integer, real, integer]
         self._norm_backward.argtypes = [*[pointer] * 9, integer, integer, integer]
-        self._silu.argtypes = [*[pointer] * 3, integer, integer]
+        self._silu.argtypes = [*[pointer] * 3, *[integer] * 4]
         self._silu_backward.argtypes = [*[pointer] * 5, integer, integer]
 
     # -- attention -----------------------------------------------------------------------------------------------------
@@ -131,7 +131,8 @@ class Layers:
     def gated_silu(self, gate: Float[Tensor, "N F"], other: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
         """silu(gate) * other, all of them in `low`."""
         out = torch.empty_like(gate)
-        self._silu(gate.data_ptr(), other.data_ptr(), out.data_ptr(), gate.numel(), threads(len(gate)))
+        (rows, size), places = gate.shape, (gate.data_ptr(), other.data_ptr(), out.data_ptr())
+        self._silu(*places, rows, size, size, threads(rows))
         return out
 
     def gated_silu_backward(self, gate: Tensor, other: Tensor, by_out: Tensor) -> tuple[Tensor, Tensor]:
