@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from policyopt.evaluation.experiments._common import choice_scores
 from policyopt.types import Batch, Categorical, Scores
 
 
@@ -32,8 +31,7 @@ class Tilted(nn.Module):
         return Categorical.of(self.logits[batch.row["_state"]])
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
-        dist: Any = Categorical.of(self.logits[batch.step["_state"]], batch.row["temperature"][:, None, None])
-        return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
+        return choice_scores(self.logits[batch.step["_state"]], batch, full=full)
 
     def make_reward(self, rng: torch.Generator) -> FeatureReward:
         return FeatureReward(self.features)

@@ -15,7 +15,7 @@ from policyopt.ops.random import generator
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.train import rounds as train_rounds
-from policyopt.types import Batch, Round, Source
+from policyopt.types import Batch, Categorical, Round, Scores, Source
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,17 @@ class Fit:
 def probabilities(run: Run) -> Tensor:
     policy: Any = run.models["policy"]
     return policy.logits.detach().softmax(-1)
+
+
+def total_variation(table: Tensor, other: Tensor) -> float:
+    """Of the rows (S, V) of two tables, mean over rows."""
+    return float(0.5 * (table - other).abs().sum(1).mean())
+
+
+def choice_scores(logits: Tensor, batch: Batch, *, full: bool) -> Scores:
+    """Of the steps taken, by logits (B, T, V) at the rows' temperatures."""
+    dist = Categorical.of(logits, batch.row["temperature"][:, None, None])
+    return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
 
 
 def fit(

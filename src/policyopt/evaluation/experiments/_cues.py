@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from policyopt.evaluation.experiments._common import choice_scores
 from policyopt.types import PROMPT, Batch, Categorical, Scores, Tasks
 from policyopt.worlds.sequences import SequenceWorld
 
@@ -53,5 +53,4 @@ class TwoStreams(nn.Module):
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         logits = self.of(batch.context(context))[:, None].expand(-1, batch.steps, -1)
-        dist: Any = Categorical.of(logits, batch.row["temperature"][:, None, None])
-        return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
+        return choice_scores(logits, batch, full=full)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from policyopt.evaluation.experiments._common import choice_scores
 from policyopt.types import Batch, Categorical, Scores
 from policyopt.worlds.sequences import SequenceWorld
 
@@ -45,5 +45,4 @@ class TwoHeads(nn.Module):
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         task = batch.row["task"]
         logits = self.logits(self.features[task], task % 2)[:, None].expand(-1, batch.steps, -1)
-        dist: Any = Categorical.of(logits, batch.row["temperature"][:, None, None])
-        return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
+        return choice_scores(logits, batch, full=full)

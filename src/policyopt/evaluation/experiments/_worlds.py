@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policyopt.evaluation.experiments._common import choice_scores
 from policyopt.types import Batch, Categorical, Scores, Tasks
-from policyopt.worlds.sequences import PairedWorld
+from policyopt.worlds.sequences import PairedWorld, SequenceWorld
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,36 @@ class RecordedAnswers(PairedWorld):
         return self.inner.complete(chosen, self.inner.pairs[twice.id, 0])
 
 
+def unpaid(strings: Tensor, task: Tensor) -> Tensor:
+    """Reward: none."""
+    return torch.zeros(len(task))
+
+
+def recorded_answers(
+    pairs: Tensor, tasks: Tensor, contexts: int, answers: int, reward: Callable[[Tensor, Tensor], Tensor] = unpaid
+) -> RecordedAnswers:
+    """Pairs (M, 2) of answers of one symbol, the preferred one first, of contexts (M,)."""
+    return RecordedAnswers(SequenceWorld(contexts, answers, 1, reward, pairs=pairs[:, :, None], pair_tasks=tasks))
+
+
+def labelled_answers(
+    p: Tensor,
+    worth: Tensor,
+    pairs: int,
+    rng: torch.Generator,
+    flips: float = 0.0,
+    reward: Callable[[Tensor, Tensor], Tensor] = unpaid,
+) -> RecordedAnswers:
+    """Pairs of different answers drawn from p (contexts, answers), Bradley-Terry labels by worth, of which a share
+    `flips` is turned round."""
+    context = torch.arange(pairs) % len(p)
+    drawn = torch.multinomial(p[context], 2, replacement=False, generator=rng)
+    gap = worth[context, drawn[:, 0]] - worth[context, drawn[:, 1]]
+    first = (torch.rand(pairs, generator=rng) < gap.sigmoid()) ^ (torch.rand(pairs, generator=rng) < flips)
+    ordered = torch.where(first[:, None], drawn, drawn.flip(1))
+    return recorded_answers(ordered, context, *p.shape, reward=reward)
+
+
 class BoundedTable(nn.Module):
     """A table that can not be sharper than logits of -bound ... bound: bound * tanh(x / bound) of its parameters."""
 
@@ -89,8 +120,7 @@ class BoundedTable(nn.Module):
         return Categorical.of(self.logits[batch.row["_state"]])
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
-        dist = Categorical.of(self.logits[batch.step["_state"]], batch.row["temperature"][:, None, None])
-        return Scores(dist.log_prob(batch.step["_step"]), dist.entropy(), dist if full else None)
+        return choice_scores(self.logits[batch.step["_state"]], batch, full=full)
 
 
 def strings_with_target(size: int, choices: int, limit: int, rng: torch.Generator) -> Tensor:

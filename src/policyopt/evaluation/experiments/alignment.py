@@ -11,7 +11,7 @@ from torch import Tensor
 from policyopt.compose import Method, Nothing, Program, Stage
 from policyopt.evaluation.experiments._aligned import FeatureReward, Tilted, divergence, fitted, win_rate
 from policyopt.evaluation.experiments._common import CountingEngine, Outcome, fit, numbers, probabilities
-from policyopt.evaluation.experiments._worlds import RecordedAnswers
+from policyopt.evaluation.experiments._worlds import recorded_answers, unpaid
 from policyopt.evaluation.reward_models import best_of_n, rank_accuracy, validity
 from policyopt.methods import load
 from policyopt.options import override
@@ -20,15 +20,6 @@ from policyopt.sampling.samplers import RecordedPairs
 from policyopt.train import rounds as train_rounds
 from policyopt.types import Batch, Round, Source
 from policyopt.worlds.sequences import SequenceWorld, bandit
-
-
-def _nothing(strings: Tensor, task: Tensor) -> Tensor:
-    return torch.zeros(len(task))
-
-
-def _recorded(pairs: Tensor, tasks: Tensor, contexts: int, answers: int) -> RecordedAnswers:
-    """Pairs (M, 2) of answers, the preferred one first, of contexts (M,)."""
-    return RecordedAnswers(SequenceWorld(contexts, answers, 1, _nothing, pairs=pairs[:, :, None], pair_tasks=tasks))
 
 
 # -- where the reward peaks ------------------------------------------------------------------------------------------
@@ -93,7 +84,7 @@ def preference_regimes(method: Method, seed: int, rounds: int, data: Regime = "o
         return torch.sigmoid(proxy[task, first[:, 0]] - proxy[task, second[:, 0]])
 
     count = method.selection.count
-    online = SequenceWorld(contexts, answers, 1, _nothing, compare=compare)
+    online = SequenceWorld(contexts, answers, 1, unpaid, compare=compare)
     offline = replace(method, sampling=RecordedPairs(), feedback=Nothing())
     kept: list[Batch] = []
 
@@ -120,12 +111,12 @@ def preference_regimes(method: Method, seed: int, rounds: int, data: Regime = "o
         chance = compare(pair[:, :1], pair[:, 1:], context)
         ahead = torch.rand(len(pair), generator=rng) < chance
         ordered = torch.where(ahead[:, None], pair, pair.flip(1))
-        done = fit(offline, _recorded(ordered, context, contexts, answers), policy(), rounds, seed, watched)
+        done = fit(offline, recorded_answers(ordered, context, contexts, answers), policy(), rounds, seed, watched)
     else:
         fit(method, online, policy(), rounds, seed, wins)
         pairs, tasks = _pairs_of(kept)
         shuffled = torch.randperm(len(pairs), generator=rng)
-        world = _recorded(pairs[shuffled], tasks[shuffled], contexts, answers)
+        world = recorded_answers(pairs[shuffled], tasks[shuffled], contexts, answers)
         done = fit(offline, world, policy(), rounds, seed, watched)
     best = max(range(len(golds)), key=lambda step: golds[step])
     notes = {
@@ -164,7 +155,7 @@ def ordered_answers(method: Method, seed: int, rounds: int) -> Outcome:
     context = torch.arange(count * rounds) % contexts
     pair = torch.multinomial(base.softmax(1)[context], 2, replacement=False, generator=rng)
     ahead = torch.rand(len(pair), generator=rng) < (gold[context, pair[:, 0]] - gold[context, pair[:, 1]]).sigmoid()
-    world = _recorded(torch.where(ahead[:, None], pair, pair.flip(1)), context, contexts, answers)
+    world = recorded_answers(torch.where(ahead[:, None], pair, pair.flip(1)), context, contexts, answers)
     reward = FeatureReward(features)
     trains = any(term.trains == "reward" for term in method.terms)
 
@@ -206,7 +197,7 @@ def recipe_of_preferences(
     pair = torch.multinomial(torch.ones(len(context), answers), 2, replacement=False, generator=rng)
     ahead = torch.rand(len(pair), generator=rng) < (gold[context, pair[:, 0]] - gold[context, pair[:, 1]]).sigmoid()
     ahead = ahead ^ (torch.rand(len(pair), generator=rng) < flips)
-    pairs = _recorded(torch.where(ahead[:, None], pair, pair.flip(1)), context, contexts, answers)
+    pairs = recorded_answers(torch.where(ahead[:, None], pair, pair.flip(1)), context, contexts, answers)
     policy = Tilted(features)
     engine, used, watched = CountingEngine(), 0, []
     if method.sampling.data == "pairs":
@@ -217,7 +208,7 @@ def recipe_of_preferences(
         stages = (Stage(first, rounds // 2), Stage(replace(method, world="prompts"), rounds - rounds // 2))
         models = {"policy": policy, "reward": FeatureReward(seen)}
     asked = contexts if prompts == "all" else covered
-    world = SequenceWorld(asked, answers, 1, _nothing)
+    world = SequenceWorld(asked, answers, 1, unpaid)
     run = Run(models, pairs, engine, seed, {"prompts": world})
     low, high = float(gold.mean()), float(gold.max(1).values.mean())
     for done in train_rounds(run, Program(stages)):

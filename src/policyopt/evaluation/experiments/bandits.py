@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import Context, Given, Method, Part, Role, Term
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, uniform_table
+from policyopt.evaluation.experiments._common import (
+    Outcome,
+    fit,
+    probabilities,
+    random_table,
+    total_variation,
+    uniform_table,
+)
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import share_right, strings_with_target, target_probability
 from policyopt.evaluation.experiments.gradients import KeepGradient
@@ -89,7 +96,7 @@ def rows_of_another(method: Method, seed: int, rounds: int, size: int = 8, beta:
     best = (rewards.double() / beta).softmax(1)
 
     def distance(run: Run, done: Round) -> float:
-        return float((probabilities(run).double() - best).abs().sum(1).mean() / 2)
+        return total_variation(probabilities(run).double(), best)
 
     made = replace(method, sampling=_WrittenBy("sampler", size))
     models = {"policy": uniform_table(4, 8), "sampler": sampler}

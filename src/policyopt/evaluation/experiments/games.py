@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from policyopt.compose import Method
-from policyopt.evaluation.experiments._common import Outcome, fit, numbers, probabilities, random_table
+from policyopt.evaluation.experiments._common import Outcome, fit, numbers, probabilities, random_table, total_variation
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.types import Round, Tasks
@@ -135,7 +135,7 @@ def cyclic_preferences(
         "exploitability of the first policy": float(exploitability(made.game, made.first).mean()),
         "exploitability of always the best by Bradley-Terry": float(exploitability(made.game, best).mean()),
         "exploitability of the regularised equilibrium": float(exploitability(made.game.double(), goal).mean()),
-        "distance of the last policy to it": float(0.5 * (done.table - goal).abs().sum(1).mean()),
+        "distance of the last policy to it": total_variation(done.table, goal),
     }
     value = average if iterate == "average" else done.watched[-1]
     return done.outcome("exploitability of the policy", notes, value=value, score=-value)

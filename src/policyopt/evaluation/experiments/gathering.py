@@ -15,6 +15,7 @@ from policyopt.evaluation.experiments._common import (
     fit,
     probabilities,
     random_table,
+    total_variation,
     uniform_table,
 )
 from policyopt.evaluation.experiments._common import numbers as stream
@@ -39,7 +40,7 @@ def sampling_error(method: Method, seed: int, rounds: int) -> Outcome:
     def error(run: Run, done: Round) -> float:
         rows = done.judged[done.judged.row["group"] >= (run.step - 1) << 20]  # those of this round
         count.index_put_((rows.row["task"], rows.step["_step"][:, 0]), torch.ones(len(rows)), accumulate=True)
-        return float(0.5 * (count / count.sum(1, keepdim=True) - wanted).abs().sum(1).mean())
+        return total_variation(count / count.sum(1, keepdim=True), wanted)
 
     done = fit(method, bandit(torch.zeros(8, 8)), {"policy": policy}, rounds, seed, error)
     notes = {"after the first round": done.watched[0]}

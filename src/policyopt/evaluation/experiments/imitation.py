@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import Context, Method, Part
-from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table
+from policyopt.evaluation.experiments._common import Outcome, fit, probabilities, random_table, total_variation
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import Automaton, BoundedTable, RecordedAnswers
+from policyopt.evaluation.experiments._worlds import Automaton, BoundedTable, labelled_answers, unpaid
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Draw, Judge, attempt
@@ -28,25 +28,18 @@ def preference_bandit(method: Method, seed: int, rounds: int, beta: float = 0.5,
     reward = torch.randn(contexts, answers, generator=rng)
     reference = random_table(contexts, answers, 0.5, seed, "policy")
     p = reference.logits.detach().softmax(-1)
-    context = torch.arange(pairs) % contexts
-    drawn = torch.multinomial(p[context], 2, replacement=False, generator=rng)
-    gap = reward[context, drawn[:, 0]] - reward[context, drawn[:, 1]]
-    first_wins = torch.rand(pairs, generator=rng) < gap.sigmoid()
-    ordered = torch.where(first_wins[:, None], drawn, drawn.flip(1))
+    world = labelled_answers(p, reward, pairs, rng, reward=lambda s, t: reward[t, s[:, 0]])
     optimum = (p.log() + reward / beta).softmax(-1)
-    inner = SequenceWorld(
-        contexts, answers, 1, lambda s, t: reward[t, s[:, 0]], pairs=ordered[:, :, None], pair_tasks=context
-    )
 
     def distance(run: Run, done: Round) -> float:
-        return float(0.5 * (probabilities(run) - optimum).abs().sum(1).mean())
+        return total_variation(probabilities(run), optimum)
 
-    done = fit(method, RecordedAnswers(inner), {"policy": reference}, rounds, seed, distance)
+    done = fit(method, world, {"policy": reference}, rounds, seed, distance)
     expected = float((done.table * reward).sum(1).mean())
     notes = {
         "expected reward": expected,
         "expected reward of the optimum": float((optimum * reward).sum(1).mean()),
-        "distance of the reference": float(0.5 * (p - optimum).abs().sum(1).mean()),
+        "distance of the reference": total_variation(p, optimum),
     }
     return done.outcome("total-variation distance to the optimum", notes, score=-done.watched[-1])
 
@@ -68,7 +61,7 @@ def exposure(method: Method, seed: int, rounds: int, author: str = "student") ->
     places, steps, middle = 21, 20, 10
     place = torch.arange(places)
     teacher_logits = torch.stack([(place > middle) * 5.0, (place == middle) * 5.0, (place < middle) * 5.0], 1)
-    inner = SequenceWorld(1, 3, steps, lambda strings, task: torch.zeros(len(task)))
+    inner = SequenceWorld(1, 3, steps, unpaid)
 
     def move(state: Tensor, symbol: Tensor) -> Tensor:
         return (state + symbol - 1).clamp(0, places - 1)

@@ -11,9 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from policyopt.compose import Method, Program, Stage
-from policyopt.evaluation.experiments._common import CountingEngine, Outcome, fit, probabilities, uniform_table
+from policyopt.evaluation.experiments._common import (
+    CountingEngine,
+    Outcome,
+    fit,
+    probabilities,
+    total_variation,
+    uniform_table,
+)
 from policyopt.evaluation.experiments._common import numbers as stream
-from policyopt.evaluation.experiments._worlds import Automaton, RecordedAnswers, Wrapped
+from policyopt.evaluation.experiments._worlds import Automaton, RecordedAnswers, Wrapped, labelled_answers, unpaid
 from policyopt.methods import load
 from policyopt.ops.random import uniforms
 from policyopt.options import override
@@ -25,28 +32,6 @@ from policyopt.types import Batch, Categorical, Finish, Gaussian, Round, Scores,
 from policyopt.worlds.oracles import expected_return, soft_optimum
 from policyopt.worlds.sequences import SequenceWorld, bandit
 from policyopt.worlds.tables import gridworld, places
-
-
-def _distance(table: Tensor, target: Tensor) -> float:
-    """Total variation, mean over contexts."""
-    return float(0.5 * (table.double() - target.double()).abs().sum(1).mean())
-
-
-def _labelled(p: Tensor, worth: Tensor, pairs: int, rng: torch.Generator, flips: float = 0.0) -> RecordedAnswers:
-    """Pairs of different answers drawn from p (contexts, answers), Bradley-Terry labels by worth, of which a share
-    `flips` is turned round."""
-    context = torch.arange(pairs) % len(p)
-    drawn = torch.multinomial(p[context], 2, replacement=False, generator=rng)
-    gap = worth[context, drawn[:, 0]] - worth[context, drawn[:, 1]]
-    first = (torch.rand(pairs, generator=rng) < gap.sigmoid()) ^ (torch.rand(pairs, generator=rng) < flips)
-    ordered = torch.where(first[:, None], drawn, drawn.flip(1))
-    answers = p.shape[1]
-    inner = SequenceWorld(len(p), answers, 1, _nothing, pairs=ordered[:, :, None], pair_tasks=context)
-    return RecordedAnswers(inner)
-
-
-def _nothing(strings: Tensor, task: Tensor) -> Tensor:
-    return torch.zeros(len(task))
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ def unseen_arm(method: Method, seed: int, rounds: int) -> Outcome:
     rejected = torch.tensor([0.4, 0.8, 0.0]) + 0.05 * torch.randn(3, generator=rng)
     features = torch.stack([chosen, rejected, chosen + 3 * (chosen - rejected) + torch.tensor([0.0, 0.0, 1.0])])
     inner = SequenceWorld(
-        1, 3, 1, _nothing, pairs=torch.tensor([[[0], [1]]]), pair_tasks=torch.zeros(1, dtype=torch.int64)
+        1, 3, 1, unpaid, pairs=torch.tensor([[[0], [1]]]), pair_tasks=torch.zeros(1, dtype=torch.int64)
     )
 
     def unseen(run: Run, done: Round) -> float:
@@ -123,10 +108,10 @@ def flipped_labels(method: Method, seed: int, rounds: int, beta: float = 1.0, fl
     """
     rng = stream(seed, "flipped labels")
     reward, p = 1.5 * torch.randn(4, 10, generator=rng), torch.full((4, 10), 0.1)
-    world, best = _labelled(p, reward, 50_000, rng, flips), (reward / beta).softmax(1)
+    world, best = labelled_answers(p, reward, 50_000, rng, flips), (reward / beta).softmax(1)
 
     def distance(run: Run, done: Round) -> float:
-        return _distance(probabilities(run), best)
+        return total_variation(probabilities(run).double(), best.double())
 
     done = fit(method, world, {"policy": uniform_table(4, 10)}, rounds, seed, distance)
     notes = {
@@ -170,7 +155,7 @@ def helpful_then_safe(
     rng = stream(seed, "helpful then safe")
     reward, safety = torch.randn(1, 8, generator=rng), torch.randn(1, 8, generator=rng)
     p = torch.full((1, 8), 1 / 8)
-    by_reward, by_safety = (_labelled(p, worth, 30_000, rng) for worth in (reward, safety))
+    by_reward, by_safety = (labelled_answers(p, worth, 30_000, rng) for worth in (reward, safety))
     best = (reward + weight * safety).softmax(1)
     engine, watched, used, half = CountingEngine(), [], 0, rounds // 2
     if first:
@@ -182,7 +167,7 @@ def helpful_then_safe(
         run = Run({"policy": uniform_table(1, 8)}, _Mixed(by_reward, by_safety), engine, seed)
     for done in train_rounds(run, Program(stages)):
         used += len(done.judged)
-        watched.append(_distance(probabilities(run), best))
+        watched.append(total_variation(probabilities(run).double(), best.double()))
         if len(watched) == half:
             middle = probabilities(run)
     now = probabilities(run)
@@ -300,7 +285,7 @@ def graded_lists(
     picked = torch.rand(lists, arms, generator=rng).argsort(1)[:, :length]
     order = label[of].gather(1, picked).argsort(dim=1, descending=True)
     picked = picked.gather(1, order)
-    inner = SequenceWorld(contexts, arms, 1, _nothing)
+    inner = SequenceWorld(contexts, arms, 1, unpaid)
     world = RankedStrings(inner, picked[:, :, None], of, {"label": label[of].gather(1, picked)})
 
     def tau(table: Tensor) -> float:
@@ -368,7 +353,7 @@ def nearly_tied(method: Method, seed: int, rounds: int, beta: float = 0.5) -> Ou
     done = fit(method, world, {"policy": uniform_table(1, 6)}, rounds, seed, error)
     best = (reward / beta).softmax(1)
     notes = {
-        "total variation to pi_ref exp(r / beta) / Z": _distance(done.table, best),
+        "total variation to pi_ref exp(r / beta) / Z": total_variation(done.table.double(), best.double()),
         "KL to the uniform policy (nats)": float((done.table * (6 * done.table).clamp(min=1e-30).log()).sum()),
     }
     return done.outcome("error of the tied margin", notes, score=-done.watched[-1])
