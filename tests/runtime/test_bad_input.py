@@ -285,6 +285,33 @@ def test_a_verifier_that_fails_leaves_rows_out_and_training_goes_on(verifier, fa
     assert "unscored 100%" in shown
 
 
+def test_a_verifier_that_scores_nothing_ends_the_run(made, tmp_path, command):
+    changes = ["tasks.verifier=mended:score", "sampling.size=2", "selection.count=1", "evaluation=null", "steps=5"]
+    (tmp_path / "mended.py").write_text("def score(text):\n    return 1.0\n")  # takes one argument
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        called = command("train", made, *changes)
+        assert called.code == 2, called.out
+        assert "Traceback" not in called.err
+        for word in ("rewards can be had", "not one of the 2 rows", "policyopt check", "invariants.policy=warn"):
+            assert word in called.err
+        assert "Nothing before round 2 is lost" in called.err
+        assert "takes 1 positional argument but 2 were given" in " ".join(called.out.split())
+        assert len(tiny.lines(tmp_path / "run" / "metrics.jsonl")) == 2
+        (tmp_path / "mended.py").write_text("def score(text, entry):\n    return float(len(text))\n")
+        called = command("resume", tmp_path / "run")
+        assert called.code == 0, called.err
+    assert [line["unscored"] for line in tiny.lines(tmp_path / "run" / "metrics.jsonl")] == [1, 1, 0, 0, 0]
+
+
+def test_a_run_that_is_to_go_on_without_rewards_does(made, tmp_path, command):
+    changes = ["sampling.size=2", "selection.count=1", "evaluation=null", "steps=5", "invariants.policy=warn"]
+    called = command("train", made, "tasks.verifier=rules:raises", *changes)
+    assert called.code == 0, called.err
+    told = [line["name"] for line in tiny.lines(tmp_path / "run" / "alarms.jsonl")]
+    assert told == ["rewards can be had"]
+
+
 def test_rows_without_a_score_do_not_count(made, tmp_path, command):
     called = command("train", made, "tasks.verifier=rules:raises_on_odd", "sampling.size=8", "steps=3")
     assert called.code == 0, called.err

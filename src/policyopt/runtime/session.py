@@ -149,8 +149,7 @@ class Session:
             if stop.requested:
                 break
             began = time.perf_counter()
-            done = self._round(loop)
-            self.watch.after(self.run, stage, done)
+            done = self._round(loop, stage)
             self._record(record, index, done, time.perf_counter() - began)
             if self.run.step % self.checkpoint_every == 0 or self.run.step == stage.start + stage.steps:
                 self._checkpoint(record)
@@ -167,14 +166,16 @@ class Session:
         if hook is not None and self.run.step == stage.start:
             self.folder.once(f"stage-{index}", lambda: hook(index, self.run))
 
-    def _round(self, loop: Iterator[Round]) -> Round:
+    def _round(self, loop: Iterator[Round], stage: Stage) -> Round:
         """One round; if it fails, the state before it goes to disk, because a failed round may have changed some."""
         safe = self._saved == self.run.step
         before = copy.deepcopy(self._state()) if self._snapshot and not safe else None
         step = self.run.step
         try:
             self.begin()
-            return next(loop)
+            done = next(loop)
+            self.watch.after(self.run, stage, done)
+            return done
         except Exception as error:
             if before is not None:
                 self._write(step, before)
