@@ -12,6 +12,7 @@ from policyopt.methods.grpo import grpo
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops.random import new_keys
 from policyopt.policies.denoisers import Conditions
+from policyopt.policies.denoising import Denoiser
 from policyopt.policies.pipelines import (
     DenoiserLora,
     PipelineError,
@@ -44,7 +45,7 @@ def _library():
         diffusers = pytest.importorskip("diffusers")
 
 
-def unet(classes=None, channels=3):
+def unet(classes=None, channels=3, **options):
     torch.manual_seed(0)
     return diffusers.UNet2DModel(
         sample_size=8,
@@ -57,6 +58,7 @@ def unet(classes=None, channels=3):
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         num_class_embeds=classes,
+        **options,
     )
 
 
@@ -184,6 +186,19 @@ def test_a_folder_samples_as_the_librarys_own_pipeline(tmp_path):
         for time in theirs.scheduler.timesteps:
             images = theirs.scheduler.step(theirs.unet(images, time).sample, time, images, eta=0.0).prev_sample
     close(pipeline.decode(batch.row["_latent"]), images, 1e-4)
+
+
+def test_trap_18_dropout_is_off_even_in_training_mode():
+    """A model's own dropout; ratios compare policies, not random parts of them."""
+    network = PipelineNetwork(unet(dropout=0.5)).train()
+    policy = Denoiser(network, chain_of(ddim(clip_sample=False), 3)).train()
+    batch = rolled(policy, DenoisingWorld(policy.chain.std, policy.dims, 1), 2)
+    assert not any(part.training for part in network.modules())
+    first, again = (policy.score(batch).logp[batch.trained] for _ in range(2))
+    assert torch.equal(first, again)
+    close((first - batch.step["behaviour"][batch.trained]).exp(), torch.ones_like(first), 1e-4)
+    network.model.train()  # the configured dropout is real
+    assert not torch.equal(policy.score(batch).logp[batch.trained], first)
 
 
 def test_training_adapters_and_the_way_back(tmp_path):

@@ -147,6 +147,9 @@ class PipelineNetwork(nn.Module):
         self.conditions = _conditions(name, config, unconditional)
         self.model = model.eval()
 
+    def train(self, mode: bool = True) -> PipelineNetwork:  # noqa: FBT001, FBT002 - the signature is torch's
+        return super().train(False)
+
     def forward(self, latent: Tensor, time: Tensor, condition: Tensor | None = None) -> Tensor:
         images = latent.unflatten(1, self.shape).to(next(self.model.parameters()).dtype)
         return CALLS[type(self.model).__name__](self.model, images, time, condition).flatten(1).to(latent.dtype)
