@@ -30,7 +30,8 @@ dypo = replace(
         "that are solved now and then by GRPO and a preference of every right over every wrong attempt, whose bounded "
         "weights fade as they are told apart; solved prompts are left. The routing is redone at every step.",
         departures="A round's prompts are updated on together, where the paper waits for a full batch of each kind. "
-        "The std divides by n - 1. Training code was not published; sft is normalised by length.",
+        "The std divides by n - 1. A world that records one answer of a task has one teacher. Training code was not "
+        "published; sft is normalised by length.",
         when_to_use="Prompts of very different difficulty and demonstrations for the hard ones.",
         seed=249,
         family="A1",

@@ -29,8 +29,9 @@ oorl_gepo = replace(
         "equivalent and other answers. Equivalent ones win as a group, by their mean implicit reward, and a penalty "
         "on their spread keeps them equally likely relative to the reference.",
         departures="The method is the joint loss. The data (compiler representations of one source) are not here: "
-        "recorded rows of a task are told apart by the world's grade. The variance is that of log-ratios, without "
-        "beta, and divides by n.",
+        "recorded rows of a task are told apart by the world's grade; a world that records a single answer of each "
+        "gives the preference nothing to learn from. The variance is that of log-ratios, without beta, and divides by "
+        "n.",
         when_to_use="Data in which several answers to a task are known to be equivalent.",
         seed=66,
         family="A1",

@@ -39,8 +39,9 @@ oreal = replace(
         departures="The weight (1 - p) of wrong rows is their leave-one-out advantage, as in the released "
         "configuration; right rows are multiplied by theirs. The KL is to the initial policy, as in the released "
         "trainer: to the policy before the update, as in the paper, it has no gradient in the only step of a round. "
-        "The trainer also weighs steps by the running mean of w (ByTokenModel(running=True)) and averages right and "
-        "wrong rows apart. w is one number per state that a step leads to.",
+        "Sampling is not truncated (released: top-p 0.9). The trainer also weighs steps by the running mean of w "
+        "(ByTokenModel(running=True)) and averages right and wrong rows apart. w is one number per state that a step "
+        "leads to.",
         when_to_use="Binary rewards on long answers whose outcome hangs on few tokens.",
         seed=170,
         family="A1",
