@@ -9,11 +9,16 @@ import torch
 
 from enumeration import every_group, first_step, row_logp, tiny_world
 from policyopt.compose import CompositionError
+from policyopt.engines.plain import generate
 from policyopt.methods import load
 from policyopt.objective.implicit import ImplicitClassifier
 from policyopt.objective.preference import PairLogistic
+from policyopt.ops.kept import truncated
+from policyopt.ops.random import new_keys
+from policyopt.policies.implicit import ImplicitReward
 from policyopt.policies.tabular import Table
 from policyopt.reward.implicit_rewards import ImplicitProcess, of_pieces
+from policyopt.truncation import Truncation
 from support import close, context, grid, grids, method, numbers, ragged, rewarded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -66,6 +71,25 @@ def test_a_model_that_is_its_reference_pays_nothing() -> None:
     part = ImplicitProcess(model="reference", against="reference")
     rows = turns()
     close(part(context(method(), grids()), rows).step["reward"], rows.step["reward"])
+
+
+def test_rewards_do_not_depend_on_how_rows_were_sampled() -> None:
+    """The model was trained at temperature 1, and so it is asked, whatever the rows' own or what was cut off."""
+    world = tiny_world()
+    models: Any = {name: Table(numbers(2, 3, seed=n)) for n, name in enumerate(("policy", "teacher", "reference"))}
+    part, ctx = ImplicitProcess(0.7, "teacher", piece="step"), context(method(), models, world)
+    tasks = world.tasks(torch.zeros(20, dtype=torch.int64))
+    for begun, heat in ((world.start(tasks), 0.5), (truncated(world.start(tasks), Truncation(top_k=2)), 1.0)):
+        begun = begun.with_rows({"temperature": torch.full((20,), heat)})
+        rows = generate(models["policy"], world, begun, new_keys(20, torch.Generator().manual_seed(3)), heat, 0)
+        said = [models[name].logits.detach().log_softmax(-1) for name in ("teacher", "reference")]
+        gap = 0.7 * (said[0] - said[1])[rows.step["_state"], rows.step["_step"]].masked_fill(~rows.own, 0.0)
+        found = part(ctx, rows)
+        close(found.step["reward"], gap)
+        assert not found.scores  # roles of the loss are those of the rows as they were sampled
+        close(ImplicitReward(models["teacher"], models["reference"], 0.7).worth(rows), gap.sum(1))
+        scores = [models[name].score(rows).logp.detach() for name in ("teacher", "reference")]
+        assert float((0.7 * (scores[0] - scores[1]) - gap)[rows.own].abs().max()) > 0.02
 
 
 def test_prefix_sums_are_soft_values_under_the_reference() -> None:

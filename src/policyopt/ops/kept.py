@@ -18,6 +18,16 @@ def truncated(batch: Batch, how: Truncation) -> Batch:
     return Batch({**row, CUT: how.of_rows(batch.row["task"])}, step)
 
 
+def as_written(batch: Batch) -> Batch:
+    """The same rows as if they had been sampled at temperature 1 with nothing cut off: for models that say by their
+    log-probabilities what a row is worth, however it was sampled."""
+    if batch.heat == 1 and SPAN not in batch.step:
+        return batch
+    row = {name: column for name, column in batch.row.items() if name not in (CUT, KEPT)}
+    step = {name: column for name, column in batch.step.items() if name != SPAN}
+    return Batch({**row, "temperature": torch.ones_like(row["temperature"])}, step)
+
+
 @dataclass(frozen=True)
 class Kept:
     """What was kept at each of n steps: count (n,), 0 where nothing was cut off. choice (k,): of all steps, one after

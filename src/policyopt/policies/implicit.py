@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policyopt.ops.kept import as_written
 from policyopt.types import Batch
 
 
@@ -20,6 +21,7 @@ class ImplicitReward(nn.Module):
         self.policy, self.reference, self.beta = policy, reference, beta
 
     def worth(self, batch: Batch, context: str | None = None) -> Tensor:
-        """(B,), summed over own steps."""
+        """(B,), summed over own steps; never scaled by a temperature."""
+        batch = as_written(batch)
         gap = self.policy.score(batch, context).logp.double() - self.reference.score(batch, context).logp.double()
         return self.beta * torch.where(batch.own, gap, 0.0).sum(1)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
+from policyopt.ops.kept import as_written
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import on_last
@@ -47,6 +48,7 @@ class ImplicitProcess(Part):
     paid: Paid = "each"
 
     formula = "r_k = beta sum_{t of k} (log pi_model(bt) - log pi_against(bt)), at the end of step k"
+    version = 2
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or self.paid not in get_args(Paid) or self.piece not in ("turn", "step"):
@@ -64,8 +66,10 @@ class ImplicitProcess(Part):
         return ("turn",) if self.piece == "turn" else ()
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
+        # A reward is never scaled by a temperature; what roles say of tempered rows is.
+        plain = as_written(batch)
         with torch.no_grad():
-            seen = SeenBatch(ctx, batch)
+            seen = SeenBatch(ctx, plain)
             said: dict[str, Any] = {role: seen[role].detach() for role in self.roles}
         process, ends = of_pieces(self.beta * (said[self.model].logp - said[self.against].logp), batch, self.piece)
         ctx.meter.mean("process_reward", process, ends)
@@ -77,4 +81,5 @@ class ImplicitProcess(Part):
         else:
             count = ends.sum(1).clamp(min=1) if self.paid == "mean" else 1
             added = on_last(batch, process.sum(1) / count)
-        return batch.with_steps({"reward": batch.step["reward"] + added}).with_scores(said)
+        paid = batch.with_steps({"reward": batch.step["reward"] + added})
+        return paid.with_scores(said) if plain is batch else paid
