@@ -57,6 +57,7 @@ def memory(path): return float(len(bytearray(8 * 2**30)))
 def leave(path): sys.exit(0)
 def vanish(path): os._exit(7)
 def deep(path): return deep(path)
+def huge(path): return 1e300
 def raising(path): raise KeyError("no such key")
 def nan(path): return float("nan")
 def infinite(path): return float("inf")
@@ -110,6 +111,7 @@ CONTAINED = {
     "raising": "raised KeyError: 'no such key'",
     "nan": "returned nan, not a finite number",
     "infinite": "returned inf, not a finite number",
+    "huge": "returned 1e+300, beyond 1e+15",
     "word": "returned str, not a number",
     "nothing": "returned NoneType, not a number",
 }
@@ -131,6 +133,8 @@ def test_trap_50_forbidden_acts_and_faults_are_contained(hostile):
         assert grade.score is None, act
         assert grade.fault is not None
         assert grade.fault.startswith(acts[act]), (act, grade.fault)
+        # Numpy, imported while a verifier judges, loads a library.
+        assert ("import at the top of the verifier's file" in grade.fault) == (act == "library")
     assert not Path(entry.answer).exists()
 
 

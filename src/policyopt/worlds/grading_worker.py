@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from policyopt.worlds.verifiers import Verifier
 
 HEADER = struct.Struct(">Q")
+_LARGEST = 1e15  # of a score: sums of squares of such stay far below the largest float32, 3.4e38
 _MEBIBYTE = 2**20
 _PARENT_POLL_SECONDS = 0.5
 _REFUSED = (
@@ -90,10 +91,15 @@ def judge(verifier: Verifier, text: str, entry: Entry) -> tuple[float | None, st
     except BaseException as error:  # noqa: BLE001 - a verifier may raise anything, and the other texts go on
         return None, f"raised {type(error).__name__}: {_clipped(error)}"
     if not isinstance(value, numbers.Real):
-        return None, f"returned {type(value).__name__}, not a number"
+        return None, f"returned {type(value).__name__}, not a number; return a float"
     score = float(value)
     if not math.isfinite(score):
         return None, f"returned {score}, not a finite number"
+    if abs(score) > _LARGEST:
+        return (
+            None,
+            f"returned {score:g}, beyond {_LARGEST:g}, where float32 can not square and sum rewards; scale them",
+        )
     return score, None
 
 
@@ -155,6 +161,11 @@ class _Guard:
     def _refuse(self, what: str) -> None:
         self.refusals.append(what)
         raise PermissionError(f"refused in the grading worker: {what}")
+
+
+def _remedy(refusal: str) -> str:
+    """What helps where a library did it while it was imported, such as numpy, which loads others through ctypes."""
+    return "; import at the top of the verifier's file, not while it judges" if refusal.startswith("ctypes.") else ""
 
 
 def _limit_resources(memory_mb: int) -> None:
@@ -284,7 +295,7 @@ def main() -> None:
             score, fault = judge(setup.verifier, text, entry)
             if guard.refusals:
                 # Also when the verifier swallowed the refusal: a score earned by a forbidden act is none.
-                score, fault = None, f"refused {guard.refusals[0]}"
+                score, fault = None, f"refused {guard.refusals[0]}{_remedy(guard.refusals[0])}"
             seconds = time.perf_counter() - began
             _reply(replies, {"at": position, "score": score, "fault": fault, "seconds": seconds})
 
