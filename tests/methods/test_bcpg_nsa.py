@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policyopt.compose import CompositionError, Term
-from policyopt.evaluation.experiments.structure import recorded_chains
+from policyopt.evaluation.experiments.episodes import recorded_chains
 from policyopt.feedback.steps import AgreedSteps
 from policyopt.methods import load
 from policyopt.objective.offline import BehaviourConstrained

@@ -8,7 +8,7 @@ import torch
 from enumeration import Grades, first_step
 from policyopt.credit.success import PrefixSuccess, SuccessGain
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.preferences import Tree
+from policyopt.evaluation.experiments.segments import Tree
 from policyopt.methods import load
 from policyopt.objective.successors import SuccessCrossEntropy
 from policyopt.policies.tabular import Table

@@ -12,7 +12,7 @@ from enumeration import first_step
 from policyopt.compose import Chain, CompositionError
 from policyopt.credit.groups import GroupCentred
 from policyopt.credit.turns import AddedAdvantages, TurnAdvantage
-from policyopt.evaluation.experiments.structure import key_door
+from policyopt.evaluation.experiments.episodes import key_door
 from policyopt.methods import load
 from policyopt.ops.pieces import pieces
 from policyopt.reward.parts import FromWorld

@@ -8,7 +8,7 @@ import torch
 
 from enumeration import first_step
 from policyopt.compose import CompositionError
-from policyopt.evaluation.experiments.structure import clue_chain, turns_of_success
+from policyopt.evaluation.experiments.episodes import clue_chain, turns_of_success
 from policyopt.methods import load
 from policyopt.reward.parts import FromWorld
 from policyopt.selection.turns import TurnsAsRows

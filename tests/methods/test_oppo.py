@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from policyopt.compose import CompositionError, Program, Stage, Term, trained_rows
-from policyopt.evaluation.experiments.preferences import Segments
+from policyopt.evaluation.experiments.segments import Segments
 from policyopt.methods import load
 from policyopt.objective.reward_models import RowTarget
 from policyopt.policies.hindsight import HindsightActor, Landmark

@@ -6,7 +6,7 @@ import torch
 from enumeration import Grades, first_step
 from policyopt.compose import CompositionError
 from policyopt.engines.plain import generate
-from policyopt.evaluation.experiments.preferences import Dialogue
+from policyopt.evaluation.experiments.segments import Dialogue
 from policyopt.methods import load
 from policyopt.methods.refuel import relative_future
 from policyopt.policies.tabular import Table

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import Context, Given, Method, Part, Role, Term
+from policyopt.compose import Context, Method, Part, Term
 from policyopt.evaluation.experiments._common import (
     Outcome,
     fit,
@@ -21,21 +21,20 @@ from policyopt.evaluation.experiments._common import (
 from policyopt.evaluation.experiments._common import numbers as stream
 from policyopt.evaluation.experiments._worlds import share_right, strings_with_target, target_probability
 from policyopt.evaluation.experiments.gradients import KeepGradient
-from policyopt.evaluation.experiments.rewards import Demonstrated
 from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
 from policyopt.sampling.samplers import Draw, Judge, attempt
-from policyopt.types import Batch, Finish, Round, Tasks
+from policyopt.types import Batch, Finish, Round
 from policyopt.worlds.sequences import SequenceWorld, bandit
 
 
-def _right_arms(prompts: int, arms: int, right: int, rng: torch.Generator) -> Tensor:
+def some_right(prompts: int, arms: int, right: int, rng: torch.Generator) -> Tensor:
     """(prompts, arms) rewards: 1 for `right` random arms of every prompt, 0 for the others."""
     return (torch.rand(prompts, arms, generator=rng).argsort(1) < right).float()
 
 
-def _worth(table: Tensor, rewards: Tensor) -> float:
+def expected_reward(table: Tensor, rewards: Tensor) -> float:
     """Expected reward, mean over prompts."""
     return float((table.double() * rewards).sum(1).mean())
 
@@ -61,7 +60,7 @@ def epochs_on_a_batch(method: Method, seed: int, rounds: int) -> Outcome:
     value: the largest KL(policy before || after) of a round, mean over prompts, nats, exact.
     score: expected reward after training, exact.
     """
-    rewards = _right_arms(32, 8, 1, stream(seed, "epochs on a batch"))
+    rewards = some_right(32, 8, 1, stream(seed, "epochs on a batch"))
     before, worths = uniform_table(32, 8).logits.detach().log_softmax(-1).double(), []
 
     def change(run: Run, done: Round) -> float:
@@ -69,7 +68,7 @@ def epochs_on_a_batch(method: Method, seed: int, rounds: int) -> Outcome:
         now = probabilities(run).double().log()
         kl = float((before.exp() * (before - now)).sum(1).mean())
         before = now
-        worths.append(_worth(now.exp(), rewards))
+        worths.append(expected_reward(now.exp(), rewards))
         return kl
 
     done = fit(method, bandit(rewards), {"policy": uniform_table(32, 8)}, rounds, seed, change)
@@ -130,14 +129,14 @@ def right_arms(method: Method, seed: int, rounds: int) -> Outcome:
 
     value and score: probability of the right arm after training, mean over prompts, exact.
     """
-    rewards = _right_arms(32, 16, 1, stream(seed, "right arms"))
+    rewards = some_right(32, 16, 1, stream(seed, "right arms"))
     done = fit(
         method,
         bandit(rewards),
         {"policy": uniform_table(32, 16)},
         rounds,
         seed,
-        lambda run, _: _worth(probabilities(run), rewards),
+        lambda run, _: expected_reward(probabilities(run), rewards),
     )
     notes = {
         "probability of the right arm, mean over rounds": sum(done.watched) / len(done.watched),
@@ -157,7 +156,7 @@ def beside_a_reference(method: Method, seed: int, rounds: int, level: float = 0.
     rewards = (0.3 * torch.rand(4, 20, generator=rng)).scatter(1, order[:, :1], 1.0).scatter(1, order[:, 1:2], 0.7)
     world = replace(bandit(rewards), recordings=order[:, 1:2])
     policy = {"policy": uniform_table(4, 20)}
-    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
+    done = fit(method, world, policy, rounds, seed, lambda run, _: expected_reward(probabilities(run), rewards))
     reached = next((i for i, worth in enumerate(done.watched) if worth >= level), rounds - 1)
     best = done.table.gather(1, order[:, :1])[:, 0]
     notes = {
@@ -251,7 +250,7 @@ def half_hard(method: Method, seed: int, rounds: int) -> Outcome:
 
     value and score: probability of the right arm after training, mean over the worst 8 prompts, exact.
     """
-    rewards = _right_arms(40, 16, 1, stream(seed, "half hard"))
+    rewards = some_right(40, 16, 1, stream(seed, "half hard"))
     logits = torch.zeros(40, 16)
     logits[::2] -= 2.4 * rewards[::2]
 
@@ -260,7 +259,7 @@ def half_hard(method: Method, seed: int, rounds: int) -> Outcome:
 
     done = fit(method, bandit(rewards), {"policy": Table(logits)}, rounds, seed, worst)
     notes = {
-        "probability of the right arm, mean over all prompts": _worth(done.table, rewards),
+        "probability of the right arm, mean over all prompts": expected_reward(done.table, rewards),
         "entropy after training (nats)": _entropy(done.table),
     }
     label = "probability of the right arm, worst fifth"
@@ -314,128 +313,18 @@ def long_wrong_answers(method: Method, seed: int, rounds: int, filler: int = 7) 
     return done.outcome("entropy of the first symbol (nats)", notes, score=success)
 
 
-@dataclass(frozen=True)
-class _Shown(SequenceWorld):
-    """Several recordings of a task, (size, copies, limit); which one is asked for by the column `copy`."""
-
-    def recorded(self, tasks: Tasks) -> Batch:
-        assert self.recordings is not None
-        strings = self.recordings[tasks.id, tasks.row["copy"] % self.recordings.shape[1]]
-        return self.complete(tasks, strings)
-
-
-def _looked_up(rewards: Tensor) -> Any:
-    return lambda strings, task: rewards[task, strings[:, 0].clamp(min=0)]
-
-
-def taught_prompts(method: Method, seed: int, rounds: int) -> Outcome:
-    """16 prompts, 16 arms of which one is right; for every second prompt the policy starts with a probability of about
-    1e-5 for it. Two teachers show an arm of every prompt: one the right one, the other in half of the prompts a wrong
-    one.
-
-    value and score: probability of the right arm after training, mean over prompts, exact.
-    """
-    rng = stream(seed, "taught prompts")
-    rewards = _right_arms(16, 16, 1, rng)
-    best = rewards.argmax(1)
-    other = torch.where(torch.rand(16, generator=rng) < 0.5, best, (best + 1) % 16)
-    logits = torch.zeros(16, 16)
-    logits[::2] -= 9 * rewards[::2]
-    world = _Shown(16, 16, 1, _looked_up(rewards), recordings=torch.stack([best, other], 1)[:, :, None])
-    policy = {"policy": Table(logits)}
-    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
-    right = (done.table * rewards).sum(1)
-    notes = {
-        "probability of the right arm, prompts never solved at first": float(right[::2].mean()),
-        "probability of the right arm, other prompts": float(right[1::2].mean()),
-        "share of right ones among the traces": float((torch.stack([best, other]) == best).float().mean()),
-    }
-    return done.outcome("probability of the right arm", notes)
-
-
-def equivalent_answers(method: Method, seed: int, rounds: int) -> Outcome:
-    """8 tasks of 12 answers, 4 of them equivalent; all are recorded. The reference is uniform; the policy differs from
-    it by normal logits of deviation 1.
-
-    value: variance over a task's equivalent answers of log pi - log pi_ref after training, mean over tasks, exact.
-    """
-    rng = stream(seed, "equivalent answers")
-    rewards = _right_arms(8, 12, 4, rng)
-    start = torch.randn(8, 12, generator=rng)
-    shown = torch.arange(12).expand(8, 12)[:, :, None]
-    right = rewards > 0
-
-    def spread(run: Run, done: Round) -> float:
-        logp = probabilities(run).double().log()
-        return float(logp[right].view(8, 4).var(1, correction=0).mean())
-
-    # The reference is given, so that it is not a copy of the policy.
-    roles = {**method.roles, "reference": Role("uniform", when="collected")}
-    made = replace(method, roles=roles, models={"uniform": Given("the uniform policy")})
-    models = {"policy": Table(start), "uniform": uniform_table(8, 12)}
-    done = fit(made, _Shown(8, 12, 1, _looked_up(rewards), recordings=shown), models, rounds, seed, spread)
-    logp = done.table.double().log()
-    margin = logp[right].view(8, 4).mean(1) - logp[~right].view(8, 8).mean(1)
-    notes = {"mean log-ratio of equivalent less that of other answers": float(margin.mean())}
-    return done.outcome("variance of log-ratios", notes, score=-done.watched[-1])
-
-
-def interval_of_a_signal(method: Method, seed: int, rounds: int, bins: int = 20) -> Outcome:
-    """8 prompts, each with an interval of a line of 20 bins; an answer is a pair of bins, worth the intersection over
-    union of its interval and the prompt's (0 if it ends before it begins). The true one is recorded.
-
-    value: rows, generated or read, until the expected intersection over union is 0.5 (all if never).
-    """
-    rng = stream(seed, "interval of a signal")
-    first = torch.randint(bins - 4, (8,), generator=rng)
-    last = first + 2 + (torch.rand(8, generator=rng) * (bins - first - 3)).long()
-    start, end = torch.arange(bins).repeat_interleave(bins), torch.arange(bins).repeat(bins)
-    overlap = (torch.minimum(end, last[:, None]) - torch.maximum(start, first[:, None]) + 1).clamp(min=0)
-    union = (torch.maximum(end, last[:, None]) - torch.minimum(start, first[:, None]) + 1).clamp(min=1)
-    rewards = torch.where(end >= start, overlap / union, 0.0)
-    world = replace(bandit(rewards), recordings=(first * bins + last)[:, None])
-    policy = {"policy": uniform_table(8, bins * bins)}
-    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
-    reached = next((i for i, worth in enumerate(done.watched) if worth >= 0.5), rounds - 1)
-    rows = done.rows * (reached + 1) // rounds
-    notes = {"expected intersection over union after training": done.watched[-1]}
-    return done.outcome("expected intersection over union", notes, value=float(rows), score=done.watched[-1])
-
-
 def entropy_near_target(method: Method, seed: int, rounds: int, target: float = 1.0) -> Outcome:
     """32 prompts, 32 arms of which 8 are right, reward 1 or 0.
 
     value: |entropy - target|, nats, entropy exact and averaged over the last 30 rounds. score: expected reward.
     """
-    rewards = _right_arms(32, 32, 8, stream(seed, "entropy near target"))
+    rewards = some_right(32, 32, 8, stream(seed, "entropy near target"))
     policy = {"policy": uniform_table(32, 32)}
     done = fit(method, bandit(rewards), policy, rounds, seed, lambda run, _: _entropy(probabilities(run)))
     late = sum(done.watched[-30:]) / len(done.watched[-30:])
-    worth = _worth(done.table, rewards)
+    worth = expected_reward(done.table, rewards)
     notes = {"entropy, mean over the last 30 rounds (nats)": late, "expected reward after training": worth}
     return done.outcome("entropy (nats)", notes, value=abs(late - target), score=worth)
-
-
-def faulty_demonstrations(method: Method, seed: int, rounds: int) -> Outcome:
-    """24 contexts, 8 choices of which one is right; 32 demonstrations of each context, of which a tenth show a random
-    other choice. The policy starts with normal logits of deviation 1.
-
-    value and score: probability of the right choice after training, mean over contexts, exact.
-    """
-    rng = stream(seed, "faulty demonstrations")
-    target = torch.randint(8, (24,), generator=rng)
-    shown = target.repeat(32)
-    other = (shown + torch.randint(1, 8, shown.shape, generator=rng)) % 8
-    shown = torch.where(torch.rand(shown.shape, generator=rng) < 0.1, other, shown)
-    rewards = torch.nn.functional.one_hot(target, 8).float()
-    world = Demonstrated(replace(bandit(rewards), recordings=shown[:, None]))
-    policy = {"policy": Table(torch.randn(24, 8, generator=rng))}
-    done = fit(method, world, policy, rounds, seed, lambda run, _: _worth(probabilities(run), rewards))
-    notes = {
-        "share of right demonstrations": float((shown == target.repeat(32)).float().mean()),
-        "share of contexts whose likeliest choice is right": float((done.table.argmax(1) == target).float().mean()),
-    }
-    return done.outcome("probability of the right choice", notes)
 
 
 def distance_from_the_first(method: Method, seed: int, rounds: int) -> Outcome:

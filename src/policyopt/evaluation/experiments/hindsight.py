@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policyopt.compose import Method
 from policyopt.evaluation.experiments._common import Outcome, fit, numbers
-from policyopt.evaluation.experiments.preferences import Segments
+from policyopt.evaluation.experiments.segments import Segments
 from policyopt.policies.hindsight import HindsightActor
 from policyopt.run import Run
 from policyopt.types import Round
