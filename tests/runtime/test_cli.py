@@ -164,6 +164,23 @@ def test_eval_with_a_recipe_counts_the_runs_own_tasks(command, tmp_path):
     assert by_name.code == 0, by_name.err
 
 
+def test_eval_measures_what_a_run_of_the_recipe_held_out(made, tmp_path, command):
+    """Of a file, all other tasks are trained on: the default is the recipe's number, and more of them are told."""
+    assert command("train", made, "steps=1").code == 0
+    kept = json.loads((tmp_path / "run" / "summary.json").read_text())["after"]
+    model = tmp_path / "run" / "model"
+    again = command("eval", model, "--task", made, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out) == kept
+    assert "hold out" not in again.err
+    more = command("eval", model, "--task", made, "--tasks", 12)
+    assert "12 held-out tasks" in more.out
+    assert "runs of this recipe hold out 4 tasks and may train on the others" in more.out
+    more = command("eval", model, "--task", made, "--tasks", 12, "--json")
+    assert json.loads(more.out)["tasks"] == 12
+    assert "may train on the others" in more.err
+
+
 # -- Python does what the command line does --------------------------------------------------------------------------
 def files(run):
     """What must be equal between runs: everything but clocks and event files."""

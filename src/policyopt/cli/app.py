@@ -170,8 +170,10 @@ def evaluate(
     task: Annotated[
         str, typer.Option(help="A recipe, whose tasks are used, or a reasoning-gym data set or Gymnasium environment.")
     ],
-    tasks: Annotated[int | None, typer.Option(help="Held-out tasks, episodes or samples.", min=1)] = None,
-    samples: Annotated[int | None, typer.Option(help="Samples of every task.", min=8)] = None,
+    tasks: Annotated[
+        int | None, typer.Option(help="Held-out tasks, episodes or samples. Default: the recipe's.", min=1)
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples of every task. Default: the recipe's.", min=8)] = None,
     limit: Annotated[int | None, typer.Option(help="Tokens of an answer at most.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Template, for example '{word} ='.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -186,13 +188,15 @@ def evaluate(
     result = evaluate_folder(model, Asked(task, tasks, samples, changes))
     if as_json:
         print(json.dumps(result.measured, indent=2))
+        if result.remark:
+            errors.print(result.remark, markup=False, soft_wrap=True)
         return
     console.print(f"{result.over}; 95 % intervals")
     for name, measure in measures(result.measured).items():
         low, high = result.measured[f"{name}_interval"]
         console.print(f"  {measure.label:28s} {measure.shown(result.measured[name], low, high)}", markup=False)
     if result.remark:
-        console.print(f"  {result.remark}")
+        console.print(f"  {result.remark}", markup=False, soft_wrap=True)
 
 
 app.command()(compare)
