@@ -10,6 +10,7 @@ from policyopt.compose import CompositionError, Program, Stage
 from policyopt.engines.plain import generate
 from policyopt.feedback.peers import PeerReview, keep_rate, largest_margins
 from policyopt.methods import load
+from policyopt.ops.pairs import pair_rows
 from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.run import Run
@@ -55,6 +56,8 @@ def test_each_model_learns_what_the_other_finds_clean() -> None:
     ctx.run.drawn = 2
     for column in ("taught:first", "taught:second"):
         assert PeerReview()(ctx, rows).row[column].tolist() == [True, True, False, False]
+    ctx.run.drawn = 4  # the last batch of epoch 1, not the first of epoch 2: 0.55 of both are both
+    assert PeerReview(noise=0.9, ramp=2)(ctx, rows).row["taught:first"].sum() == 2
 
 
 def test_kept_pairs_are_the_largest_margins_rounded_up_and_the_first_among_equals() -> None:
@@ -128,3 +131,32 @@ def test_an_epoch_goes_on_after_a_restart_and_odd_batches_are_refused() -> None:
         assert torch.equal(a, b)
     with pytest.raises(CompositionError, match="must divide"):
         trained({"selection.count": 5})
+
+
+def test_batches_go_by_the_mean_margin_of_both_models() -> None:
+    world, made = pairs(), override(load("crm"), {"selection.count": 2})
+    models: Any = {name: Table(numbers(1, 5, seed=n)) for n, name in ((5, "first"), (6, "second"))}
+    rewards = {name: table.make_reward(torch.Generator().manual_seed(0)) for name, table in models.items()}
+    for name, table in models.items():
+        rewards[name].values.data.copy_(9 * table.logits.detach())
+    ctx = context(made, {**grids(), **rewards}, world)
+    made.before[0](ctx)
+    rows = world.recorded_pairs(world.tasks(torch.arange(12)).with_rows({"group": torch.arange(12)}))
+    worth = sum(model.worth(rows).detach() for model in rewards.values()) / 2
+    chosen, rejected = pair_rows(rows).T
+    means = (worth[chosen] - worth[rejected])[ctx[SORTED]["ids"]].view(-1, 2).mean(1)
+    assert bool((means[:-1] > means[1:]).all())
+
+
+def test_pairs_are_sorted_where_the_models_are() -> None:
+    class Asked(Exception):
+        pass
+
+    def everything(tasks: Any) -> Any:
+        raise Asked(tasks.id.device.type)
+
+    world: Any = type("World", (), {"size": 12, "recorded_pairs": staticmethod(everything), "tasks": pairs().tasks})()
+    models: Any = {**grids(), "first": torch.nn.Linear(1, 1, device="meta"), "second": torch.nn.Linear(1, 1)}
+    made = override(load("crm"), WORLD)
+    with pytest.raises(Asked, match="meta"):
+        made.before[0](context(made, models, world))

@@ -83,6 +83,42 @@ def test_strength_is_the_log_odds_of_the_mean_probability() -> None:
     close(strength_of(torch.tensor([0.5, 0.9, 0.1, 1.0]), 2.0), [2 * x for x in odds], atol=1e-6)
 
 
+def test_the_mean_is_of_one_row_in_whichever_order_it_was_read() -> None:
+    """q = (sigma(gap + taste) + 1 - sigma(-gap + taste)) / 2: the taste cancels where the gap is 0, and nearly else."""
+    odds = lambda q: abs(math.log(q / (1 - q)))  # noqa: E731
+    sigma = lambda z: 1 / (1 + math.exp(-z))  # noqa: E731
+    rows = annotated(AnnotatedPairs(votes=2), sharp=3.0, taste=0.5)
+    symbols, ranks = rows.step["_step"][:, 0].view(4, 2), rows.row["rank"].view(4, 2)
+    decided = [group for group in range(4) if int(ranks[group].max()) == 1]
+    assert any(symbols[group, 0] != symbols[group, 1] for group in decided)
+    for group in decided:
+        gap = 3.0 * int(symbols[group, 0] - symbols[group, 1])
+        q = (sigma(gap + 0.5) + 1 - sigma(-gap + 0.5)) / 2
+        close(rows.row["strength"].view(4, 2)[group].max(), odds(q), atol=1e-6)
+
+
+def test_votes_are_counted_where_random_numbers_are_whatever_the_device_of_rows() -> None:
+    class Elsewhere:
+        """Numbers of another device: they can be carried over, and nothing else."""
+
+        def __init__(self, held: torch.Tensor):
+            self.held = held
+
+        def double(self) -> "Elsewhere":
+            return Elsewhere(self.held.double())
+
+        def cpu(self) -> torch.Tensor:
+            return self.held
+
+    def annotate(first: Any, second: Any, own: Any, rng: Any) -> Any:
+        return Elsewhere(torch.full((len(first),), 0.75))
+
+    sides, rng = torch.tensor([[0, 1], [2, 3]]), torch.Generator().manual_seed(0)
+    ahead, share = AnnotatedPairs(votes=3).polled(annotate, ragged(), sides, None, rng)
+    assert ahead.abs().tolist() <= [3, 3]
+    close(share, torch.full((2,), (0.75 + 0.25 + 0.75) / 3))
+
+
 def test_two_votes_of_opposite_orders_are_the_filter_of_swap_consistency() -> None:
     """A pair is kept if and only if both orders say the same."""
     for taste, kept in ((1.0, True), (200.0, False)):

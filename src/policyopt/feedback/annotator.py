@@ -87,12 +87,12 @@ class AnnotatedPairs(Part):
         self, annotate: Annotate, batch: Batch, sides: Tensor, own: Batch | None, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Votes for the first row less those for the second (P,), and the mean probability of the first."""
-        ahead, total = torch.zeros_like(sides[0]), torch.zeros(sides.shape[1], dtype=torch.float64)
+        ahead, total = torch.zeros(2, sides.shape[1], dtype=torch.float64)
         for vote in range(self.votes):
             one, other = sides if vote % 2 == 0 else sides.flip(0)
-            likely = annotate(batch[one], batch[other], own, rng).double()
+            likely = annotate(batch[one], batch[other], own, rng).double().cpu()
             wins = torch.rand(len(likely), generator=rng, dtype=torch.float64) < likely
             sign = 1 if vote % 2 == 0 else -1
-            ahead = ahead + sign * (2 * wins.long() - 1)
+            ahead = ahead + sign * (2 * wins.double() - 1)
             total = total + (likely if vote % 2 == 0 else 1 - likely)
-        return ahead, total / self.votes
+        return ahead.to(sides.device), (total / self.votes).to(sides.device)

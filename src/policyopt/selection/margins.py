@@ -52,12 +52,14 @@ class SortByMargin(Part):
             return
         order = torch.randperm(size, generator=generator(ctx.seed, "epoch", epoch))
         everything: Any = asked(ctx.world, "recorded_pairs", "for its pairs")
-        rows = everything(ctx.world.tasks(order).with_rows({"group": torch.arange(size)}))
+        tasks = ctx.world.tasks(order).with_rows({"group": torch.arange(size)})
+        rows = everything(tasks.to(next(ctx.models[self.models[0]].parameters()).device))
         with torch.no_grad():
             seen = SeenBatch(ctx, rows)
             worth = torch.stack([seen.worth(model) for model in self.models]).mean(0)
         chosen, rejected = pair_rows(rows).T
-        ctx[SORTED] = {"epoch": epoch, "ids": order[easiest_first(worth[chosen] - worth[rejected], count, self.unit)]}
+        margin = (worth[chosen] - worth[rejected]).cpu()
+        ctx[SORTED] = {"epoch": epoch, "ids": order[easiest_first(margin, count, self.unit)]}
 
 
 @dataclass(frozen=True)
