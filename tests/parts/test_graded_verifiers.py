@@ -7,7 +7,7 @@ import torch
 
 from policyopt.ops.metrics import UNREADABLE, relative_error
 from policyopt.types import Tasks
-from policyopt.worlds import verifiers
+from policyopt.worlds import numbers
 from policyopt.worlds.demonstrations import near_number
 from policyopt.worlds.tasks import Entry, VerifierError
 from policyopt.worlds.tokens import TokenWorld, WorldError
@@ -28,7 +28,7 @@ def test_relative_errors_of_texts_are_those_of_numbers() -> None:
     for text, answer, said, wanted in cases:
         expected = relative_error(torch.tensor([said]), torch.tensor([wanted]))
         assert rule(text, entry(answer)) == pytest.approx(float(expected)), text
-    assert verifiers.UNREADABLE == UNREADABLE
+    assert numbers.UNREADABLE == UNREADABLE
     assert rule.trusted
     with pytest.raises(VerifierError, match="needs a number"):
         rule("1", entry("one"))

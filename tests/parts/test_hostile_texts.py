@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from policyopt.sandbox import wire
 from policyopt.worlds.grading import Grader, Limits
+from policyopt.worlds.numbers import _NUMBER, last_number
 from policyopt.worlds.sources import reasoning_gym_entries
 from policyopt.worlds.tasks import Entry
-from policyopt.worlds.verifiers import _NUMBER, last_number, verifier
+from policyopt.worlds.verifiers import verifier
 
 MANY = 10**7
 LONG = {

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from policyopt.policies.endpoint import Endpoint, JudgeError, Peer
 from policyopt.types import NO_TOKEN, Batch, Finish
+from policyopt.worlds.numbers import last_number
 from policyopt.worlds.sources import fill
-from policyopt.worlds.verifiers import last_number
 
 Decode = Callable[[list[int]], str]
 

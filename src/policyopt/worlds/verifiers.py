@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
+from policyopt.worlds.numbers import Numeric, RelativeError
 from policyopt.worlds.python_tests import PythonTests
 from policyopt.worlds.reasoning_scorers import ReasoningGym
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
 from policyopt.worlds.verdicts import Verdict
-
-UNREADABLE = 1e6
-"""The relative error of a text without a number; as in `ops.metrics`, which grading workers can not import."""
 
 
 @dataclass(frozen=True)
@@ -38,82 +34,6 @@ class Exact(Verifier):
 
     def __call__(self, text: str, entry: Entry) -> float:
         return float(text.strip() == entry.answer.strip())
-
-
-# A minus counts as a sign unless something it could be subtracted from stands directly before it.
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)\]])[-+])?"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?",
-    re.ASCII,
-)
-
-
-@dataclass(frozen=True)
-class Numeric(Verifier):
-    """1 iff the text's last number equals the answer: |a − b| ≤ ``relative_tolerance`` · max(|a|, |b|).
-
-    Numbers may have thousands separators, a fraction and an exponent. With tolerance 0 decimals are
-    compared exactly.
-    """
-
-    relative_tolerance: float = 0.0
-    trusted: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.relative_tolerance < 1:
-            raise VerifierError(f"relative_tolerance must lie in [0, 1), got {self.relative_tolerance}")
-
-    def __call__(self, text: str, entry: Entry) -> float:
-        try:
-            wanted = Decimal(entry.answer.strip().replace(",", ""))
-        except InvalidOperation as error:
-            raise VerifierError(
-                f"numeric needs a number as the entry's answer, got {entry.answer!r}; use another verifier"
-            ) from error
-        last = last_number(text)
-        if last is None:
-            return 0.0
-        if last == wanted:
-            return 1.0
-        close = math.isclose(float(last), float(wanted), rel_tol=self.relative_tolerance, abs_tol=0.0)
-        return float(self.relative_tolerance > 0 and math.isfinite(float(last)) and close)
-
-
-_DIGITS, _PARTS = "0123456789", "0123456789,.eE+-"
-_LONGEST_NUMBER = 10_000
-
-
-def last_number(text: str) -> Decimal | None:
-    """None without one. Only the end of a longer run of digits, signs and points than ``_LONGEST_NUMBER`` is read, so
-    that a text of any length takes no time."""
-    end = 1 + max(text.rfind(digit) for digit in _DIGITS)
-    if end == 0:
-        return None
-    first = max(0, end - _LONGEST_NUMBER)
-    # What stands before the run is no part of a number.
-    start = first + len(text[first:end].rstrip(_PARTS))
-    found = _NUMBER.findall(text, start, end)
-    return Decimal(found[-1].replace(",", ""))
-
-
-@dataclass(frozen=True)
-class RelativeError(Verifier):
-    """|y − ŷ| / |y| of the text's last number ŷ and the answer y, for rewards that grow as it shrinks; ``UNREADABLE``
-    without a number, and for any other number where the answer is 0."""
-
-    trusted: ClassVar[bool] = True
-
-    def __call__(self, text: str, entry: Entry) -> float:
-        try:
-            wanted = float(entry.answer.strip().replace(",", ""))
-        except ValueError as error:
-            raise VerifierError(
-                f"relative_error needs a number as the entry's answer, got {entry.answer!r}; use another verifier"
-            ) from error
-        said = last_number(text)
-        if said is None or (wanted == 0 and said != 0):
-            return UNREADABLE
-        return 0.0 if float(said) == wanted else min(abs(float(said) - wanted) / abs(wanted), UNREADABLE)
 
 
 @dataclass(frozen=True)
