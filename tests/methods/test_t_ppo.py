@@ -114,6 +114,9 @@ def test_unfinished_rows_are_paid_nothing_and_train_no_critic() -> None:
     open_rows = ~judged.done
     assert 0 < int(open_rows.sum()) < 6
     close(judged.step["reward"][open_rows], torch.zeros(int(open_rows.sum()), judged.steps))
+    ended = judged.step["reward"][~open_rows].sum(1).mean()
+    assert done[0].metrics["reward_finished"] == pytest.approx(float(ended))
+    assert done[0].metrics["reward"] == pytest.approx(float(ended) * float((~open_rows).double().mean()))
     made, run, _ = runs(1, 1)  # the end symbol may come at once, in some rows
     first = runs(1, 1)[2][0].judged
     critic = run.models["critic"].values.detach()

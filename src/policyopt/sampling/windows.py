@@ -9,6 +9,7 @@ import torch
 
 from policyopt.compose import Cell, CompositionError, Context, Part, Seen
 from policyopt.ops.masked import select
+from policyopt.ops.sequences import total_reward
 from policyopt.sampling.collected import with_columns_of
 from policyopt.sampling.samplers import Draw, Judge
 from policyopt.types import Batch, Finish, Round, concatenate
@@ -34,7 +35,8 @@ class Windows(Part):
     that are drawn take the places of those that are. No round waits for its longest row.
 
     Step column `fresh`: taken in this round. paid: what the world pays for: whole "rows", of which unfinished ones are
-    paid nothing yet, or "steps", whatever comes after them.
+    paid nothing yet, or "steps", whatever comes after them. The metric `reward` is of all rows, `reward_finished` of
+    those that have ended.
     """
 
     steps: int = 1024
@@ -65,6 +67,7 @@ class Windows(Part):
             train = torch.where(known, judged.step["train"], rows.step["train"])
             columns = {"reward": select(known, judged.step["reward"]), "train": train}
             judged = judged.with_steps(columns).with_rows({"scored": judged.row["scored"] | ~over})
+        ctx.meter.mean("reward_finished", total_reward(judged), judged.done & judged.row["scored"])
         return judged.with_steps({"fresh": fresh})
 
     def after(self, ctx: Context, done: Round) -> None:
