@@ -135,6 +135,18 @@ def test_tasks_the_starting_policy_never_solves_are_left_out() -> None:
     assert sorted(ctx.stage.selection.draw(ctx, None).id.tolist()) == [0, 1, 2, 3]
 
 
+def test_rows_that_have_their_form_alone_do_not_make_a_task_reachable() -> None:
+    """Every row keeps the form, the rows of two tasks of four are right."""
+    grades = torch.tensor([0.0, 1.0, 0.0, 0.3]).double()
+    world = SequenceWorld(4, 2, 1, lambda s, t: grades[t], checker=lambda s, t: torch.ones(len(s), 1).double())
+    made = load("arpo_gui")
+    ctx = asking(Group(2), world, Table(torch.zeros(4, 2)), 4, reward=made.reward)
+    ctx.stage = replace(ctx.stage, selection=replace(made.selection, count=4))
+    made.before[0](ctx)
+    assert ctx.run.cells[TASKS.name][REACHABLE].tolist() == [0.0, 16.0, 0.0, 16.0]
+    assert set(ctx.stage.selection.draw(ctx, None).id.tolist()) == {1, 3}
+
+
 def test_a_run_goes_on_from_its_state() -> None:
     def solved(strings, task):
         return (strings == 1).all(1).double()

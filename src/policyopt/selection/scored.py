@@ -10,7 +10,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.diversity import distinct_share, edit_diversity
-from policyopt.ops.sequences import own_choices, total_reward
+from policyopt.ops.sequences import on_last, own_choices, total_reward
 from policyopt.remembered import TASKS, by_task, note, noted, recall
 from policyopt.selection.tasks import in_epochs
 from policyopt.types import Batch, Round, Source, Tasks
@@ -166,10 +166,12 @@ class ReachableTasks(Part):
 @dataclass(frozen=True)
 class Probed(Part):
     """Before the first round of a stage, `attempts` rows of every task by the policy as it then is; how many exceed
-    the reward `right` is remembered for `ReachableTasks`."""
+    the reward `right` is remembered for `ReachableTasks`. score: the row column that says how well a task was done,
+    apart from rewards for form; "" is the total reward."""
 
     attempts: int = 16
     right: float = 0.0
+    score: str = ""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -181,6 +183,8 @@ class Probed(Part):
         tasks = ctx.world.tasks(torch.arange(ctx.world.size)).to(next(ctx.models["policy"].parameters()).device)
         rows = ctx.extend(ctx.world.start(tasks.repeat(self.attempts)))
         rows = ctx.stage.reward(ctx, rows)
+        if self.score:
+            rows = rows.with_steps({"reward": on_last(rows, rows.row[self.score].to(rows.step["reward"]))})
         ids, count, hits = attempts(rows, self.right)
         note(ctx, REACHABLE, ids, hits)
         note(ctx, PROBED, ids, count)
