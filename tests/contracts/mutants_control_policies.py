@@ -4,8 +4,8 @@ import torch
 from mutants import CONTROL_POLICIES, Patch, mutant
 
 from policyopt.distributions import SquashedGaussian, tanh_log_slope
+from policyopt.policies.continuous_heads import SquashedHead
 from policyopt.policies.control import Actor
-from policyopt.policies.heads import SquashedHead
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.perception import Eyes
 from policyopt.update.normalise import UpdateNormaliser

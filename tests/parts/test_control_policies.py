@@ -18,9 +18,10 @@ from control_policies import BODIES, BOX, FLAT, PIXELS, SPACES, actor, observed,
 from policyopt.compose import CompositionError
 from policyopt.ops.random import uniforms
 from policyopt.policies.bodies import CNN, GAIN, MLP, NATURE, SMALL, Recurrent
+from policyopt.policies.continuous_heads import GaussianHead, SquashedHead
 from policyopt.policies.control import ControlSpec, new_actor
 from policyopt.policies.control_checkpoint import PolicyFolderError, load_control, save_control
-from policyopt.policies.heads import HEADS, GaussianHead, SquashedHead
+from policyopt.policies.heads import HEADS
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.spaces import Box, Discrete, actions_of, observations_of
 from policyopt.types import Batch, Tasks, empty_batch

@@ -31,8 +31,10 @@ from policyopt.distributions import Deterministic, Distribution
 from policyopt.policies.bodies import MLP, Body, Flat, Image, Recurrent, Unrolled, encoder, orthogonal
 from policyopt.policies.critics import QCritic, ValueCritic
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.discrete_heads import QHead
 from policyopt.policies.fast import Fast, fast_path
-from policyopt.policies.heads import Head, QHead, head_for
+from policyopt.policies.head import Head
+from policyopt.policies.heads import head_for
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.perception import MEMORY, Eyes, cleared
 from policyopt.policies.perception import carried as carried

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from policyopt.compose import CompositionError
 from policyopt.policies.bodies import ACTIVATIONS, CNN, GAIN, MLP, Image, orthogonal
-from policyopt.policies.heads import Head
+from policyopt.policies.head import Head
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.perception import MEMORY, Eyes, cleared
 from policyopt.policies.spaces import Actions, Box, Discrete

@@ -22,7 +22,8 @@ from policyopt.ops.random import derive, generator, new_keys
 from policyopt.policies.bodies import CNN, MLP, NATURE, SMALL, Body, Recurrent
 from policyopt.policies.control import Actor, new_actor
 from policyopt.policies.control_checkpoint import FOLDER, load_control, save_control
-from policyopt.policies.heads import Head, head_for
+from policyopt.policies.head import Head
+from policyopt.policies.heads import head_for
 from policyopt.policies.spaces import actions_of, observations_of
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.control.sections import (
