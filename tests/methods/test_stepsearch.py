@@ -55,6 +55,18 @@ def test_a_duplicate_inside_a_search_counts_in_the_released_form() -> None:
     close(repeated(documents, within=True), [[1 / 3, 1.0]])
 
 
+def test_repetitions_stand_where_the_searches_are_in_rows_of_any_length() -> None:
+    """Few searches among many steps: what is compared grows with the searches, not with the steps."""
+    documents = torch.full((3, 30_000, 2), -1)
+    documents[0, [7, 20_000, 29_999]] = torch.tensor([[1, 2], [2, 3], [3, 1]])
+    documents[2, [0, 5]] = torch.tensor([[4, -1], [4, 4]])
+    found = repeated(documents)
+    assert found[0, [7, 20_000, 29_999]].tolist() == [0.0, 0.5, 1.0]
+    assert found[2, [0, 5]].tolist() == [0.0, 1.0]
+    assert float(found.sum()) == 2.5
+    close(repeated(documents[1:2]), torch.zeros(1, 30_000))
+
+
 def test_every_query_counts_for_one_group_and_every_group_its_best_query() -> None:
     """Queries: (0.9, 0.8) and (0.3, 0.2) go to the first group; the third to the second; a third group is not there."""
     keywords = torch.tensor([[[0.9, 0.8, NAN], [0.3, 0.2, NAN], [0.1, 0.4, NAN]]])

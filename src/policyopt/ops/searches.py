@@ -45,14 +45,17 @@ def information_gain(similar: Float[Tensor, "B T M"]) -> Float[Tensor, "B T"]:
 def repeated(documents: Int[Tensor, "B T K"], *, within: bool = False) -> Float[Tensor, "B T"]:
     """The share of a search's documents that an earlier search of the row returned; within: or the same search, before
     them in its list."""
-    size = documents.shape[2]
-    flat = documents.flatten(1)
+    made = (documents >= 0).any(2)
+    # Searches are few among the steps of a text: compared are they alone, side by side from the left.
+    order = (~made).long().argsort(dim=1, stable=True)[:, : int(made.sum(1).max()) if len(made) else 0]
+    held = documents.gather(1, order[..., None].expand(-1, -1, documents.shape[2]))
+    flat, size = held.flatten(1), documents.shape[2]
     place = torch.arange(flat.shape[1], device=flat.device)
     round_ = place // size
     earlier = place[None, :] < place[:, None] if within else round_[None, :] < round_[:, None]
     seen = ((flat[:, :, None] == flat[:, None, :]) & earlier).any(2) & (flat >= 0)
-    count = (documents >= 0).sum(2)
-    return seen.view_as(documents).sum(2) / count.clamp(min=1)
+    share = seen.view_as(held).sum(2) / (held >= 0).sum(2).clamp(min=1)
+    return torch.zeros(made.shape, dtype=share.dtype, device=share.device).scatter(1, order, share)
 
 
 def asked_share(keywords: Float[Tensor, "B T J"]) -> Float[Tensor, " B"]:
