@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from policyopt.compose import Part, names_of, parts_of, walk
+from policyopt.compose import Part, named_by, names_of, parts_of, walk
 from policyopt.methods import load
 from policyopt.update.optimizers import AdamW
 
@@ -38,3 +38,15 @@ def test_models_with_an_optimiser_are_trained_wherever_it_stands() -> None:
     term = replace(ppo.objective[0], name="own", trains="judge")
     hook = Plain((Plain({"terms": (term,)}), replace(ppo.update, optimizers={"other": AdamW(0.1)})))
     assert replace(ppo, after=(hook,)).trained == {"policy", "critic", "judge", "other"}
+
+
+def test_names_are_those_that_options_hold() -> None:
+    @dataclass(frozen=True)
+    class Read(Part):
+        first: str = "a"
+        other: str | None = None
+
+        critics = named_by("first", "other")
+
+    assert Read().critics == ("a",)
+    assert Read(other="b").critics == ("a", "b")

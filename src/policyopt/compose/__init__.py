@@ -34,6 +34,7 @@ from policyopt.compose.parts import (
     PerStep,
     chosen_rows,
     coefficient,
+    named_by,
     trained_rows,
     trained_steps,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "chosen_rows",
     "coefficient",
     "frozen",
+    "named_by",
     "names_of",
     "parts_of",
     "trained_rows",

@@ -15,11 +15,16 @@ from policyopt.ops.pairs import pair_rows
 from policyopt.types import Batch, Round
 
 
+def named_by(*options: str) -> Any:
+    """A declaration of a part whose names are what these options hold; one that is None names nothing."""
+    return property(lambda part: tuple(name for option in options if (name := getattr(part, option)) is not None))
+
+
 class Part:
     """Base of all parts: frozen dataclasses of options that declare what they read and write.
 
     reads, writes: row or step columns beyond the universal ones. roles: named log-probabilities it reads. A part for
-    which they depend on its options makes them properties.
+    which they depend on its options makes them properties, or says which options name them (`named_by`).
     formula: the equation, for the printed objective.
     version: of what it computes; raised when its numbers change for equal options, so that runs can tell.
     """

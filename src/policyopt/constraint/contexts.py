@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.types import Batch
 
@@ -32,16 +32,13 @@ class ContextDependence(Loss):
     share: float = 1.0
 
     formula = "min(exp(d) - d - 1, most), d = clamp(log pi_other - log pi, -bound, bound)"
+    roles = named_by("role")
 
     def __post_init__(self) -> None:
         if self.bound <= 0 or self.most <= 0 or not 0 < self.share <= 1:
             raise CompositionError(
                 f"need bound and most above 0 and 0 < share <= 1, got {self.bound}, {self.most} and {self.share}"
             )
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,)
 
     def estimate(self, seen: Seen, batch: Batch) -> Tensor:
         change = select(batch.trained, seen[self.role].logp - seen["policy"].logp).clamp(-self.bound, self.bound)
@@ -73,10 +70,7 @@ class Surprise(Loss):
     role: str = "policy"
 
     formula = "-log pi_role"
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,)
+    roles = named_by("role")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return -select(batch.trained, seen[self.role].logp)

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.divergence import k1, k2, k3, kl_gradient
 from policyopt.ops.masked import placed, select
 from policyopt.types import Batch
@@ -54,15 +54,12 @@ class ExactKL(Loss):
     second: str = "reference"
 
     formula = "sum_v p(v) (log p(v) - log q(v))"
+    roles = named_by("first", "second")
 
     @property
     def penalises(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The other one: a bound to the old policy may stand beside a penalty to the reference."""
         return self.second if self.first == "policy" else self.first
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.first, self.second)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         first, second = seen[self.first].dist, seen[self.second].dist

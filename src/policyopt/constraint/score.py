@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.matching import STEP_NOISE, STEP_TIME, Renoised, points_of_steps
 from policyopt.types import Batch
@@ -33,16 +33,13 @@ class ScoreOfBehaviour(Loss):
 
     formula = "w(t) <sg(eps(alpha_t a + sigma_t z | s, t)), a>, a = mu(s), t ~ U(times), z ~ N(0, I)"
     needs = "the noise in steps"
+    critics = named_by("model")
 
     def __post_init__(self) -> None:
         if self.weighting not in get_args(Weighting):
             raise CompositionError(f"weighting is one of {', '.join(get_args(Weighting))}, not {self.weighting!r}")
         if not 0 <= self.times[0] < self.times[1] <= 1:
             raise CompositionError(f"times rise within 0..1, got {self.times}")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.model,)
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         if not seen.taken().is_floating_point():

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.entropies import EntropyScale
 from policyopt.ops.masked import placed, select
 from policyopt.ops.pieces import Pieces, pieces
@@ -25,10 +25,7 @@ class StepEntropies(Part):
 
     formula = "H_bt = -sum_v pi_old(v) log pi_old(v)"
     writes = ("entropy",)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,)
+    roles = named_by("role")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.groups import group_count, group_mean, group_range, group_std, others_mean
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import ROW_COLUMNS, Batch
@@ -50,6 +50,7 @@ class GroupStandardised(Part):
     within: tuple[str, ...] = ("group",)
 
     formula = "A_b = (R_b - mean_g R) / (std_g R + epsilon)"
+    writes = named_by("advantage")
 
     def __post_init__(self) -> None:
         if self.epsilon < 0 or self.ddof not in (0, 1):
@@ -63,10 +64,6 @@ class GroupStandardised(Part):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.reward, *(name for name in self.within if name not in ROW_COLUMNS))
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.advantage,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward = total_reward(batch, self.reward)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import Cell, CompositionError, Context, Part
+from policyopt.compose import Cell, CompositionError, Context, Part, named_by
 from policyopt.ops.masked import select, whiten
 from policyopt.ops.sequences import fold_rewards, generalised_advantage, pack_own, to_go
 from policyopt.types import Batch, Finish, Round
@@ -79,16 +79,13 @@ class GeneralisedAdvantage(Part):
     whitened: bool = True
 
     formula = "A_t = sum_k (gamma lam)^(k-t) (r_k + gamma V_{k+1} - V_k)"
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         if not (0 <= self.gamma <= 1 and 0 <= self.lam <= 1):
             raise CompositionError(f"gamma and lam must be in 0..1, got {self.gamma} and {self.lam}")
 
     writes = ("advantage", "return", "value")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def discount(self, batch: Batch) -> Tensor:
         """(B, T) what the state after each own step counts."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import total_reward
@@ -54,10 +54,7 @@ class SuccessGain(Part):
     needs = "the turns of rows"
     formula = "A_k = V(s_k+1) - V(s_k), at the end R - V(s_k)"
     writes = ("advantage",)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part, Seen
+from policyopt.compose import CompositionError, Context, Part, Seen, named_by
 from policyopt.credit.groups import standardised
 from policyopt.ops.groups import group_range
 from policyopt.ops.masked import select, whiten
@@ -78,10 +78,7 @@ class ByTokenModel(Part):
     formula = "A_bt *= [sign(A_bt) (2 sigma(w(s_b,t+1)) - 1)]+"
     reads = ("advantage",)
     writes = ("advantage", "praise")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         said = said_of_steps(ctx, batch, self.critic)
@@ -102,10 +99,7 @@ class FrozenValues(Part):
 
     formula = "A_bt = whiten(w(s_b,t+1))"
     writes = ("advantage",)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         said, scored = said_of_steps(ctx, batch, self.critic), batch.own & batch.row["scored"][:, None]

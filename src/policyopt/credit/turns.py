@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.credit.groups import standardised
 from policyopt.ops.groups import group_mean
 from policyopt.ops.pieces import Pieces, pair_ids, pieces
@@ -40,6 +40,7 @@ class TurnAdvantage(Part):
     advantage: str = "advantage"
 
     formula = "A_k = (g_k - mean_U g) / (1 or std_U g + epsilon), g_k = sum_{l>=k} gamma^(l-k) r_l of turn k"
+    writes = named_by("advantage")
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1 or self.ddof not in (0, 1) or self.epsilon < 0:
@@ -50,10 +51,6 @@ class TurnAdvantage(Part):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.reward, *(() if self.column is None else (self.column,)))
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.advantage,)
 
     def worth(self, batch: Batch, turns: Pieces) -> Tensor:
         """(n,) of every turn."""

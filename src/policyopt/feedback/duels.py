@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.sequences import total_reward
 from policyopt.seen import preference
 from policyopt.types import Batch, Source
@@ -29,10 +29,7 @@ class Duels(Part):
     needs = "a world that compares rows"
     formula = "y_w = y_1 with probability P(y_1 > y_2), else y_2"
     writes = ("pair", "rank")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return () if self.judge is None else (self.judge,)
+    critics = named_by("judge")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         first, second = neighbours(batch).T

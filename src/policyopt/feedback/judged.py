@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.feedback.duels import neighbours
 from policyopt.seen import preferred
 from policyopt.types import Batch
@@ -27,14 +27,11 @@ class JudgedPairs(Part):
     needs = "a judge of pairs"
     formula = "y_w = y_1 if (P(1 | 1, 2) + 1 - P(1 | 2, 1)) / 2 > 1/2 + margin, y_2 if < 1/2 - margin, else no pair"
     writes = ("pair", "rank")
+    critics = named_by("judge")
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin < 0.5:
             raise CompositionError(f"feedback.margin must be in 0..0.5 (less than 0.5), not {self.margin}")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.judge,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         first, second = neighbours(batch).T

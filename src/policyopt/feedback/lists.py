@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.rejection import accepted
 from policyopt.ops.sequences import total_reward
 from policyopt.seen import preference
@@ -56,6 +56,7 @@ class SoftTournament(Part):
     needs = "a world that compares rows"
     formula = "p_ij = (P(i > j) + 1 - P(j > i)) / 2, rank by sum_j p_ij"
     writes = ("pair", "rank", "label", "strength")
+    critics = named_by("judge")
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         group, scored = batch.row["group"], batch.row["scored"]
@@ -75,10 +76,6 @@ class SoftTournament(Part):
             pair[rows], rank[rows[order]] = one, torch.arange(len(rows), device=rank.device)
             table[rows, : len(rows)], label[rows] = chance[:, order], wins
         return batch.with_rows({"pair": pair, "rank": rank, "label": label, "strength": table})
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return () if self.judge is None else (self.judge,)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.pairs import at_rows, pair_rows
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
@@ -45,6 +45,7 @@ class PeerReview(Part):
         "a learns S_b, S_b = the ceil(lam n) pairs of largest r_b(y_w) - r_b(y_l), lam = 1 - noise min(1, e / ramp)"
     )
     reads = ("pair", "rank")
+    critics = named_by("first", "second")
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 1 or self.ramp < 1 or self.first == self.second:
@@ -52,10 +53,6 @@ class PeerReview(Part):
                 f"need noise in 0..1 (less than 1), ramp >= 1 and two models, got {self.noise}, {self.ramp}, "
                 f"{self.first!r} and {self.second!r}"
             )
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.first, self.second)
 
     @property
     def writes(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional as F
 
-from policyopt.compose import CompositionError, Loss, Part, Seen
+from policyopt.compose import CompositionError, Loss, Part, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.sequences import last_own
 from policyopt.types import Batch, Categorical, Finish
@@ -127,13 +127,10 @@ class PolicyValue(Bootstrap):
     heads: Heads = "least"
 
     formula = "min_e Q'_e(s', a') - alpha log pi(a'|s'), a' ~ pi(.|s')"
+    roles = named_by("role")
 
     def __post_init__(self) -> None:
         check_heads(self.heads)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,)
 
     @property
     def critics(self) -> tuple[str, ...]:
@@ -156,18 +153,12 @@ class SmoothedValue(Bootstrap):
     clip: float = 0.5
 
     formula = "min_e Q'_e(s', mu'(s') + clip(noise z, -clip, clip)), z ~ N(0, 1)"
+    roles = named_by("role")
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         if self.noise < 0 or self.clip < 0:
             raise CompositionError(f"noise and clip must be at least 0, got {self.noise} and {self.clip}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.role,)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         noise = own_noise(seen, "smoothing")
@@ -184,10 +175,7 @@ class StateValue(Bootstrap):
     critic: str = "value"
 
     formula = "V(s')"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return seen.value(self.critic, following=True)
@@ -248,14 +236,11 @@ class ExpectileValue(Loss):
 
     formula = "|tau - 1[u < 0]| u^2, u = min_e Q'_e(s, a) - V(s)"
     needs = "action values"
+    critics = named_by("value", "critic")
 
     def __post_init__(self) -> None:
         if not 0 < self.expectile < 1:
             raise CompositionError(f"expectile must be inside 0..1, not {self.expectile}")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.value, self.critic)
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         return batch.with_steps({"_target": select(batch.trained, seen.q(self.critic).amin(0))})

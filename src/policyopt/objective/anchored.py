@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.objective.implicit import log_change
 from policyopt.ops.masked import masked_mean, select
 from policyopt.types import Batch
@@ -23,14 +23,11 @@ class AdvantageAlignment(Loss):
 
     formula = "(log pi - log pi_anchor - A_bt / temperature)^2"
     reads = ("advantage",)
+    roles = named_by("anchor")
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise CompositionError(f"temperature must be above 0, not {self.temperature}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.anchor,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         target = select(batch.trained, batch.step["advantage"]) / self.temperature

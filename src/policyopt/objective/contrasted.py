@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.objective.surrogates import exact
 from policyopt.ops.masked import select
 from policyopt.ops.sequences import step_weights
@@ -32,6 +32,7 @@ class ContextPreference(Loss):
     other_anchor: str = "blind_reference"
 
     formula = "-log sigma(beta sum_t w_t (log pi - log pi_ref - (log pi~ - log pi~_ref))), ~: the other context"
+    roles = named_by("anchor", "other", "other_anchor")
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -40,10 +41,6 @@ class ContextPreference(Loss):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.by,) if self.by else ()
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.anchor, self.other, self.other_anchor)
 
     def margin(self, seen: Seen, batch: Batch) -> Tensor:
         change, apart = (

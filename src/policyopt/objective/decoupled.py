@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, PerStep, Seen, coefficient
+from policyopt.compose import CompositionError, Loss, PerStep, Seen, coefficient, named_by
 from policyopt.objective.surrogates import check_clip, exact
 from policyopt.ops.masked import select
 from policyopt.types import Batch
@@ -40,13 +40,10 @@ class RatioSurrogate(Loss):
 
     formula = "-r A, r = pi / max(pi_old, sg(pi) / cap)"
     reads = ("advantage",)
+    roles = named_by("old")
 
     def __post_init__(self) -> None:
         _check_cap(self.cap)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.old,)
 
     def change(self, seen: Seen, batch: Batch) -> Float[Tensor, "B T"]:
         """log of the ratio, 0 outside trained steps."""
@@ -80,14 +77,11 @@ class DecoupledSurrogate(Loss):
         "b as recorded, p proximal"
     )
     reads = ("advantage",)
+    roles = named_by("proximal")
 
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)
         _check_cap(self.cap)
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.proximal,)
 
     def _logs(self, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """log of pi, p and b', 0 outside trained steps."""

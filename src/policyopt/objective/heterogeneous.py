@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Seen, coefficient
+from policyopt.compose import CompositionError, Seen, coefficient, named_by
 from policyopt.objective.surrogates import ClippedSurrogate, log_ratio
 from policyopt.types import Batch
 
@@ -26,15 +26,12 @@ class HeterogeneousSurrogate(ClippedSurrogate):
         "-min(r A', clip(r, 1 - clip_low, 1 + clip_high) A'), A' = A (1 + amount h) where (h > 0) is not (r in "
         "(1 - clip_low / 2, 1 + clip_high / 2)), else A"
     )
+    reads = named_by("advantage", "score")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.amount <= 1:
             raise CompositionError(f"amount is in 0..1, so that advantages keep their sign; got {self.amount}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.advantage, self.score)
 
     def redistributed(self, seen: Seen, batch: Batch) -> Batch:
         ratio, score = log_ratio(seen, batch).detach().exp(), batch.step[self.score]

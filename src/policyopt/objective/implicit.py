@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from policyopt.compose import CompositionError, Loss, Part, PerStep, Seen, coefficient
+from policyopt.compose import CompositionError, Loss, Part, PerStep, Seen, coefficient, named_by
 from policyopt.objective.surrogates import exact
 from policyopt.ops.comparisons import group_log_mean_exp, group_share, pairs_within
 from policyopt.ops.groups import group_count, group_mean, others_mean
@@ -152,14 +152,11 @@ class ImplicitRegression(Loss):
         "(d_b - mean_g d - (R_b - mean_g R))^2 / (2 (G - 1)), d = beta sum_t (log pi - log pi_anchor); pairs: times "
         "G / beta"
     )
+    roles = named_by("anchor")
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
             raise CompositionError(f"beta must be above 0, not {self.beta}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.anchor,)
 
     def error(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
         gap = self.beta * log_change(seen, batch, self.anchor).sum(1) - total_reward(batch)

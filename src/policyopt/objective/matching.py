@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.matching import MATCH_DROPPED, MATCH_TIME, STEP_NOISE, STEP_TIME, points_of_steps, squared_error
 from policyopt.types import Batch
@@ -53,10 +53,7 @@ class StepDenoising(Loss):
 
     needs = "the noise in steps"
     formula = "mean_d (eps(alpha_t a + sigma_t z | s, t) - z)^2, t ~ U(0, 1), z ~ N(0, I)"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.model,)
+    critics = named_by("model")
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         return batch.with_steps(points_of_steps(seen.taken(), (0.0, 1.0), seen.rng("step denoising")))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.objective.surrogates import exact
 from policyopt.ops.links import LINKS, Link
 from policyopt.ops.masked import masked_mean, masked_sum
@@ -103,15 +103,12 @@ class SortedSides(Loss):
 
     formula = "link(beta (d_(k) good - d_(k) other)), d = sum_t (log pi - log pi_ref) in ascending order"
     roles = ("reference",)
+    reads = named_by("column")
 
     def __post_init__(self) -> None:
         _check(self.beta, self.link)
         if self.column not in ("label", "rank"):
             raise CompositionError(f"column is label or rank, not {self.column!r}")
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.column,)
 
     def change(self, seen: Seen, batch: Batch) -> Float[Tensor, " B"]:
         return masked_sum(exact(seen["policy"], "policy") - exact(seen["reference"], "reference"), batch.trained)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.objective.surrogates import exact
 from policyopt.ops.links import SIDE_LINKS, Divergence, Link, SideLink, preferred, tilted
 from policyopt.ops.masked import select
@@ -42,6 +42,8 @@ class Stated(Loss, ABC):
     by: str = ""
     divergence: Divergence = "reverse_kl"
 
+    roles = named_by("anchor")
+
     def __post_init__(self) -> None:
         if self.beta <= 0 or not 0 < self.discount <= 1 or self.divergence not in get_args(Divergence):
             raise CompositionError(
@@ -50,10 +52,6 @@ class Stated(Loss, ABC):
             )
         if self.divergence != "reverse_kl" and (self.anchor is None or self.mean):
             raise CompositionError(f"a divergence is of sums beside an anchor; got {self.anchor=} and {self.mean=}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return () if self.anchor is None else (self.anchor,)
 
     @property
     def columns(self) -> tuple[str, ...]:

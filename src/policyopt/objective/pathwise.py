@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Part, Seen
+from policyopt.compose import CompositionError, Loss, Part, Seen, named_by
 from policyopt.objective.action_values import (
     Heads,
     amount,
@@ -41,13 +41,10 @@ class ValueOfMode(Loss):
 
     formula = "-Q(s, mu(s))"
     needs = "action values"
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         check_heads(self.heads)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         return select(batch.trained, -over_heads(seen.q(self.critic, seen.at("policy").mode()), self.heads))
@@ -118,19 +115,13 @@ class MirrorDescent(Loss):
 
     formula = "c log pi(a|s) + (lam - c) log pi_old(a|s) - Q_1(s, a), a ~ pi(.|s) reparameterised"
     needs = "action values"
+    roles = named_by("old")
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         check_heads(self.heads)
         if self.proximity <= 0:
             raise CompositionError(f"proximity must be above 0, not {self.proximity}: it is one over a step size")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.old,)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         return planned_noise(seen, batch, "own step")
@@ -155,10 +146,7 @@ class TemperatureError(Loss):
 
     formula = "alpha (H(pi(.|s)) - H_target)"
     needs = "distributions at the states"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.temperature,)
+    critics = named_by("temperature")
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         dist, noise = seen.at("policy"), own_noise(seen, "entropy")

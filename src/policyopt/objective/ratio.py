@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from policyopt.compose import Loss, Seen
+from policyopt.compose import Loss, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.types import Batch
 
@@ -34,10 +34,7 @@ class Authorship(Loss):
 
     reads = ("author",)
     needs = "action values"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.model,)
+    critics = named_by("model")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         odds = select(batch.own, seen.q(self.model)[0])

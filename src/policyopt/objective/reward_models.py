@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.objective.preference import pair_logistic
 from policyopt.ops.pairs import at_rows, pair_rows
 from policyopt.ops.sequences import total_reward
@@ -29,10 +29,7 @@ class RewardModelLoss(Loss, ABC):
     model: str = "reward"
 
     needs = "rewards of whole rows"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.model,)
+    critics = named_by("model")
 
 
 @dataclass(frozen=True)
@@ -188,10 +185,7 @@ class RowCrossEntropy(RewardModelLoss):
     label: str | None = "label"
 
     formula = "-l_b log sigma(r_b) - (1 - l_b) log(1 - sigma(r_b))"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return () if self.label is None else (self.label,)
+    reads = named_by("label")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         worth = seen.worth(self.model)

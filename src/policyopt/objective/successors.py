@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.masked import masked_mean, select
 from policyopt.ops.sequences import fold_rewards, pack_own, total_reward
 from policyopt.types import Batch
@@ -27,10 +27,7 @@ class RowClassifier(Loss):
 
     needs = "values of the states that follow"
     formula = "-R_b log sigma(w_b) - (1 - R_b) log(1 - sigma(w_b)), w_b = mean_t w(s_b,t+1)"
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def logit(self, seen: Seen, batch: Batch) -> Tensor:
         """(B,)"""
@@ -54,10 +51,7 @@ class ActionReturnError(Loss):
     needs = "action values"
     formula = "sum_e (Q_e(s_t, a_t) - G_t)^2 / 2"
     reads = ("return",)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    critics = named_by("critic")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         gap = seen.q(self.critic) - batch.step["return"]
@@ -73,14 +67,8 @@ class StepRegression(Loss):
 
     needs = "values of the states that follow"
     formula = "(w(s_t+1) - y_t)^2"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.target,)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    reads = named_by("target")
+    critics = named_by("critic")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         said = select(batch.trained, seen.value(self.critic, following=True))
@@ -98,14 +86,11 @@ class SarsaError(Loss):
 
     needs = "values of the states that follow"
     formula = "(r_t + gamma sg(w(s_t+2)) - w(s_t+1))^2, sg(w) = 0 after the last step"
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
             raise CompositionError(f"gamma must be in 0..1, got {self.gamma}")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         said = select(batch.own, seen.value(self.critic, following=True))
@@ -126,14 +111,8 @@ class SuccessCrossEntropy(Loss):
 
     needs = "shares of success"
     formula = "-y log sigma(w(s_t)) - (1 - y) log(1 - sigma(w(s_t)))"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.target,)
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
+    reads = named_by("target")
+    critics = named_by("critic")
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         logit = select(batch.trained, seen.value(self.critic))

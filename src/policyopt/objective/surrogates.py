@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Part, PerStep, Seen, coefficient
+from policyopt.compose import CompositionError, Loss, Part, PerStep, Seen, coefficient, named_by
 from policyopt.ops.masked import masked_mean, masked_sum, select
 from policyopt.types import Batch, Scores
 
@@ -88,6 +88,7 @@ class ClippedSurrogate(Loss):
     advantage: str = "advantage"
 
     formula = "-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(log pi - log pi_old)"
+    reads = named_by("advantage")
 
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)
@@ -95,10 +96,6 @@ class ClippedSurrogate(Loss):
             raise CompositionError(f"dual_clip must be above 1, not {self.dual_clip}")
 
     roles = ("old",)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.advantage,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         ratio, advantage = log_ratio(seen, batch).exp(), batch.step[self.advantage]

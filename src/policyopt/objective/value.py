@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen
+from policyopt.compose import CompositionError, Loss, Seen, named_by
 from policyopt.ops.masked import select
 from policyopt.types import Batch
 
@@ -23,16 +23,13 @@ class SquaredValueError(Loss):
     clip: float | None = None
 
     formula = "(V_bt - G_bt)^2 / 2"
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         if self.clip is not None and self.clip <= 0:
             raise CompositionError(f"the value clip must be above 0, not {self.clip}; None turns it off")
 
     reads = ("return", "value")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         # Selected first: a critic may say anything of padding, and the square's gradient would carry nan back.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import Cell, CompositionError, Context, Part
+from policyopt.compose import Cell, CompositionError, Context, Part, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import on_last, total_reward
@@ -85,14 +85,11 @@ class LogRatioReward(Part):
     against: str = "reference"
 
     formula = "r_bt += clip(coefficient (log pi_model(bt) - log pi_against(bt)), -bound, bound)"
+    roles = named_by("model", "against")
 
     def __post_init__(self) -> None:
         if self.bound is not None and self.bound <= 0:
             raise CompositionError(f"the bound of a step's reward must be above 0, not {self.bound}; None is none")
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.model, self.against)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():
@@ -120,14 +117,11 @@ class TurnReward(Part):
 
     formula = "r_bt += weight clip(w(s_b,t+1), -bound, bound) / m_b at the last step of each of a row's m_b turns"
     reads = ("turn",)
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         if self.bound <= 0:
             raise CompositionError(f"the bound of a turn's reward must be above 0, not {self.bound}")
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.critic,)
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.kept import as_written
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
@@ -49,6 +49,7 @@ class ImplicitProcess(Part):
 
     formula = "r_k = beta sum_{t of k} (log pi_model(bt) - log pi_against(bt)), at the end of step k"
     version = 2
+    roles = named_by("model", "against")
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or self.paid not in get_args(Paid) or self.piece not in ("turn", "step"):
@@ -56,10 +57,6 @@ class ImplicitProcess(Part):
                 f"need beta > 0, piece 'turn' or 'step' and paid one of {get_args(Paid)}, got {self.beta}, "
                 f"{self.piece!r} and {self.paid!r}"
             )
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (self.model, self.against)
 
     @property
     def reads(self) -> tuple[str, ...]:

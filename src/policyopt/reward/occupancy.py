@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.masked import masked_sum, select
 from policyopt.ops.sequences import on_last
 from policyopt.seen import SeenBatch
@@ -60,15 +60,13 @@ class OccupancyPenalty(Part, ABC):
     penalises: ClassVar[str] = "reference"
     needs: ClassVar[str] = "action values"
 
+    critics = named_by("discriminator")
+
     def __post_init__(self) -> None:
         if self.coefficient < 0 or self.bound <= 0:
             raise CompositionError(
                 f"need a coefficient of 0 or more and a bound above 0, got {self.coefficient} and {self.bound}"
             )
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return (self.discriminator,)
 
     @abstractmethod
     def charge(self, log_ratio: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policyopt.compose import Context, Part
+from policyopt.compose import Context, Part, named_by
 from policyopt.ops.comparisons import pairs_within
 from policyopt.ops.sequences import on_last
 from policyopt.ops.wins import win_rates
@@ -34,10 +34,7 @@ class WinRate(Part):
     needs = "a world that compares rows"
     formula = "R_b = mean_{j in g, j != b} P(o_b > o_j) - level"
     version = 2
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return () if self.judge is None else (self.judge,)
+    critics = named_by("judge")
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.sequences import total_reward
 from policyopt.sampling.samplers import Draw, Group, Judge
 from policyopt.types import Batch, concatenate
@@ -84,6 +84,7 @@ class LineSearch(Part):
     temperature: float = 0.7
 
     writes = ("return", "value")
+    critics = named_by("critic")
 
     def __post_init__(self) -> None:
         Group(1, self.temperature)
@@ -93,10 +94,6 @@ class LineSearch(Part):
                 "0, "
                 f"got {self.iterations}, {self.branching}, {self.beam}, {self.steps}, {self.exploration}, {self.smooth}"
             )
-
-    @property
-    def critics(self) -> tuple[str, ...]:
-        return () if self.critic is None else (self.critic,)
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         start = ctx.world.start(draw())

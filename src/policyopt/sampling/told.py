@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Part
+from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.groups import group_count, places
 from policyopt.ops.sequences import own_choices, total_reward
 from policyopt.remembered import recall
@@ -91,12 +91,10 @@ class ToldGroup(Part):
     words: Any = Shared()
     temperature: float = 1.0
 
+    writes = named_by("name")
+
     def __post_init__(self) -> None:
         Group(self.size, self.temperature)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        return (self.name,)
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         tasks = draw().repeat(self.size)
