@@ -148,6 +148,21 @@ def test_kinds_share_a_round_and_are_drawn_in_epochs() -> None:
     assert max(warm.selection.draw(ctx).id.tolist()) < 4
 
 
+def test_every_task_of_a_kind_comes_once_an_epoch_whatever_a_round_draws() -> None:
+    """Three tasks of two kinds a round: neither kind repeats a task before all of its four (or three) were drawn."""
+    ctx, drawn = context(method(), {"policy": policy()}, world()), []
+    for count in (3, 3, 3, 1, 5, 3, 3, 3):
+        found = OfKinds(("preference", "open"))(ctx, count).id.tolist()
+        assert abs(2 * sum(task < 4 for task in found) - count) <= 1
+        drawn += found
+        ctx.run.drawn += count
+    kinds = [task for task in drawn if task < 4], [task for task in drawn if task >= 4]
+    assert [len(tasks) for tasks in kinds] == [12, 12]
+    for tasks, size in zip(kinds, (4, 3), strict=True):
+        for begin in range(0, len(tasks), size):
+            assert len(set(tasks[begin : begin + size])) == size
+
+
 def test_scores_that_no_call_could_give_leave_the_row_unscored() -> None:
     class Silent(Items):
         def scores(self, batch):

@@ -14,8 +14,10 @@ from policyopt.types import Tasks
 
 @dataclass(frozen=True)
 class OfKinds(Part):
-    """Tasks of the named kinds (the world's `kinds()`, a name per task) in epochs of random order; every kind makes the
-    same part of a round, the first kinds the larger ones if that does not divide."""
+    """Tasks of the named kinds (the world's `kinds()`, a name per task), each in epochs of random order; kinds take
+    turns, so that every one makes the same part of a round, but for one task where that does not divide."""
+
+    version = 2
 
     kinds: tuple[str, ...] = ("preference", "verifiable")
 
@@ -29,13 +31,12 @@ class OfKinds(Part):
         there = [kind for kind in self.kinds if kind in names]
         if not there:
             raise CompositionError(f"the world has tasks of the kinds {sorted(set(names))}, none of {self.kinds}")
+        turns = range(ctx.drawn, ctx.drawn + count)  # the n-th task of the stage is of kind n modulo their number
         for place, kind in enumerate(there):
             mine = torch.tensor([task for task, name in enumerate(names) if name == kind])
-            wanted = (count + len(there) - 1 - place) // len(there)
-            position, drawn = ctx.drawn // len(there), 0
-            while drawn < wanted:
-                epoch, offset = divmod(position + drawn, len(mine))
-                order = mine[torch.randperm(len(mine), generator=generator(ctx.seed, kind, epoch))]
-                found.extend(order[offset : offset + wanted - drawn].tolist())
-                drawn += len(order[offset : offset + wanted - drawn])
+            positions = [turn // len(there) for turn in turns if turn % len(there) == place]
+            epochs = {at // len(mine) for at in positions}
+            rngs = {epoch: generator(ctx.seed, kind, epoch) for epoch in epochs}
+            order = {epoch: mine[torch.randperm(len(mine), generator=rng)].tolist() for epoch, rng in rngs.items()}
+            found += [order[at // len(mine)][at % len(mine)] for at in positions]
         return ctx.world.tasks(torch.tensor(found))
