@@ -98,6 +98,21 @@ def test_trap_47_a_text_whose_worker_is_taken_is_judged_again(slow, tmp_path, mo
             assert grader._workers[0].process != worker
 
 
+def test_trap_47_workers_that_end_while_nothing_is_judged_are_replaced(slow):
+    """A scheduler's SIGTERM goes to the whole process group: the run finishes its round, its idle workers end."""
+    rule, entries = slow
+    with Grader(rule, entries, GradingLimits(workers=2)) as grader:
+        for _ in range(2):
+            grades = grader.grade(["ab", "abcd", "abcd"], [0, 0, 0])
+            assert [(grade.score, grade.fault) for grade in grades] == [(0.25, None), (0.5, None), (0.5, None)]
+            ended = list(grader._workers)
+            for worker in ended:
+                os.kill(worker.process, signal.SIGTERM)
+            for worker in ended:
+                worker._process.wait(20)
+        assert grader.grade(["ab"], [0])[0].score == 0.25
+
+
 def test_trap_47_a_worker_that_is_frozen_while_it_starts_is_replaced_once_then_named(slow):
     rule, entries = slow
     with Grader(rule, entries, GradingLimits(start_deadline=0.2, workers=1)) as grader:

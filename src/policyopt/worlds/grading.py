@@ -148,6 +148,10 @@ class Grader:
 
     def _dispatch(self, waiting: deque[Job]) -> None:
         """Give work to idle workers, and start workers while there is more work than they can take."""
+        # Idle ones that somebody ended (a signal to the whole process group) are in the way of new ones.
+        for worker in [worker for worker in self._workers if worker.ended_idle]:
+            self._workers.remove(worker)
+            worker.close()
         size = max(1, min(_LARGEST_CHUNK, len(waiting) // (2 * self._most)))
         for worker in self._workers:
             if waiting and worker.idle:

@@ -69,6 +69,11 @@ class WorkerProcess:
         """Whether it is ready, has nothing to do and still runs."""
         return self.ready and not self.pending and self._process.poll() is None
 
+    @property
+    def ended_idle(self) -> bool:
+        """Whether it has ended with nothing left to do."""
+        return self.ready and not self.pending and self._process.poll() is not None
+
     def give(self, jobs: Sequence[Job]) -> None:
         """Send one chunk of work."""
         body = grading_worker.frame(pickle.dumps(list(jobs)))
