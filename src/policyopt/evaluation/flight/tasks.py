@@ -83,7 +83,7 @@ def template(flight: Flight) -> Said:
     """Tokens of a turn stay what they were once more turns follow."""
     drift = flight.drift
     if drift is None:
-        return skipped("the tokenizer has no chat template")
+        return skipped("the tasks are no conversations")
     moved = [name for name, kept in drift.kept.items() if not kept]
     value = f"{len(drift.kept) - len(moved)} of {len(drift.kept)} kinds of reply keep their tokens"
     if moved:
