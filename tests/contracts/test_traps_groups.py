@@ -91,6 +91,18 @@ def test_trap_10_whitening_counts_every_rank_and_no_padding() -> None:
         close(found, expected, what=f"context ranks cut at {cuts}")
 
 
+def test_trap_11_whitening_equal_numbers_gives_exactly_zero() -> None:
+    """The rounded mean of equal numbers is another number; without care all of them come out as up to 1."""
+    for number in (1.0, 0.1, 0.7, -2.3, 1000.1):
+        for shape in ((64, 16), (33, 7), (128, 100)):
+            for dtype in (torch.float64, torch.float32):
+                equal = torch.full(shape, number, dtype=dtype)
+                mask = torch.arange(shape[1]).expand(shape) < 1 + torch.arange(shape[0])[:, None] % shape[1]
+                found = whiten(torch.where(mask, equal, NAN), mask)
+                assert torch.equal(found, torch.zeros_like(found)), f"{number}, {shape}, {dtype}"
+    close(whiten(torch.tensor([1000.1, 1000.2]), torch.ones(2, dtype=torch.bool)), [-(0.5**0.5), 0.5**0.5], 1e-6)
+
+
 def test_trap_11_standard_deviation_and_epsilon() -> None:
     """Rewards 0, 0, 0, 1: mean 1/4, variance 1/4 with divisor n - 1 and 3/16 with n; equal rewards exactly 0."""
     batch = with_row(rewarded(ragged(), [0.0, 0.0, 0.0, 1.0]), group=[1, 1, 1, 1])

@@ -41,10 +41,13 @@ def whiten(
     x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], total: Total = alone, epsilon: float = 1e-8
 ) -> Float[Tensor, "*shape"]:
     """(x - mean) / (std_s + epsilon) over every masked entry of every rank; std_s divides by n - 1.
-    Entries outside the mask give 0. Fewer than two entries are only centred."""
+    Entries outside the mask give 0. Fewer than two entries are only centred; equal ones give 0."""
     kept = select(mask, x)
     count = total(mask.sum().to(x.dtype))
     mean = total(kept.sum()) / count.clamp(min=1)
     centred = select(mask, x - mean)
-    variance = total((centred**2).sum()) / (count - 1).clamp(min=1)
-    return torch.where(count > 1, centred / (variance.sqrt() + epsilon), centred)
+    deviation = (total((centred**2).sum()) / (count - 1).clamp(min=1)).sqrt()
+    # The mean of equal numbers is rounded: what they then seem to differ by must not become a deviation of 1.
+    differ = deviation > 8 * torch.finfo(x.dtype).eps * mean.abs()
+    scaled = torch.where(differ, centred / (deviation + epsilon), 0.0)
+    return torch.where(count > 1, scaled, centred)
