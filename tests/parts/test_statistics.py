@@ -21,6 +21,7 @@ from policyopt.evaluation.statistics import (
     pass_at_k,
     proportion_interval,
     seed_interval,
+    share_interval,
     verdict,
 )
 
@@ -238,6 +239,18 @@ def test_mean_interval_of_equal_outcomes_is_one_sided_and_exact(tasks: int) -> N
 def test_mean_interval_admits_ignorance(values: list[float]) -> None:
     interval = mean_interval(values)
     assert (interval.estimate, interval.low, interval.high) == (values[0], -math.inf, math.inf)
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0], [0.7], [0.5, 0.5, 0.5]])
+def test_share_interval_admits_ignorance_within_its_bounds(values: list[float]) -> None:
+    """So it can be written down: JSON has no infinities."""
+    interval = share_interval(values)
+    assert (interval.estimate, interval.low, interval.high) == (values[0], 0.0, 1.0)
+
+
+def test_share_interval_is_the_mean_interval_elsewhere() -> None:
+    for values in ([0.2, 0.4, 0.9, 0.1], [1.0] * 8, [0.0] * 8):
+        assert share_interval(values) == mean_interval(values)
 
 
 @pytest.mark.parametrize("values", [[], [[0.1, 0.2]], [0.1, math.nan], [0.1, math.inf]])

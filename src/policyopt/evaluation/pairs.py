@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.evaluation.statistics import Interval, mean_interval, proportion_interval
+from policyopt.evaluation.statistics import Interval, proportion_interval, share_interval
 from policyopt.ops.comparisons import pairs_within
 from policyopt.ops.groups import group_count
 
@@ -53,7 +53,7 @@ def agreement(policy: Any, world: Any) -> Agreement:
         raise ValueError("agreement needs answers that are better than others; all labels are equal")
     if int(counts.max()) == 1:
         return Agreement(proportion_interval(int(hits.sum()), len(counts)), len(counts))
-    return Agreement(mean_interval((hits / counts).tolist()), int(counts.sum()))
+    return Agreement(share_interval((hits / counts).tolist()), int(counts.sum()))
 
 
 def better_and_worse(pair: Tensor, rank: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policyopt.evaluation.statistics import Interval, mean_interval, pass_at_k, proportion_interval
+from policyopt.evaluation.statistics import Interval, pass_at_k, proportion_interval, share_interval
 from policyopt.ops.random import generator, new_keys
 from policyopt.types import Batch
 
@@ -52,7 +52,7 @@ def passes(
     shown = [(*texts[i * samples], float(sampled[i, 0])) for i in range(min(5, world.size))]
     return Passes(
         greedy=proportion_interval(int(greedy), world.size),
-        pass_at={k: mean_interval(pass_at_k(right, samples, k)) for k in sorted({1, 8, samples})},
+        pass_at={k: share_interval(pass_at_k(right, samples, k)) for k in sorted({1, 8, samples})},
         tasks=world.size,
         samples=samples,
         unscored=unscored,

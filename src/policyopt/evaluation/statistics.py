@@ -3,14 +3,14 @@
 Axis letters: `N` tasks, `S` seeds (independent training runs). Everything is a pure function of its arguments
 and computes in float64. Questions that need different intervals are kept apart:
 
-* `proportion_interval`, `mean_interval`: one policy over a sample of tasks; silent about retraining.
+* `proportion_interval`, `mean_interval`, `share_interval`: one policy over a sample of tasks; silent about retraining.
 * `seed_interval`, `paired_difference`: a method over seeds. Only these carry a seed count.
 * `verdict`, `absolute_verdict`: what an interval over at least `MINIMUM_SEEDS` seeds allows us to claim.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -149,6 +149,13 @@ def mean_interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resampl
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(centre, float(bounds.low), float(bounds.high), level)
+
+
+def share_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """`mean_interval` of numbers that lie in 0..1, such as shares and probabilities: where that knows nothing of the
+    unseen tasks, all of 0..1."""
+    found = mean_interval(values, level)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def seed_interval(values: ArrayLike, level: float = 0.95) -> Interval:
