@@ -79,6 +79,15 @@ def test_scores_by_hand_over_two_rounds() -> None:
     assert ctx[SCORES]["count"] == 2.0
 
 
+@pytest.mark.parametrize("score", [0.1, 0.7, -2.3])
+def test_equal_scores_have_no_spread(score: float) -> None:
+    """The rounded mean of 37 equal scores must not make a deviation of 1 of them, nor 10 of a score."""
+    batch = rewarded(ragged((1,) * 37), [score] * 37)
+    for centred, expected in ((True, 0.0), (False, score)):
+        found = RunningScore(centred=centred)(context(method(), grids()), batch)
+        close(found.step["reward"], torch.full((37, 1), expected))
+
+
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12), st.integers(1, 11))
 def test_merged_moments_are_those_of_all_numbers(values: list[float], cut: int) -> None:
     every = torch.tensor(values, dtype=torch.float64)

@@ -60,7 +60,8 @@ class RunningScore(Part):
         now = merged(ctx[SCORES], raw[scored])
         score = raw - now["mean"] if self.centred else raw
         spread = (now["squares"] / max(now["count"] - 1, 1)) ** 0.5
-        if self.scaled and spread > 0:
+        # Equal scores have no spread but that of their rounded mean.
+        if self.scaled and spread > 1e-12 * abs(now["mean"]):
             score = score / spread
         if self.bound is not None:
             score = score.clamp(-self.bound, self.bound)
