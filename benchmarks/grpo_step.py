@@ -6,8 +6,8 @@
 Both sides have the same model folder (random weights), prompts, groups, lengths, reward, loss, optimiser and threads;
 each samples its own answers. Their steps alternate, so that both see the same machine; medians of `--rounds` steps
 after a warm-up, of tokens per second where lengths vary. "processor": the same ratio of processor time, which a machine
-that does other things as well changes little. `--ways` adds a slower way of ours (plain: padded rows, every score
-taken). Prints tables; `--json FILE` writes the numbers.
+that does other things as well changes little. `--ways` adds slower ways of ours (torch: without compiled kernels in
+training; plain: padded rows, every score taken). Prints tables; `--json FILE` writes the numbers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def save_model(size: str, folder: Path) -> None:
 
 
 def measure(setting: Setting, asked: argparse.Namespace, folder: Path) -> dict:
-    ours = {"ours": replace(setting, trust=asked.trust), "plain": replace(setting, reading="plain", micro_tokens=0)}
+    ours = {
+        "ours": replace(setting, trust=asked.trust),
+        "torch": replace(setting, trust=asked.trust, reading="torch"),
+        "plain": replace(setting, reading="plain", micro_tokens=0),
+    }
     sides = {way: Side(sys.executable, "ours_grpo.py", ours[way], folder / way) for way in ["ours", *asked.ways]}
     if asked.peer:
         sides["trl"] = Side(asked.peer, "trl_grpo.py", setting, folder / "trl")
@@ -132,7 +136,7 @@ def main() -> None:
     parser.add_argument("--peer", default=".peers-language/bin/python", help="Python with TRL; '' leaves it out")
     parser.add_argument("--models", nargs="*", choices=sorted(SIZES), default=["4M"])
     parser.add_argument("--lengths", nargs="*", choices=("fixed", "varying"), default=["fixed", "varying"])
-    parser.add_argument("--ways", nargs="*", choices=("plain",), default=[])
+    parser.add_argument("--ways", nargs="*", choices=("torch", "plain"), default=[])
     parser.add_argument("--groups", type=int, default=16, help="prompts per step")
     parser.add_argument("--size", type=int, default=8, help="answers per prompt")
     parser.add_argument("--prompt", type=int, default=32)

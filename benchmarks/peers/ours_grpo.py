@@ -37,7 +37,7 @@ if asked.threads:
 keep_freed()  # as `policyopt train` does
 policy = load_language(asked.folder).to(asked.device)
 low = torch.bfloat16 if asked.bf16 else None
-way = {"packed": Reading(), "apart": Reading(share=False), "plain": PLAIN}[asked.reading]
+way = {"packed": Reading(), "torch": Reading(compiled=False), "plain": PLAIN}[asked.reading]
 policy.reading = replace(way, autocast=low)
 tokenizer = load_tokenizer(asked.folder)
 spent: Counter = Counter()
