@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Context, Role
+from policyopt.compose import CompositionError, Context, Role, Seen
 from policyopt.ops.matching import Matching, Renoised
 from policyopt.types import Batch, Distribution, Scores, Source
 
@@ -242,6 +242,18 @@ def _reported(ctx: Context, name: str, batch: Batch, bound: float) -> bool:
     if scores.entropy is not None:
         ctx.meter.mean("entropy", scores.entropy, trained)
     return True
+
+
+def distribution(seen: Seen, role: str) -> Distribution:
+    """What a role's scores hold of every choice. CompositionError: the role does not ask for it."""
+    found = seen[role].dist
+    if found is None:
+        raise CompositionError(
+            f"this loss needs the whole distribution of {role!r}; declare roles={{{role!r}: "
+            f"Role({'grad=True, ' if role == 'policy' else ''}full=True)}}, or use a loss that needs log-probabilities "
+            "of the steps taken only"
+        )
+    return found
 
 
 def _kept(scores: Scores, *, full: bool) -> Scores:

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from policyopt.compose import CompositionError, Loss, Seen, named_by
+from policyopt.compose import Loss, Seen, named_by
 from policyopt.ops.divergence import k1, k2, k3, kl_gradient
 from policyopt.ops.masked import placed, select
+from policyopt.seen import distribution
 from policyopt.types import Batch
 
 
@@ -62,13 +63,7 @@ class ExactKL(Loss):
         return self.second if self.first == "policy" else self.first
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        first, second = seen[self.first].dist, seen[self.second].dist
-        if first is None or second is None:
-            raise CompositionError(
-                f"ExactKL needs whole distributions of {self.first!r} and {self.second!r}; declare "
-                "Role(full=True) for both, or use KLToReference, which needs sampled log-probabilities only"
-            )
-        own = batch.trained
+        first, second, own = distribution(seen, self.first), distribution(seen, self.second), batch.trained
         return placed(own, first[own].kl(second[own]))
 
 
@@ -125,10 +120,5 @@ class Entropy(Loss):
     formula = "-sum_v pi(v) log pi(v)"
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        dist = seen["policy"].dist
-        if dist is None:
-            raise CompositionError(
-                "Entropy needs the policy's whole distribution; declare roles={'policy': Role(grad=True, full=True)}"
-            )
         own = batch.trained
-        return placed(own, dist[own].entropy())
+        return placed(own, distribution(seen, "policy")[own].entropy())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.ops.masked import placed, select
+from policyopt.seen import distribution
 from policyopt.types import Batch
 
 WEIGHT = "entropy_weight"
@@ -46,10 +47,5 @@ class CovarianceEntropy(Loss):
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
         batch = batch if WEIGHT in batch.step else self.plan(seen, batch)
-        dist = seen["policy"].dist
-        if dist is None:
-            raise CompositionError(
-                "this bonus needs the policy's whole distribution; declare roles={'policy': Role(grad=True, full=True)}"
-            )
         own = batch.trained
-        return placed(own, -batch.step[WEIGHT][own] * dist[own].entropy())
+        return placed(own, -batch.step[WEIGHT][own] * distribution(seen, "policy")[own].entropy())

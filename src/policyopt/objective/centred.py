@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from policyopt.compose import Loss, PerStep, Seen, coefficient
-from policyopt.objective.supervised import distribution
 from policyopt.objective.surrogates import check_clip, clipped_surrogate, log_ratio, out_of_range
 from policyopt.ops.masked import placed
+from policyopt.seen import distribution
 from policyopt.types import Batch
 
 
@@ -42,7 +42,7 @@ class CentredSurrogate(Loss):
     def ratio(self, seen: Seen, batch: Batch) -> Float[Tensor, "B T"]:
         """1 on steps that are not trained."""
         own = batch.trained
-        old, new = distribution(seen["old"], "old"), distribution(seen["policy"], "policy")
+        old, new = distribution(seen, "old"), distribution(seen, "policy")
         divergence = placed(own, old[own].kl(new[own]))
         return (coefficient(self.scale, batch) * (log_ratio(seen, batch) + divergence)).exp()
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
-from policyopt.objective.supervised import distribution
 from policyopt.ops.masked import placed
+from policyopt.seen import distribution
 from policyopt.types import Batch, Categorical
 
 _LEAST = 1e-3  # of the extrapolation, so that it can be divided by (released code)
@@ -47,7 +47,7 @@ class ExtrapolatedTeacher(Loss):
         return tuple(dict.fromkeys((self.preferred, self.against, self.anchor)))
 
     def _said(self, seen: Seen, role: str, own: Tensor) -> Tensor:
-        found = distribution(seen[role], role)
+        found = distribution(seen, role)
         if not isinstance(found, Categorical):
             raise CompositionError(f"logits are combined: {role!r} must be a categorical distribution")
         return found.logp[own]
@@ -66,7 +66,7 @@ class ExtrapolatedTeacher(Loss):
             )
             weight = self.extrapolation(preferred, against)
             teacher = Categorical.of(anchor + weight[:, None] * (preferred - against))
-        student = distribution(seen["policy"], "policy")
+        student = distribution(seen, "policy")
         return placed(own, self.beta / weight * student[own].kl(teacher))
 
     def watch(self, seen: Seen, batch: Batch) -> Mapping[str, Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Loss, Seen
-from policyopt.objective.supervised import distribution
 from policyopt.ops.masked import placed, select
+from policyopt.seen import distribution
 from policyopt.types import Batch, Categorical
 
 DRAWN = "one_step_counts"
@@ -37,7 +37,7 @@ class OneStepRollout(Loss):
 
     def chances(self, seen: Seen, batch: Batch) -> Tensor:
         """(n, V) of the trained steps."""
-        dist = distribution(seen["policy"], "policy")
+        dist = distribution(seen, "policy")
         if not isinstance(dist, Categorical):
             raise CompositionError("one-step rollouts reward a match, so steps must be choices, not numbers")
         return (dist.logp[batch.trained].detach() / self.temperature).softmax(-1)
@@ -55,7 +55,7 @@ class OneStepRollout(Loss):
         return batch.with_steps({DRAWN: drawn})
 
     def __call__(self, seen: Seen, batch: Batch) -> Tensor:
-        own, dist = batch.trained, distribution(seen["policy"], "policy")
+        own, dist = batch.trained, distribution(seen, "policy")
         logp, recorded = getattr(dist, "logp")[own], seen.taken()[own][:, None]  # noqa: B009
         if self.count is not None:
             drawn = batch.step[DRAWN][own]

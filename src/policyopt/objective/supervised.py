@@ -10,7 +10,8 @@ from torch import Tensor
 from policyopt.compose import CompositionError, Loss, Seen
 from policyopt.ops.divergence import jensen_shannon
 from policyopt.ops.masked import placed, select
-from policyopt.types import Batch, Categorical, Distribution, Scores
+from policyopt.seen import distribution
+from policyopt.types import Batch, Categorical, Distribution
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,9 @@ class NegativeLogLikelihood(Loss):
         return -seen["policy"].logp
 
 
-def distribution(scores: Scores, role: str) -> Distribution:
-    if scores.dist is None:
-        raise CompositionError(f"this loss needs the whole distribution of {role!r}; declare Role(full=True)")
-    return scores.dist
-
-
 def both(seen: Seen) -> tuple[Distribution, Distribution]:
     """Student and teacher, of the same choices."""
-    student, teacher = distribution(seen["policy"], "policy"), distribution(seen["teacher"], "teacher")
+    student, teacher = distribution(seen, "policy"), distribution(seen, "teacher")
     if isinstance(student, Categorical) and isinstance(teacher, Categorical):
         mine, theirs = student.logp.shape[-1], teacher.logp.shape[-1]
         if mine != theirs:
