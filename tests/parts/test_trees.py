@@ -22,7 +22,7 @@ from policyopt.train import _draw, _judge
 from policyopt.types import Batch
 from policyopt.worlds.sequences import SequenceWorld
 from references_trees import differences, nested, paths
-from support import close, context, method, numbers
+from support import close, context, grids, method, numbers, ragged
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -202,6 +202,28 @@ def test_refusals() -> None:
 
     with pytest.raises(CompositionError, match="rewind"):
         sampled(ProbedGroup(1), world=Forward())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_values_of_rounded_means_are_no_advantage(dtype: torch.dtype) -> None:
+    """Seven first segments of three leaves each, one of which is right: all nodes are worth 1/3, whose mean is rounded.
+    Segments that lead to any of them are dropped; those that lead to the leaves are not."""
+    width, leaves = 7, 3
+    batch = ragged((2,) * (width * leaves), tools=False)
+    first = torch.arange(width).repeat_interleave(leaves) + 1
+    last = width + 1 + torch.arange(width * leaves)
+    reward = torch.zeros(width * leaves, 2, dtype=dtype)
+    reward[::leaves, 1] = 1.0
+    batch = batch.with_rows({"group": torch.zeros_like(first), "scored": torch.ones_like(first).bool()})
+    batch = batch.with_steps({"node": torch.stack([first, last], 1), "reward": reward})
+    ctx = context(method(), grids())
+    for part in (NodeDifference(), NodeDifference(scaled=True)):
+        found = part(ctx, batch)
+        assert found.step["advantage"][:, 0].tolist() == [0.0] * width * leaves
+        assert float(found.step["advantage"][:, 1].abs().min()) > 0.3
+        dropped = EdgesOnce()(ctx, found).trained
+        assert not bool(dropped[:, 0].any())
+        assert bool(dropped[:, 1].all())
 
 
 def test_equal_rewards_teach_nothing() -> None:

@@ -35,7 +35,10 @@ class NodeDifference(Part):
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         tree = tree_of(batch)
         value, known = tree.values(total_reward(batch), batch.row["scored"])
-        gain = torch.where(known, value - value[tree.parent], 0.0)
+        above = value[tree.parent]
+        # The mean of equal children is rounded: a segment on the way to any of them has advantage 0, exactly.
+        apart = (value - above).abs() > 8 * torch.finfo(value.dtype).eps * above.abs()
+        gain = torch.where(known & apart, value - above, 0.0)
         if self.scaled:
             inner = torch.arange(len(value), device=value.device) < tree.roots
             siblings, counted = tree.parent[inner], known[inner]
