@@ -87,6 +87,9 @@ def test_training_leaves_returns_a_plot_and_a_model(environment, method, policy,
     assert json.loads(again.out) == kept["after"]
     named = command("eval", run / "model", "--task", environment, "--tasks", 2, "--limit", 5)
     assert "2 held-out episodes" in named.out
+    alone = command("eval", run / "model", "--task", environment, "--tasks", 1, "--limit", 5)
+    assert alone.code != 0
+    assert "one episode says nothing of how returns spread" in alone.err
 
 
 def test_a_saved_policy_is_trained_further(tmp_path, command):

@@ -164,6 +164,8 @@ def asked_episodes(recipe: Any | None, asked: Asked) -> tuple[TasksSection, int]
     section = TasksSection(gymnasium=asked.task) if recipe is None else recipe.tasks
     section = type(section).model_validate({**section.model_dump(exclude_unset=True), **asked.changes})
     given = None if recipe is None else recipe.evaluation
+    if asked.count == 1:
+        raise RecipeError("one episode says nothing of how returns spread; give --tasks, 2 or more episodes")
     return section, asked.count or (given or EvaluationSection()).episodes
 
 
