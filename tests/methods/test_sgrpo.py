@@ -16,7 +16,7 @@ from policyopt.methods import load
 from policyopt.ops.sequences import total_reward
 from policyopt.policies.tabular import Table
 from policyopt.reward.parts import Verified
-from policyopt.reward.sets import SetWorth, without_each
+from policyopt.reward.sets import SetWorth, shares, without_each
 from policyopt.sampling.sets import SetsGroup
 from policyopt.selection.tasks import Selection
 from policyopt.train import _draw, _judge
@@ -53,6 +53,16 @@ def diversity(batch):
         return len(modes) / len(members)
 
     return of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cold_share_goes_to_the_best_and_the_worst_alone(dtype: torch.dtype) -> None:
+    """softmax(z / heat) of heats that exp(z / heat) would leave the range of numbers with."""
+    credit = torch.tensor([0.0, 1.0, 2.0, 5.0], dtype=dtype)
+    counted = torch.tensor([True, True, False, True])
+    more, less = shares(credit, torch.zeros(4, dtype=torch.int64), counted, 1e-3)
+    close(more, torch.tensor([0.0, 0.0, 0.0, 3.0], dtype=dtype))
+    close(less, torch.tensor([3.0, 0.0, 0.0, 0.0], dtype=dtype))
 
 
 @settings(max_examples=12)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part
+from policyopt.ops.comparisons import group_share
 from policyopt.ops.groups import group_count, group_mean, group_std
 from policyopt.ops.sequences import on_last, spread, total_reward
 from policyopt.seen import asked
@@ -30,11 +31,8 @@ def shares(
     """K softmax(z / heat) and K softmax(-z / heat) over every set of K, z the standardised credit: each has mean 1."""
     size = group_count(ids, counted)
     z = (credit - group_mean(credit, ids, counted)) / (group_std(credit, ids, counted) + 1e-4) / heat
-    found = []
-    for sign in (1.0, -1.0):
-        weight = torch.where(counted, (sign * z).exp(), 0.0)
-        found.append(weight / group_mean(weight, ids, counted).clamp(min=1e-300))
-    return tuple(torch.where(counted & (size > 0), one, 0.0) for one in found)  # type: ignore[return-value]
+    more, less = (size * group_share(sign * z, ids, counted) for sign in (1.0, -1.0))
+    return more, less
 
 
 @dataclass(frozen=True)
