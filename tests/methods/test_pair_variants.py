@@ -65,6 +65,19 @@ def test_values_by_hand(key, beta, expected) -> None:
     close(loss_of(key, **{"objective.beta": beta}), expected)
 
 
+@pytest.mark.parametrize("key", ["kto", "bco", "aot_unpaired"])
+def test_rows_on_no_side_are_neither_good_nor_bad(key) -> None:
+    """Rows of a group that made no part of its pair: rank -1."""
+    batch, more = ragged((2, 4, 3, 5)), ragged((2, 4, 3, 5, 6, 1))
+    columns = {name: torch.cat([batch.row[name], torch.tensor([8, 9])]) for name in ("pair",)}
+    more = more.with_rows({**columns, "rank": torch.cat([batch.row["rank"], torch.tensor([-1, -1])])})
+    made = override(load(f"dpo:{key}"), {"objective.beta": 2.0})
+    plain, found = (first_step(made, grids(), rows) for rows in (batch, more))
+    assert float(plain.gradient.abs().max()) > 1e-3
+    close(found.gradient, plain.gradient)
+    close(found.round.metrics["loss/preference"], plain.round.metrics["loss/preference"])
+
+
 def test_discopop_by_hand() -> None:
     z = 0.05 * (W - L)
     share = sigmoid(z / 0.05)

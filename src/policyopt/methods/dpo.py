@@ -9,10 +9,10 @@ Losses of other papers on the same pairs are variants (`dpo:ipo`, `dpo:kto` ...)
 from dataclasses import replace
 
 from policyopt.claim import Arm, Claim, Tuning
-from policyopt.compose import About, Copy, Loss, Method, Role, Term, chosen_rows, trained_rows
+from policyopt.compose import About, Copy, Loss, Method, Role, Term, chosen_rows
 from policyopt.feedback.preferences import BestVersusWorst
 from policyopt.objective.ordered import OddsPreference, SortedMargins, SortedSides
-from policyopt.objective.pairwise import PairPreference, RowPreference, chosen_steps
+from policyopt.objective.pairwise import PairPreference, RowPreference, chosen_steps, sided_rows
 from policyopt.objective.preference import PairLogistic
 from policyopt.objective.supervised import NegativeLogLikelihood
 from policyopt.reward.parts import Verified
@@ -56,7 +56,7 @@ dpo_online = replace(
 
 def _on_pairs(key: str, title: str, paper: str, loss: Loss, departures: str = "None for recorded pairs.") -> Method:
     """The same pairs under another loss. Losses of single rows take chosen rows for good ones, others for bad ones."""
-    rows = trained_rows if isinstance(loss, RowPreference | SortedSides) else chosen_rows
+    rows = sided_rows if isinstance(loss, RowPreference | SortedSides) else chosen_rows
     term = replace(dpo.objective[0], loss=loss, mask=rows)
     named = replace(dpo.about, key=key, title=title, paper=paper, departures=departures)
     about = replace(named, equation="the loss", seed=None, nearest="dpo")

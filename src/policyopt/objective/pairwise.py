@@ -26,6 +26,11 @@ def chosen_steps(seen: Seen, batch: Batch) -> Tensor:
     return batch.trained & (batch.row["rank"] == 0)[:, None]
 
 
+def sided_rows(seen: Seen, batch: Batch) -> Tensor:
+    """A mask: trained rows that are a side of a pair, for losses of single rows."""
+    return batch.trained.any(1) & (batch.row["rank"] >= 0)
+
+
 @dataclass(frozen=True)
 class Stated(Loss, ABC):
     """A loss of what rows say of themselves, s_b = beta sum_t w_bt (log pi - log pi_anchor), an implicit reward.
@@ -141,10 +146,10 @@ class PairPreference(Stated):
 class RowPreference(Stated):
     """Single rows against a point: good ones above it, others below, without pairs.
 
-    column: "label" (above 1/2: good) or "rank" (0: good). point: subtracted from s; with balance also the mean of s
-    over the good and the other rows of the optimiser step, without gradient (BCO, arXiv 2404.04656, whose running mean
-    is over batches). link: "logistic", or "kto" with 1 - sigma(z) (arXiv 2402.01306) whose point is the mean of
-    s over the step's rows, not below 0, in place of an estimate from mismatched rows. good, bad: weights.
+    column: "label" (above 1/2: good) or "rank" (0: good, -1: on no side). point: subtracted from s; with balance also
+    the mean of s over the good and the other rows of the optimiser step, without gradient (BCO, arXiv 2404.04656, whose
+    running mean is over batches). link: "logistic", or "kto" with 1 - sigma(z) (arXiv 2402.01306) whose point is the
+    mean of s over the step's rows, not below 0, in place of an estimate from mismatched rows. good, bad: weights.
     """
 
     column: str = "label"
@@ -174,7 +179,8 @@ class RowPreference(Stated):
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         if not self.balance and self.link != "kto":
             return batch
-        said, right, some = self.said(seen, batch).detach(), self.right(batch), batch.trained.any(1)
+        said, right = self.said(seen, batch).detach(), self.right(batch)
+        some = batch.trained.any(1) if self.column == "label" else sided_rows(seen, batch)
         if not bool(some.any()):
             point = said.new_zeros(())
         elif self.link == "kto":
