@@ -133,6 +133,13 @@ def test_an_epoch_goes_on_after_a_restart_and_odd_batches_are_refused() -> None:
         trained({"selection.count": 5})
 
 
+def test_the_policy_is_paid_the_mean_of_both_models() -> None:
+    rows, part = ragged((2, 2, 2, 2)), load("crm:crm_policy").reward.parts[0]
+    models = {**grids(), "first": said(0.5, 1.0, 0.0, 0.0), "second": said(2.5, 1.0, -1.0, 0.0)}
+    found = part(context(training(rows, models=("first", "second")), models), rows).step["reward"] - rows.step["reward"]
+    close(found.sum(1), [1.5, 1.0, -0.5, 0.0])
+
+
 def test_batches_go_by_the_mean_margin_of_both_models() -> None:
     world, made = pairs(), override(load("crm"), {"selection.count": 2})
     models: Any = {name: Table(numbers(1, 5, seed=n)) for n, name in ((5, "first"), (6, "second"))}

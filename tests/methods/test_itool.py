@@ -87,6 +87,15 @@ def test_q_is_the_mean_reward_of_the_rollouts_through_a_place() -> None:
         assert won.q == max(c.q for c in won.parent.children) > lost.q == min(c.q for c in won.parent.children)
 
 
+def test_a_finished_leaf_that_is_met_again_counts_again() -> None:
+    part = RolloutSiblings(iterations=4, branching=(2,), depth=1, steps=2, length_power=0.0)
+    ctx = ask(part)
+    begun = ctx.world.start(_draw(ctx)())
+    roots = [Place(begun, n) for n in range(len(begun))]
+    part.found(ctx, roots, _judge(ctx))
+    assert [root.visits for root in roots] == [len(root.children) + 3 for root in roots]
+
+
 def test_pairs_that_are_hardly_apart_are_left_out() -> None:
     few = sampled(ask(RolloutSiblings(iterations=3, depth=2, steps=1, margin=0.6)))
     many = sampled(ask(RolloutSiblings(iterations=3, depth=2, steps=1)))

@@ -63,13 +63,13 @@ def test_a_label_is_believed_as_far_as_its_winner_was_visited() -> None:
     close(torch.tensor([doubt(3, 1), doubt(2, 2), doubt(0, 0), doubt(0, 5)]), [0.25, 0.5, 0.0, 0.5])
 
 
-def walked(world, walks=7):
+def walked(world, walks=7, part=SEARCH):
     """The roots of the trees, with everything below them, after some walks."""
-    ctx = asking(SEARCH, world, Table(numbers(world.states, 3, seed=2)), count=3)
+    ctx = asking(part, world, Table(numbers(world.states, 3, seed=2)), count=3)
     begun = world.start(_draw(ctx)())
     roots = [Place(begun, n) for n in range(len(begun))]
     for _ in range(walks):
-        SEARCH.walk(ctx, roots, _judge(ctx))
+        part.walk(ctx, roots, _judge(ctx))
     return roots
 
 
@@ -77,13 +77,15 @@ def below(place):
     return [place] + [p for child in place.children for p in below(child)]
 
 
-def test_the_search_keeps_the_papers_recursions() -> None:
-    """V = sum max(1, N) Q / sum max(1, N) over all children, Q = r + V of visited ones, v = C / max(d - 3, 1) + O."""
-    world = chains()
-    roots = walked(world)
+@pytest.mark.parametrize("depth", [4, 6])
+def test_the_search_keeps_the_papers_recursions(depth) -> None:
+    """V = sum max(1, N) Q / sum max(1, N) over all children, Q = r + V of visited ones, v = C / max(d - 3, 1) + O with
+    the depth d of the parent."""
+    world = chains(depth)
+    roots = walked(world, part=replace(SEARCH, depth=depth))
     assert [root.visits for root in roots] == [7, 7, 7]
     places = [p for root in roots for p in below(root)]
-    assert max(p.depth for p in places) == 4
+    assert max(p.depth for p in places) == depth
     for place in places:
         if place.parent is None:
             continue

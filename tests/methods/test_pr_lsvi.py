@@ -1,6 +1,7 @@
 """PR-LSVI: `reduces_to` of specification 147."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,27 @@ def test_without_noise_it_is_certainty_equivalent_planning(monkeypatch) -> None:
     monkeypatch.setattr("policyopt.update.planned.logistic_fit", lambda won, ridge: theta)
     base = TabularMDP(mdp.transition[:3, :, 3:6], theta.view(3, 2), torch.eye(3)[0], 1.0, HORIZON)
     close(part.plan(ctx, None, counts)[:9].view(3, 3, 2), finite_values(base)[1], 1e-6)
+
+
+def test_what_follows_is_worth_no_more_than_the_steps_that_are_left(monkeypatch) -> None:
+    """Q - phi theta lies in 0..(H - h) largest, h from 1: nothing follows the last step, whatever the noise."""
+    theta = numbers(6, seed=8).abs()
+    part, ctx, counts, _ = planned(RandomisedPlan(horizon=HORIZON), theta)
+    monkeypatch.setattr("policyopt.update.planned.logistic_fit", lambda won, ridge: theta)
+    counts["visits"] = counts["visits"] * 1e-10
+    noisy = replace(part, value_noise=50.0, largest=0.5)
+    over = noisy.plan(ctx, None, counts)[:9].view(3, 3, 2) - theta.view(3, 2)
+    assert (float(over[0].max()), float(over[1].max())) == pytest.approx((1.0, 0.5))
+    close(over[2], torch.zeros(3, 2))
+    assert float(over.min()) >= -1e-12
+
+
+def test_labels_are_asked_by_what_was_known_before_them() -> None:
+    """In the first round lambda I alone: pairs that disagree by just more than `ask` there are asked for, all."""
+    won = run_of(1, **{"update.ask": 0.0, "selection.count": 8})[0].cells[COMPARED.name]["won"]
+    least = float(disagreement(won, torch.eye(won.shape[1]), 1.0).min())
+    again = run_of(1, **{"update.ask": 0.999 * least, "selection.count": 8})[0].cells[COMPARED.name]["won"]
+    assert len(won) == len(again) > 1
 
 
 def test_without_noise_nothing_is_asked_unless_everything_is() -> None:

@@ -57,7 +57,7 @@ def test_the_share_of_refinements_estimates_the_solvers_chance() -> None:
 
 def test_where_no_solution_is_rightly_called_wrong_nothing_is_refined() -> None:
     batch = critiques((1, 0, 2), (0, 1, 2))
-    assert torch.equal(paid(RefinementReward(), batch), batch.step["reward"])
+    assert torch.equal(paid(RefinementReward(), batch, lucky=1.0), batch.step["reward"])  # a false alarm earns nothing
     aside = critiques((0, 0, 2)).with_rows({"scored": torch.tensor([False])})
     assert torch.equal(paid(RefinementReward(), aside), aside.step["reward"])
 

@@ -69,6 +69,10 @@ def test_warm_up_keeps_comparisons_that_are_right_in_both_orders() -> None:
     assert kept.row["task"].tolist() == [0, 1]
     assert len(RightBothWays()(ctx, rows[torch.tensor([1])])) == 0  # one order alone says nothing
     assert len(RightBothWays(right=2.0)(ctx, rows)) == 0
+    thrice = world.complete(world.tasks(torch.tensor([0, 1, 0])), torch.tensor([[0, 0], [0, 1], [1, 1]]))
+    thrice = rewarded(thrice, world.grade(thrice))
+    assert len(RightBothWays()(ctx, thrice[:2])) == 2
+    assert len(RightBothWays()(ctx, thrice)) == 0  # one wrong judgment among them
     with pytest.raises(CompositionError, match="comparisons"):
         RightBothWays()(context(method(), {"policy": grid(0)}, Grades(GRADES)), rows)
 

@@ -43,6 +43,13 @@ def test_accepted_candidates_follow_the_tilted_distribution() -> None:
     close(share, best / best.sum(), atol=0.05)
 
 
+def test_the_largest_of_a_pass_stays_its_measure_when_it_is_taken() -> None:
+    """Of (1, 0, -1/2), two: the last is the second one if both luck and its own say so in the first pass."""
+    luck, reward = rng(4), torch.tensor([1.0, 0.0, -0.5])
+    share = sum(accepted(reward, 2, 1.0, luck) == [0, 2] for _ in range(2000)) / 2000
+    assert share == pytest.approx((1 - math.exp(-1)) * math.exp(-1.5), abs=0.03)
+
+
 def test_every_index_is_taken_once_and_the_largest_always() -> None:
     reward = numbers(20, seed=3)
     for seed in range(5):

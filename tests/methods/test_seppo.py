@@ -145,5 +145,5 @@ def test_the_reference_is_one_of_the_selves_that_were() -> None:
             seen.append(found.index(True))
         assert len(run.cells[EARLIER.name]) == 3
         assert seen == wanted.get(choice, seen)
-        assert choice != "uniform" or len(set(seen)) > 1
+        assert choice != "uniform" or (len(set(seen)) > 1 and seen != wanted["latest"])
         assert float((flat(run.models["policy"].parameters()) - begin).abs().max()) > 0
