@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from policyopt.evaluation.statistics import Interval, mean_interval
+from policyopt.report.tables import table as in_markdown
 
 SAME = "cannot tell apart"
 
@@ -116,7 +117,7 @@ def markdown(found: Mapping[str, Any], title: str) -> str:
     """The page beside the run."""
     header, *rows = cells(found)
     lines = [f"# {title}", "", f"{found['over']}, seed {found['seed']}; 95 % intervals over tasks.", ""]
-    lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), "", "## Differences", ""]
+    lines += [in_markdown(header, rows, "l"), "", "## Differences", ""]
     lines += [f"- {line}" for line in sentences(found)]
     lines += ["", "Intervals of differences are paired by task and hold together (Bonferroni). One run of each method:"]
     lines += ["they say nothing about other seeds; `policyopt compare` does."]
@@ -129,7 +130,3 @@ def markdown(found: Mapping[str, Any], title: str) -> str:
                 f"{said['pairs']} held-out pairs as their labels do; calibration error {said['calibration_error']:.3f}"
             )
     return "\n".join(lines) + "\n"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"

@@ -14,6 +14,7 @@ from policyopt.evaluation.methods import axes_of, diff, text
 from policyopt.evaluation.verify import ArmResult, Verification
 from policyopt.methods import load
 from policyopt.report.objective import describe
+from policyopt.report.tables import table
 
 MEANING = {
     "shown": "the whole interval lies beyond the smallest effect that counts",
@@ -91,11 +92,10 @@ def _numbers(result: Verification) -> str:
 
 def _table(result: Verification) -> str:
     arms = (result.treated, result.baseline)
-    rows = [("seed", *(arm.label for arm in arms)), ("---", "---:", "---:")]
-    rows += [(str(s), *(f"{arm.values[i]:.4g}" for arm in arms)) for i, s in enumerate(result.seeds)]
+    rows = [(str(s), *(f"{arm.values[i]:.4g}" for arm in arms)) for i, s in enumerate(result.seeds)]
     rows += [("**mean**", *(f"**{sum(arm.values) / len(arm.values):.4g}**" for arm in arms))]
     rows += [(name, *(f"{arm.notes[name]:.4g}" for arm in arms)) for name in result.treated.notes]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table(("seed", *(arm.label for arm in arms)), rows, "lr")
 
 
 def _criterion(criterion: Mapping[str, Any]) -> str:

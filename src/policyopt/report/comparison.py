@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from policyopt.evaluation.comparison import MOST_SEEDS, POWER, Comparison, Finding, Pair
 from policyopt.evaluation.comparison_record import ComparisonRecord, RunRecord
 from policyopt.evaluation.statistics import MINIMUM_SEEDS, Interval
+from policyopt.report.tables import table
 
 COUNTED = {
     "tokens": "steps of policies (tokens, actions, denoising steps), generated or read, also those thrown away",
@@ -81,8 +82,8 @@ def _names(arms: Sequence[str]) -> str:
 
 def ranking(record: ComparisonRecord, found: Comparison) -> str:
     """Means, and the places that the differences leave open."""
-    rows = [["place", "arm", f"{record.label}, mean over seeds", "mean over the curve", "best and worst seed"]]
-    rows.append(["---", "---", "---:", "---:", "---:"])
+    header = ("place", "arm", f"{record.label}, mean over seeds", "mean over the curve", "best and worst seed")
+    rows = []
     for place in found.places:
         runs = record.of(place.arm)
         values = [run.value for run in runs]
@@ -90,17 +91,17 @@ def ranking(record: ComparisonRecord, found: Comparison) -> str:
         low, high = place.rank
         where = str(low) if low == high else f"{low} to {high}"
         rows.append([where, place.arm, shown(place.mean), f"{whole:.4g}", f"{min(values):.4g}, {max(values):.4g}"])
-    return f"{_table(rows)}\n\n*Place*: those that the differences below leave open. Means with 95 % t intervals."
+    made = table(header, rows, "llr")
+    return f"{made}\n\n*Place*: those that the differences below leave open. Means with 95 % t intervals."
 
 
 def _differences(found: Comparison) -> str:
-    rows = [["better mean", "other", "difference", "adjusted p", "finding", "seeds that would do"]]
-    rows.append(["---", "---", "---:", "---:", "---", "---:"])
-    rows += [_difference(pair) for pair in found.pairs]
+    header = ("better mean", "other", "difference", "adjusted p", "finding", "seeds that would do")
     apart = len(found.told_apart)
     return (
         f"{apart} of {len(found.pairs)} differences are told apart. Intervals are paired by seed, 95 % each, for one "
-        "difference alone; findings go by the p values adjusted for all of them.\n\n" + _table(rows)
+        "difference alone; findings go by the p values adjusted for all of them.\n\n"
+        + table(header, map(_difference, found.pairs), "llrrlr")
     )
 
 
@@ -118,8 +119,7 @@ def _would(pair: Pair) -> str:
 
 def cost(record: ComparisonRecord) -> str:
     """What the runs of every arm used, and which failed."""
-    rows = [["arm", "rounds", "samples", "tokens", "seconds", f"of the budget ({record.unit})"]]
-    rows.append(["---", *["---:"] * 5])
+    header, rows = ("arm", "rounds", "samples", "tokens", "seconds", f"of the budget ({record.unit})"), []
     for arm in record.arms:
         runs = record.of(arm.name)
         if runs:
@@ -134,7 +134,7 @@ def cost(record: ComparisonRecord) -> str:
         for seed, error in arm.failed.items():
             rows.append([arm.name, f"seed {seed} failed: {error}", "", "", "", ""])
     said = f"\n\nA run, after the {record.shared_rounds:,} rounds that all arms share." if record.shared_rounds else ""
-    return _table(rows) + said
+    return table(header, rows, "lr") + said
 
 
 def _range(runs: Sequence[RunRecord], name: str) -> str:
@@ -149,7 +149,7 @@ def tuning(record: ComparisonRecord) -> str:
     """What was tried for every arm, and what was chosen."""
     assert record.tuning is not None
     values = [str(value) for value in record.tuning["values"]]
-    rows = [["arm", *values, "chosen"], ["---", *["---:"] * len(values), "---:"]]
+    rows = []
     for arm in record.arms:
         tried = [f"{arm.tried[value]:.4g}" if value in arm.tried else "failed" for value in values]
         rows.append([arm.name, *tried, str(arm.tuned)])
@@ -158,7 +158,7 @@ def tuning(record: ComparisonRecord) -> str:
     seeds = record.tuning["seeds"]
     return (
         f"`{record.tuning['option']}`, for every arm by {seeds} {'seed' if seeds == 1 else 'seeds'} that the "
-        f"comparison does not use, with the budget of a run.\n\n{_table(rows)}{remark}"
+        f"comparison does not use, with the budget of a run.\n\n{table(('arm', *values, 'chosen'), rows, 'lr')}{remark}"
     )
 
 
@@ -194,7 +194,3 @@ def _tasks(record: ComparisonRecord) -> str:
     return (
         f"They draw the same tasks in the same order, but for {others}: by their own rule, other tasks or more of them."
     )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

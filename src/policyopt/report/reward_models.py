@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from policyopt.report.tables import table
 
 
 def markdown(name: str, found: Mapping[str, Any]) -> str:
@@ -17,10 +19,9 @@ def markdown(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _benchmark(found: Mapping[str, Any]) -> list[str]:
-    rows = [("subset", "items", "accuracy, 95 % interval"), ("---", "---:", "---:")]
-    rows += [(subset, str(said["items"]), _share(said)) for subset, said in found["subsets"].items()]
+    rows = [(subset, str(said["items"]), _share(said)) for subset, said in found["subsets"].items()]
     rows += [("**all**", str(found["items"]), _share(found))]
-    lines = [_row(row) for row in rows]
+    lines = [table(("subset", "items", "accuracy, 95 % interval"), rows, "lr")]
     lines += ["", f"Mean over subsets {100 * found['mean_over_subsets']:.1f} %. Calibration error of sigma(r - r') "]
     lines[-1] += f"(or of the judge's preference): {found['calibration_error']:.3f}."
     if found["unanswered"]:
@@ -29,20 +30,19 @@ def _benchmark(found: Mapping[str, Any]) -> list[str]:
 
 
 def _gold(found: Mapping[str, Any]) -> list[str]:
-    rows = [("best of n", "KL at most", "proxy reward", "gold reward"), ("---:", "---:", "---:", "---:")]
-    rows += [
+    rows = [
         (str(said["n"]), f"{said['kl']:.2f}", _number(said, "proxy"), _number(said, "gold"))
         for said in found["best_of_n"]
     ]
     said = (
         f"Over {found['prompts']} held-out prompts, {found['candidates']} candidates each; 95 % intervals over prompts."
     )
-    lines = ["## Optimised against", "", said, "", *(_row(row) for row in rows), ""]
+    best = table(("best of n", "KL at most", "proxy reward", "gold reward"), rows, "r")
+    lines = ["## Optimised against", "", said, "", best, ""]
     if found["policies"]:
-        rows = [("policy", "KL", "proxy reward", "gold reward"), ("---", "---:", "---:", "---:")]
         by_kl = sorted(found["policies"], key=lambda one: one["kl"])
-        rows += [(p["policy"], *(_number(p, name) for name in ("kl", "proxy", "gold"))) for p in by_kl]
-        lines += [_row(row) for row in rows] + [""]
+        rows = [(p["policy"], *(_number(p, name) for name in ("kl", "proxy", "gold"))) for p in by_kl]
+        lines += [table(("policy", "KL", "proxy reward", "gold reward"), rows, "lr"), ""]
     return lines
 
 
@@ -54,7 +54,3 @@ def _share(said: Mapping[str, Any]) -> str:
 def _number(said: Mapping[str, Any], name: str) -> str:
     low, high = ("?" if bound is None else f"{bound:.3f}" for bound in said[f"{name}_interval"])
     return f"{said[name]:.3f} [{low}, {high}]"
-
-
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from policyopt.evaluation.statistics import Interval
+from policyopt.report.tables import table
 
 
 def markdown(found: Mapping[str, Any], title: str) -> str:
@@ -21,9 +22,7 @@ def markdown(found: Mapping[str, Any], title: str) -> str:
         f"Measured: {found['observable']} ({found['direction']} is better; {found['smallest_effect']:g} counts), "
         f"{found['seeds']} seeds, {found['rounds']} rounds. `policyopt study {found['key']}` runs it again.",
         "",
-        _row(header),
-        _row(["---", *["---:"] * (len(header) - 1)]),
-        *(_row(row) for row in rows),
+        table(header, rows, "lr"),
         "",
         "## What can be told apart",
         "",
@@ -53,7 +52,3 @@ def _interval(arm: Mapping[str, Any]) -> str:
 
 def _notes(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [f"{arm['notes'][name]:.3f}" if name in arm["notes"] else "-" for name in names]
-
-
-def _row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"
