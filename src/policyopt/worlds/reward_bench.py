@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policyopt.plain import PlainError, from_json
 from policyopt.worlds import fields
+from policyopt.worlds.sources import collected, json_lines
 from policyopt.worlds.tasks import Message, SourceError
 
 NO_SUBSET = "all"
@@ -56,20 +56,7 @@ class Item:
 
 def read_items(path: str | Path) -> list[Item]:
     """The items of a JSONL file. SourceError: names the line and what is wrong with it."""
-    source = Path(path)
-    if not source.is_file():
-        raise SourceError(f"benchmark file {str(source)!r} does not exist or is not a file; check the path")
-    found = []
-    for number, line in enumerate(source.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(item_of(from_json(line, texts=True)))
-        except (SourceError, PlainError) as error:
-            raise SourceError(f"{source}, line {number}: {error}") from error
-    if not found:
-        raise SourceError(f"{str(source)!r} holds no items; give at least one record")
-    return found
+    return collected(json_lines(path, "benchmark file"), item_of, Path(path), "items")
 
 
 def item_of(record: object) -> Item:

@@ -6,15 +6,17 @@ from __future__ import annotations
 import math
 import random
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from policyopt.plain import PlainError, from_json
 from policyopt.worlds.preference_records import Columns
 from policyopt.worlds.records import entry_from_record
 from policyopt.worlds.tasks import Entry, SourceError, nearest
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -149,14 +151,14 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 def jsonl_entries(path: str | Path, columns: Columns | None = None) -> list[Entry]:
     """The entries of a JSONL file, one object per line (see ``records`` for the fields); blank lines are
     skipped."""
-    return _collect(json_lines(path), Path(path), columns)
+    return _entries(json_lines(path), Path(path), columns)
 
 
-def json_lines(path: str | Path) -> Iterator[tuple[str, object]]:
+def json_lines(path: str | Path, what: str = "task file") -> Iterator[tuple[str, object]]:
     """The place and the value of every line that is not blank. SourceError: no file, or a line is no JSON."""
     source = Path(path)
     if not source.is_file():
-        raise SourceError(f"task file {str(source)!r} does not exist or is not a file; check the path")
+        raise SourceError(f"{what} {str(source)!r} does not exist or is not a file; check the path")
     for number, line in enumerate(source.read_bytes().split(b"\n"), start=1):
         if line.strip():
             place = f"{source}, line {number}"
@@ -196,17 +198,23 @@ def folder_entries(path: str | Path, split: str | None = None, columns: Columns 
         loaded = loaded[split]
     elif split is not None:
         raise SourceError(f"{str(source)!r} has no splits, got split {split!r}; leave it out")
-    return _collect(((f"{source}, row {number}", row) for number, row in enumerate(loaded)), source, columns)
+    return _entries(((f"{source}, row {number}", row) for number, row in enumerate(loaded)), source, columns)
 
 
-def _collect(rows: Iterable[tuple[str, object]], source: Path, columns: Columns | None) -> list[Entry]:
-    """Entries of (place, record) rows; a bad record's error is prefixed with its place."""
-    entries = []
+def _entries(rows: Iterable[tuple[str, object]], source: Path, columns: Columns | None) -> list[Entry]:
+    return collected(rows, lambda record: entry_from_record(record, columns), source)
+
+
+def collected(
+    rows: Iterable[tuple[str, object]], read: Callable[[object], Found], source: Path, what: str = "tasks"
+) -> list[Found]:
+    """What (place, record) rows hold; a bad record's error is prefixed with its place. SourceError: none."""
+    found = []
     for place, record in rows:
         try:
-            entries.append(entry_from_record(record, columns))
+            found.append(read(record))
         except SourceError as error:
             raise SourceError(f"{place}: {error}") from error
-    if not entries:
-        raise SourceError(f"{str(source)!r} holds no tasks; give at least one record")
-    return entries
+    if not found:
+        raise SourceError(f"{str(source)!r} holds no {what}; give at least one record")
+    return found
