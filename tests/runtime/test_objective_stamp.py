@@ -128,6 +128,44 @@ def test_another_learning_rate_is_told_and_noted(tmp_path, caplog):
     assert changed["slot"] == "update.optimizers"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("verifier: exact", "verifier: numeric", "tasks.verifier: exact -> numeric"),
+        ("sums.jsonl", "more.jsonl", "tasks.jsonl: "),
+        ("limit: 6", "limit: 5", "tasks.limit: 6 -> 5"),
+        ("seed: 1", "seed: 2", "seed: 1 -> 2"),
+        ("dtype: float32", "dtype: float64", "policy.dtype: float32 -> float64"),
+        ("evaluation: null", "evaluation: {tasks: 4, samples: 8}", "evaluation: None -> -"),
+    ],
+)
+def test_other_tasks_policies_and_seeds_are_refused_as_well(tmp_path, before, after, told):
+    folder = stopped(tmp_path)
+    tiny.jsonl(tmp_path / "more.jsonl", tiny.sums())
+    edit(folder, before, after)
+    with pytest.raises(ChangedObjectiveError) as error, Training.resume(folder.path) as training:
+        list(training.rounds())
+    assert told in str(error.value)
+    assert "--accept-objective" in str(error.value)
+
+
+def test_where_and_how_a_run_is_computed_may_change(tmp_path):
+    folder = stopped(tmp_path)
+    edit(folder, "deadline: 5.0", "deadline: 6.0")
+    edit(folder, "engine: auto", "engine: plain")
+    with Training.resume(folder.path) as training:
+        assert len(list(training.rounds())) == 2
+
+
+def test_other_tasks_are_taken_on_request_and_noted(tmp_path):
+    folder = stopped(tmp_path)
+    edit(folder, "limit: 6", "limit: 5")
+    with Training.resume(folder.path, accept=True) as training:
+        assert len(list(training.rounds())) == 2
+    (changed,) = json.loads((folder.path / "objective.json").read_text())["changed"]
+    assert changed == {"round": 2, "stage": "recipe", "slot": "tasks.limit", "before": "6", "after": "5"}
+
+
 def test_stages_that_are_over_may_change(tmp_path):
     folder = RunFolder(tmp_path)
     grpo, sft = load("grpo"), load("sft")

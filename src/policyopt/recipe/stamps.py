@@ -8,33 +8,57 @@ from pathlib import Path
 from typing import Any
 
 from policyopt.compose import Stage
-from policyopt.recipe.base import RecipeError
+from policyopt.evaluation.methods import UNUSED
+from policyopt.recipe.base import Recipe, RecipeError
 from policyopt.report.objective_stamp import Change, changes, compare_runs, stamp
 from policyopt.runtime.folder import RunFolder, RunFolderError, read_json, write_json
 
 log = logging.getLogger("policyopt")
 
+SECTIONS = ("policy", "tasks", "judges", "models", "evaluation")
+HOW = {f"policy.{name}" for name in ("device", "engine", "reading", "native", "vllm")} | {"tasks.deadline"}
+"""Fields that say how or where something is computed, not what."""
+
 
 class ChangedObjectiveError(RecipeError):
-    """A checkpoint was made under another objective than the one it would go on with."""
+    """A checkpoint was made under another objective, or with other tasks, another policy or seed, than the one it would
+    go on with."""
+
+
+def surroundings(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says beside its methods, by place: tasks, rewards, models, seed, evaluation (JSON data)."""
+    told = recipe.model_dump(mode="json")
+    found = {"seed": told["seed"]}
+    for name in SECTIONS:
+        inside = told.get(name)
+        found |= {f"{name}.{key}": value for key, value in inside.items()} if inside else {name: inside}
+    return {place: value for place, value in found.items() if place not in HOW}
+
+
+def other_surroundings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """In what they differ. What an earlier version did not know of is of no account."""
+    gone = [place for place in before if before[place] != after.get(place, UNUSED)]
+    return [Change(place, str(before[place]), str(after.get(place, UNUSED))) for place in gone]
 
 
 class Stamps:
     """Of all stages of a run: `objective.json` in its folder, and in every checkpoint.
 
-    A checkpoint goes on only with the objective it was made with, unless `accept` says so; changes of how rows are
+    A checkpoint goes on only with the objective, the tasks, the models and the seed that it was made with, unless
+    `accept` says so; changes of how rows are
     drawn and steps are taken, which users make on purpose (a learning rate, a number of epochs), are told and noted.
     """
 
-    def __init__(self, stages: Sequence[Stage], folder: RunFolder):
+    def __init__(self, stages: Sequence[Stage], folder: RunFolder, recipe: Recipe | None = None):
         self.accept = False
+        self._said = {} if recipe is None else surroundings(recipe)
         self._folder, self._stages = folder, stages
         self._now = [stamp(stage.method) for stage in stages]
 
     @property
     def hooks(self) -> dict[str, Any]:
         """What a checkpoint is stamped with, and who is told when a run goes on from one; see `Hooks`."""
-        return {"stamp": {"stages": self._now}, "restored": self._restored}
+        return {"stamp": {"stages": self._now, "recipe": self._said}, "restored": self._restored}
 
     def write(self, changed: Sequence[Mapping[str, Any]] = ()) -> None:
         write_json(self._folder.path / "objective.json", {"stages": self._now, "changed": list(changed)})
@@ -47,17 +71,18 @@ class Stamps:
             if step < stage.start + stage.steps
             for change in changes(old, new)
         ]
-        if not found:
+        others = [("recipe", change) for change in other_surroundings(kept.get("recipe", {}), self._said)]
+        if not found and not others:
             return
-        told = "; ".join(f"{method}: {change}" for method, change in found)
-        if any(change.vital for _, change in found) and not self.accept:
+        told = "; ".join(f"{method}: {change}" for method, change in (*others, *found))
+        if (others or any(change.vital for _, change in found)) and not self.accept:
             raise ChangedObjectiveError(
-                f"the checkpoint of round {step} in {self._folder.path} was trained on another objective than the one "
-                f"it would go on with ({told}). Use the recipe and the version of policyopt that it was made with, or "
-                f"go on with the new objective: {self._folder.resume} --accept-objective"
+                f"the checkpoint of round {step} in {self._folder.path} was trained on another objective or other "
+                f"tasks than those it would go on with ({told}). Use the recipe and the version of policyopt that "
+                f"it was made with, or go on with the new ones: {self._folder.resume} --accept-objective"
             )
         log.warning("round %d goes on with what has changed since its checkpoint: %s", step, told)
-        said = [{"round": step, "stage": method, **_plain(change)} for method, change in found]
+        said = [{"round": step, "stage": method, **_plain(change)} for method, change in (*others, *found)]
         self.write([*_changed(self._folder.path), *said])
 
 

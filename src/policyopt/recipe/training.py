@@ -52,7 +52,7 @@ class Training:
         keep_freed()
         self.built, self.folder, self.opened = built, folder, ExitStack()
         self.opened.callback(built.close)
-        self.stamps = Stamps(built.program.stages, folder)
+        self.stamps = Stamps(built.program.stages, folder, built.recipe)
         kept = self.stamps.hooks
         if built.recipe.runtime.on == "ray":
             hand_over(built)
