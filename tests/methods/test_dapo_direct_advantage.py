@@ -102,6 +102,25 @@ def test_shares_of_success_are_those_of_completions() -> None:
     close(done.step["label"][:, 0], torch.full((9,), 0.5), atol=0.25)
 
 
+def test_completions_without_a_grade_are_neither_right_nor_wrong() -> None:
+    """The grader fails on every second symbol 1 and on all of task 0: below symbol 0 the others are all right."""
+
+    def grade(strings: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        fails = (task == 0) | (strings[:, 1] == 1)
+        return torch.where(fails, torch.nan, (strings[:, 0] == 0).double())
+
+    world = Tree(
+        SequenceWorld(9, 2, 2, grade), 3, lambda task: torch.zeros_like(task), lambda s, a: (2 * s + 1 + a) % 3
+    )
+    ctx = context(method(), {"policy": Table(torch.zeros(3, 2))}, world, generate)
+    batch = ctx.extend(world.start(Tasks(torch.arange(9))))
+    done = PrefixSuccess(count=32)(ctx, batch)
+    first = batch.step["_step"][:, 0]
+    close(done.step["label"][1:, 1], (first[1:] == 0).double())
+    assert not bool(done.step["labelled"][0].any())
+    assert bool(done.step["labelled"][1:].all())
+
+
 def test_what_comes_before_is_not_changed_by_completions() -> None:
     model = Grid(values=numbers(8, 14))
     batch = rewarded(turns(), WORTH)

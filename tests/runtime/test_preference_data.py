@@ -1,6 +1,7 @@
 """`policyopt train` on preference data as users have it: pairs, ranked lists, single answers with labels, segments."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -9,7 +10,10 @@ import torch
 from policyopt.methods import load
 from policyopt.options import OptionError, override
 from policyopt.recipe.build import build
+from policyopt.recipe.language.preferences import check_preferences
 from policyopt.recipe.schema import load_recipe
+from policyopt.worlds.compared import Ranked, pair
+from policyopt.worlds.tokens import TokenWorld
 
 SMALL = {"selection.count": 4, "update.policy.learning_rate": 0.01}
 
@@ -215,3 +219,18 @@ def test_a_number_that_a_method_reads_must_be_there(given, tmp_path, command):
     assert called.code == 2
     assert "reads the number 'safety' of recorded answers" in called.err
     assert "tasks.columns.safety=FIELD" in called.err
+
+
+def test_pairs_whose_labels_are_equal_are_told(caplog):
+    """No preference, but learned as one; a list of labels learns nothing of it."""
+    tied, told = ({"label": [0.5, second]} for second in (0.5, 0.2))
+    held = [Ranked([[2], [3]], [0, 1], numbers) for numbers in (tied, told, tied)]
+    world = TokenWorld([[1]] * 3, 0, 4, lambda tokens: "", pairs=held)
+    with caplog.at_level("WARNING", "policyopt"):
+        check_preferences(load("dpo"), world)
+        (found,) = caplog.messages
+        assert found.startswith("2 of 3 pairs have answers with equal labels")
+        caplog.clear()
+        check_preferences(load("lipo_lambda"), world)
+        check_preferences(load("dpo"), replace(world, pairs=[held[1], pair([2], [3]), held[1]]))
+    assert not caplog.messages

@@ -17,7 +17,7 @@ from policyopt.types import Batch
 @dataclass(frozen=True)
 class PrefixSuccess(Part):
     """Step column `label` on the first step of every turn: the share of `count` completions by `model` from the state
-    before it whose grade is at least `right`; `labelled` says where there is one."""
+    before it whose grade is at least `right`, of those that have a grade; `labelled` says where there is one."""
 
     count: int = 8
     right: float = 1.0
@@ -26,6 +26,7 @@ class PrefixSuccess(Part):
 
     needs = "a world that can go back to a prefix"
     formula = "y_k = share of right completions of the first k turns"
+    version = 2
     writes = ("label", "labelled")
 
     def __post_init__(self) -> None:
@@ -37,10 +38,12 @@ class PrefixSuccess(Part):
         rows, steps = (x.repeat_interleave(self.count) for x in (turns.row, turns.first))
         rewind = asked(ctx.world, "rewind", "to go back to a prefix")
         done = ctx.extend(rewind(bare[rows], steps), self.model, self.temperature)
-        share = (ctx.world.grade(done) >= self.right).to(batch.step["reward"].dtype).view(-1, self.count).mean(1)
+        grade = ctx.world.grade(done).view(-1, self.count)
+        graded = grade.isfinite().sum(1)
+        share = (grade >= self.right).sum(1).to(batch.step["reward"].dtype) / graded.clamp(min=1)
         places = (turns.row, turns.first)
         label = torch.zeros_like(batch.step["reward"]).index_put(places, share)
-        labelled = torch.zeros_like(batch.own).index_put(places, torch.ones_like(turns.row, dtype=torch.bool))
+        labelled = torch.zeros_like(batch.own).index_put(places, graded > 0)
         return batch.with_steps({"label": label, "labelled": labelled})
 
 

@@ -43,6 +43,8 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
             f"method {method.key!r} compares two answers, but the tasks have ranked lists of up to {most}; say "
             "tasks.pairing=best_worst (or neighbours, every), or use a method of lists (pro, lipo_lambda)"
         )
+    if of_two:
+        _tell_of_ties(method, world)
     known, of_tokens = names(world.pairs), {term.loss.by for term in method.terms if isinstance(term.loss, Stated)}
     known = (*known, *world.pairs[0].marks)
     for column in getattr(method.sampling, "columns", ()):
@@ -57,6 +59,20 @@ def check_preferences(method: Method, world: TokenWorld) -> None:
                 f"method {method.key!r} reads the number {column!r} of recorded answers, but the tasks have only "
                 f"{sorted(known)}; say which field holds it, tasks.columns.{column}=FIELD"
             )
+
+
+def _tell_of_ties(method: Method, world: TokenWorld) -> None:
+    """A pair whose numbers say that both answers are equally good is no preference, but is learned as one."""
+    labels = [one.numbers["label"] for one in world.pairs or () if len(one) == 2 and "label" in one.numbers]
+    ties = sum(first == second for first, second in labels)
+    if ties:
+        log.warning(
+            "%d of %d pairs have answers with equal labels, of which method %r prefers the one that the record has "
+            "first; drop these records, or use a method that reads labels (lipo_lambda, pro)",
+            ties,
+            len(world.pairs or ()),
+            method.key,
+        )
 
 
 def prepared(tasks: TasksSection, entries: Sequence[Entry], seed: int) -> list[Entry]:
