@@ -90,7 +90,7 @@ def section(task: str, record: ComparisonRecord) -> str:
         [
             f"## {task.capitalize()}",
             f"{TASKS[task]}. {record.amount:,.10g} {record.unit} a run, {len(record.seeds)} seeds; {record.over}.",
-            answer(record, found),
+            answer(found),
             f"{apart} of {len(found.pairs)} differences are told apart. {power(found)}",
             f"![learning curves]({NAME}/{task}.svg)",
             ranking(record, found),

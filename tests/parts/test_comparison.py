@@ -286,7 +286,7 @@ def test_an_arm_that_failed_is_told_and_not_compared():
 def test_an_answer_without_a_difference_names_no_best_method():
     equal = {arm: [run(arm, seed, 0.5 + 0.01 * ((seed + n) % 3)) for seed in range(8)] for n, arm in enumerate("ab")}
     made = record(runs=tuple(run for found in equal.values() for run in found))
-    assert "does not say which method is best" in answer(made, made.compare())
+    assert "does not say which method is best" in answer(made.compare())
 
 
 def test_beginnings_and_tasks_are_compared_by_digests():

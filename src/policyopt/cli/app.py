@@ -8,9 +8,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from policyopt.cli.comparing import compare
+from policyopt.cli.console import INTERRUPTED, WRONG_INPUT, console, errors
 from policyopt.cli.data import app as data
 from policyopt.cli.rewarding import reward
 from policyopt.cli.studying import study
@@ -29,12 +29,6 @@ app.add_typer(methods, name="methods")
 app.add_typer(data, name="data")
 app.command()(reward)
 app.command()(study)
-
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-INTERRUPTED = 130
-WRONG_INPUT = 2
 
 Changes = Annotated[
     list[str] | None,

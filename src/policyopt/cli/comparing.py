@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-console = Console(highlight=False)
-
-INTERRUPTED = 130
-FAILED = 1
+from policyopt.cli.console import FAILED, INTERRUPTED, console
 
 
 def compare(  # noqa: PLR0913 - every argument is an option of the command line
@@ -82,7 +78,7 @@ def _tell(done: Any) -> None:
     for label, error in done.failed.items():
         console.print(f"[red]failed[/] {label}: {error}", soft_wrap=True)
     if len(done.record.complete) > 1:
-        console.print(answer(done.record, done.record.compare()).replace("**", ""), soft_wrap=True)
+        console.print(answer(done.record.compare()).replace("**", ""), soft_wrap=True)
     console.print(f"report {done.report}", soft_wrap=True, markup=False)
     if done.failed:
         raise typer.Exit(FAILED)

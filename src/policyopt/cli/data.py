@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from policyopt.cli.console import console
+
 app = typer.Typer(help="Look at data before it is trained on.", no_args_is_help=True)
 
 
@@ -26,7 +28,6 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a preference set is like: length bias, ties, duplicates, contradictions, leakage, cut and empty answers."""
-    from policyopt.cli.app import console
     from policyopt.recipe.language.data import Named, measured
     from policyopt.report.preference_data import page
 

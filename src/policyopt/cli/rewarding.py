@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-console = Console(highlight=False)
+from policyopt.cli.console import console
 
 
 def reward(  # noqa: PLR0913 - every argument is an option of the command line

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from policyopt.cli.console import console
 from policyopt.recipe.base import RuntimeSection
 from policyopt.recipe.cluster import placing
 from policyopt.recipe.trainers import Asked, check_count, follow, lead
@@ -36,7 +37,7 @@ def rank(ranks: Ranks, asked: Asked) -> None:
     if not ranks.leads:
         follow(ranks, asked)
         return
-    from policyopt.cli.app import console, finish
+    from policyopt.cli.app import finish
     from policyopt.runtime.progress import log_to, progress
 
     log_to(console)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-console = Console(highlight=False)
+from policyopt.cli.console import console, errors
 
 
 def study(
@@ -20,14 +19,12 @@ def study(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rerun the comparison of a paper at laptop scale and report it, with intervals over seeds."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from policyopt.evaluation.study import run_study
     from policyopt.methods import load
     from policyopt.report.study import markdown, sentences
+    from policyopt.runtime.progress import counting
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with counting(errors) as bar:
         task = bar.add_task(key, total=None)
         found = run_study(
             key, seeds, rounds, lambda done, of, what: bar.update(task, completed=done, total=of, description=what)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-console = Console(highlight=False)
+from policyopt.cli.console import console
 
 
 def _print(found: dict[str, Any]) -> None:

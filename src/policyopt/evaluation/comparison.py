@@ -107,7 +107,7 @@ def compare(
         known = p <= 1 - level and seeds >= MINIMUM_SEEDS
         enough = None if known else seeds_needed(values[one], values[other], level, len(chosen))
         pairs.append(Pair(one, other, difference, p, Finding.BETTER if known else Finding.OPEN, enough))
-    return Comparison(tuple(_places(order, means, pairs, baseline)), tuple(pairs), level, seeds)
+    return Comparison(tuple(_places(order, means, pairs)), tuple(pairs), level, seeds)
 
 
 def _equal_p(values: Mapping[str, Sequence[float]], chosen: Sequence[tuple[str, str]], level: float) -> float:
@@ -131,9 +131,7 @@ def _check(values: Mapping[str, Sequence[float]], baseline: str | None) -> None:
         raise ComparisonError(f"the baseline {baseline!r} is not among the arms {list(values)}")
 
 
-def _places(
-    order: Sequence[str], means: Mapping[str, Interval], pairs: Sequence[Pair], baseline: str | None
-) -> list[Place]:
+def _places(order: Sequence[str], means: Mapping[str, Interval], pairs: Sequence[Pair]) -> list[Place]:
     places = []
     for arm in order:
         better = sum(pair.second == arm for pair in pairs if pair.finding == Finding.BETTER)

@@ -181,16 +181,12 @@ def _gaps(case: Mapping[str, Any]) -> list[Gap]:
     made = outputs(str(case["axis"]), str(case["part"]), case.get("options", {}), case["inputs"], reduction)
     found = []
     for name, expected in case["expect"].items():
-        wanted = _expected(name, expected)
-        found.append(compare(name, made.get(name, wanted.dim()), wanted, expected))
+        wanted = tensor(f"expect.{name}", expected).double()
+        found.append(compare(name, made.get(name, wanted.dim()), wanted))
     return found
 
 
-def _expected(name: str, value: Any) -> Tensor:
-    return tensor(f"expect.{name}", value).double()
-
-
-def compare(name: str, got: Tensor, wanted: Tensor, expected: Any) -> Gap:
+def compare(name: str, got: Tensor, wanted: Tensor) -> Gap:
     """The largest difference over the numbers that are expected; null is not compared."""
     got = got.double()
     if got.numel() == wanted.numel() == 0:

@@ -22,7 +22,7 @@ def markdown(record: ComparisonRecord) -> str:
     sections = [f"# {record.name}: {len(record.arms)} methods compared", _question(record)]
     if len(record.complete) > 1:
         found = record.compare()
-        sections += [answer(record, found), "![learning curves](curves.svg)", "## Ranking", ranking(record, found)]
+        sections += [answer(found), "![learning curves](curves.svg)", "## Ranking", ranking(record, found)]
         sections += ["## Differences", _differences(found)]
     else:
         sections.append("**No ranking:** fewer than two arms finished all their seeds.")
@@ -41,7 +41,7 @@ def _question(record: ComparisonRecord) -> str:
     )
 
 
-def answer(record: ComparisonRecord, found: Comparison) -> str:
+def answer(found: Comparison) -> str:
     """The findings in a few sentences; what a terminal shows."""
     best = found.places[0].arm
     behind = [pair.second for pair in found.pairs if pair.first == best and pair.finding == Finding.BETTER]

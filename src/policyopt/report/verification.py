@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from policyopt.claim import ClaimError
 from policyopt.compose import CompositionError
@@ -21,6 +20,7 @@ from policyopt.methods import keys, load
 from policyopt.report.cards import write
 from policyopt.report.catalogue import catalogue
 from policyopt.report.listing import markdown
+from policyopt.runtime.progress import counting
 
 ELSEWHERE = Path("verifications")
 
@@ -55,9 +55,8 @@ def verify_and_report(
     """
     if len(wanted) == 1:
         return [_reported(wanted[0], _with_bar(wanted[0], seeds, console), console)]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results: dict[str, Verification] = {}
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with counting(console) as bar:
         task = bar.add_task("methods", total=len(wanted))
 
         def tell(done: int, running: Sequence[str]) -> None:
@@ -117,8 +116,7 @@ def _reported(key: str, result: Verification, console: Console) -> Verification:
 
 
 def _with_bar(key: str, seeds: int | None, console: Console) -> Verification:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with counting(console) as bar:
         task = bar.add_task(key, total=None)
         return verify(
             key,

@@ -9,7 +9,15 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 # Metrics worth a column, and the names under which methods report them, the most telling first.
 SHOWN = {
@@ -47,6 +55,12 @@ class Silent:
 
     def end(self) -> None:
         pass
+
+
+def counting(console: Console) -> Progress:
+    """A bar of what is counted, with the time used and left, that leaves nothing behind."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
 
 
 class Bar:

@@ -17,8 +17,6 @@ from torch import Tensor
 from policyopt.ops.streams import State, episode_seed
 from policyopt.worlds.environments import Actions, UnsuitableEnvironmentError
 
-NO_RESET: np.ndarray = np.zeros(0, dtype=np.int64)
-
 
 class Slots(Protocol):
     """`count` environments. seeded: a reset takes the seed of the episode, so that an episode can be repeated."""
