@@ -1,6 +1,5 @@
 """BCPG-NSA: `reduces_to` of specification 82, each identity a test."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -118,11 +117,11 @@ def test_refusals_and_settings() -> None:
     made = load("bcpg_nsa")
     assert made.objective[0].loss == BehaviourConstrained(0.001, 0.5)
     assert (made.update.epochs, made.selection.count) == (8, 512)
+    assert len(set(made.feedback.judges)) == 2
 
 
 def test_the_experiment_learns_from_recorded_rows() -> None:
     made = override(load("bcpg_nsa"), {"selection.count": 8, "update.epochs": 1, "update.learning_rate": 0.1})
-    made = replace(made, feedback=AgreedSteps(("judge_steps", "judge_again")))
     done = recorded_chains(made, 1_000_001, 5)
     assert done.rows == 5 * 128
     assert done.value > 0.06

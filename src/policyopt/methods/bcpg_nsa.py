@@ -36,13 +36,13 @@ bcpg_nsa = Method(
     selection=Selection(count=512),
     sampling=Recorded(),
     reward=Verified(),
-    feedback=AgreedSteps(),
+    feedback=AgreedSteps(("judge_steps", "judge_again")),
     credit=GroupCentred(),
     objective=(Term("policy", BehaviourConstrained(tau=0.001, good=0.5), SequenceSum()),),
     update=GradientSteps({"policy": AdamW(learning_rate=5e-7, schedule=Cosine(final=0.5))}, epochs=8),
 )
 
-_WORLD = {"selection.count": 8, "update.epochs": 1, "feedback.judges": ("judge_steps", "judge_again")}
+_WORLD = {"selection.count": 8, "update.epochs": 1}
 
 claim = Claim(
     statement="Sparing the right steps of wrong answers makes the policy succeed more often after few passes over "
