@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import scipy  # its submodules are loaded where they are first used
@@ -48,6 +49,19 @@ class Reparameterised(Protocol):
         ...
 
 
+class _OfParameters:
+    """A distribution whose fields are its parameters, tensors or distributions of the same leading axes."""
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        return type(self)(*(change(getattr(self, field.name)) for field in fields(self)))  # pyright: ignore[reportArgumentType]
+
+    def detach(self) -> Self:
+        return self._each(lambda parameter: parameter.detach())
+
+    def __getitem__(self, index: Any) -> Self:
+        return self._each(lambda parameter: parameter[index])
+
+
 def _expected(logp: Tensor, value: Tensor) -> Tensor:
     """sum_v p(v) value(v) over the last axis. A choice of probability 0 contributes 0, in value and in gradient:
     0 * -inf is nan, and so is its derivative unless the value is selected before it is multiplied."""
@@ -56,7 +70,7 @@ def _expected(logp: Tensor, value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(_OfParameters):
     """A distribution over V choices; `logp` (..., V) is normalised."""
 
     logp: Float[Tensor, "*lead V"]
@@ -95,15 +109,9 @@ class Categorical:
     def tempered(self, temperature: Tensor) -> Categorical:
         return Categorical((self.logp / temperature[..., None]).log_softmax(-1))
 
-    def detach(self) -> Categorical:
-        return Categorical(self.logp.detach())
-
-    def __getitem__(self, index: Any) -> Categorical:
-        return Categorical(self.logp[index])
-
 
 @dataclass(frozen=True)
-class MultiCategorical:
+class MultiCategorical(_OfParameters):
     """M independent choices, of possibly different numbers of alternatives, as one step (..., M) of integers.
 
     `parts.logp` (..., M, V): padded with minus infinity behind the alternatives a choice has.
@@ -148,12 +156,6 @@ class MultiCategorical:
     def tempered(self, temperature: Tensor) -> MultiCategorical:
         return MultiCategorical(self.parts.tempered(temperature[..., None]))
 
-    def detach(self) -> MultiCategorical:
-        return MultiCategorical(self.parts.detach())
-
-    def __getitem__(self, index: Any) -> MultiCategorical:
-        return MultiCategorical(self.parts[index])
-
 
 def epsilon_greedy(values: Float[Tensor, "*lead A"], epsilon: Tensor | float) -> Categorical:
     """The best choice (the first of equals) with probability 1 - epsilon, else any choice alike; epsilon (...).
@@ -175,7 +177,7 @@ def standard_normal(uniform: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_OfParameters):
     """A diagonal normal distribution over D dimensions; densities are summed over D, never averaged."""
 
     mean: Float[Tensor, "*lead D"]
@@ -211,12 +213,6 @@ class Gaussian:
     def tempered(self, temperature: Tensor) -> Gaussian:
         return replace(self, std=self.std * temperature[..., None].sqrt())
 
-    def detach(self) -> Gaussian:
-        return Gaussian(self.mean.detach(), self.std.detach())
-
-    def __getitem__(self, index: Any) -> Gaussian:
-        return Gaussian(self.mean[index], self.std[index])
-
 
 def tanh_log_slope(u: Tensor) -> Tensor:
     """log (d tanh u / du) = log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)), finite for every finite u where the
@@ -228,7 +224,7 @@ _NODES, _WEIGHTS = np.polynomial.hermite.hermgauss(32)
 
 
 @dataclass(frozen=True)
-class SquashedGaussian:
+class SquashedGaussian(_OfParameters):
     """The distribution of tanh(u) in (-1, 1)^D for u of a diagonal normal. Its *step is u*, before the tanh:
     atanh of a stored action is not the sample that was scored, near 1 not even finite.
 
@@ -271,15 +267,9 @@ class SquashedGaussian:
         """The base at that temperature."""
         return SquashedGaussian(self.base.tempered(temperature))
 
-    def detach(self) -> SquashedGaussian:
-        return SquashedGaussian(self.base.detach())
-
-    def __getitem__(self, index: Any) -> SquashedGaussian:
-        return SquashedGaussian(self.base[index])
-
 
 @dataclass(frozen=True)
-class Deterministic:
+class Deterministic(_OfParameters):
     """A point `mean` (..., D) that is explored around with normal noise of `std` (..., D), which may be 0.
 
     Where std is 0 there is no density: `log_prob` is nan there (as for steps that nobody sampled), entropy and kl
@@ -331,19 +321,13 @@ class Deterministic:
     def tempered(self, temperature: Tensor) -> Deterministic:
         return replace(self, std=self.std * temperature[..., None].sqrt())
 
-    def detach(self) -> Deterministic:
-        return Deterministic(self.mean.detach(), self.std.detach())
-
-    def __getitem__(self, index: Any) -> Deterministic:
-        return Deterministic(self.mean[index], self.std[index])
-
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
     return a.lgamma() + b.lgamma() - (a + b).lgamma()
 
 
 @dataclass(frozen=True)
-class Beta:
+class Beta(_OfParameters):
     """D independent Beta(a, b) numbers in (0, 1); densities are summed over D."""
 
     a: Float[Tensor, "*lead D"]
@@ -388,9 +372,3 @@ class Beta:
         if not bool((torch.minimum(a, b) > 0).all()):
             raise ValueError("a Beta density that is infinite at an end can not be made colder; use temperature 1")
         return Beta(a, b)
-
-    def detach(self) -> Beta:
-        return Beta(self.a.detach(), self.b.detach())
-
-    def __getitem__(self, index: Any) -> Beta:
-        return Beta(self.a[index], self.b[index])

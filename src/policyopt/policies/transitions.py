@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from policyopt.distributions import widest
+from policyopt.distributions import standard_normal
 
 
 class Density(Protocol):
@@ -112,10 +112,7 @@ class Transition:
 
     def sample(self, uniform: Tensor) -> Tensor:
         """uniform (..., D) in [0, 1), through the normal quantile function."""
-        wide = widest(self.mean.device)
-        tiny = torch.finfo(wide).eps
-        normal = torch.special.ndtri(uniform.to(wide).clamp(tiny, 1 - tiny)).to(self.mean.dtype)
-        return self.mean + self.std * self._clipped(normal)
+        return self.mean + self.std * self._clipped(standard_normal(uniform).to(self.mean.dtype))
 
     def _clipped(self, noise: Tensor) -> Tensor:
         return noise if self.noise_clip is None else noise.clamp(-self.noise_clip, self.noise_clip)
