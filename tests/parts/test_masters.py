@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from policyopt.compose import CompositionError
+from policyopt.compose import CompositionError, Term
+from policyopt.objective.surrogates import PolicyGradient
 from policyopt.runtime import checkpoint
+from policyopt.update.averaging import TokenMean
 from policyopt.update.following import Average
-from policyopt.update.masters import MASTER, Masters
+from policyopt.update.gradient import GradientSteps
+from policyopt.update.masters import MASTER, Masters, Summed
 from policyopt.update.optimizers import SGD, AdamW, RMSprop
-from support import context, method
+from support import Grid, context, method, per_row, ragged
 
 RATE = 1e-6
 
@@ -67,6 +70,28 @@ def test_a_learning_rate_that_a_schedule_sets_is_used() -> None:
 def test_weights_in_float32_have_torchs_own_optimiser() -> None:
     assert type(AdamW().make(weights(torch.float32))) is torch.optim.AdamW
     assert type(AdamW().make(weights())) is Masters
+
+
+def test_trap_02_gradients_of_micro_batches_add_up_in_float32() -> None:
+    """1,024 passes of gradient 1: in 16 bit the sum would stand still at 256."""
+    given = weights()
+    summed = Summed(given)
+    for _ in range(1024):
+        sum(p.float().sum() for p in given).backward()
+        summed.add()
+    summed.give()
+    assert all(bool((p.grad == 1024).all()) for p in given)
+    assert given[0].grad.dtype == torch.bfloat16
+
+
+def test_trap_02_an_update_in_16_bit_sums_its_micro_batches_exactly() -> None:
+    """512 rows of one step and advantage 1, row by row: the mean gradient is 1, by hand."""
+    rows = per_row(ragged((1,) * 512, tools=False), [1.0] * 512)
+    rows = rows.with_rows({"_row": torch.zeros_like(rows.row["_row"])})
+    policy = Grid(logp=torch.full((8, 104), -1.0)).to(torch.bfloat16)
+    update = GradientSteps({"policy": SGD(1.0)}, micro_rows=1, clip_norm=None)
+    update(context(method(Term("a", PolicyGradient(), TokenMean()), update=update), {"policy": policy}), rows)
+    assert float(policy.logp[0, 0].detach()) == pytest.approx(0.0, abs=2**-7)
 
 
 def test_trap_48_copies_are_saved_and_loaded(tmp_path) -> None:

@@ -2,11 +2,11 @@
 
 Memory counts what this program holds, in the policy's precision of b bytes a number, for P parameters:
 
-trainer   b P  the whole policy, which scores;  b P  each frozen model;  (2 b + 8) P / trainers  the sharded twin:
-          weights, gradients and AdamW's two moments (FSDP2), and 4 P / trainers more where b = 2, because moments and
-          what they move are in float32 then (`update.masters`);  activations of the tokens of a micro-batch: 34 hidden
-          bytes a token and layer in 16 bit (Korthikanti et al., arXiv 2205.05198, eq. 2, without the attention matrix,
-          which is never stored);  a critic takes what the policy does, once more
+trainer   b P  the whole policy, which scores;  b P  each frozen model;  4 b P / trainers  the sharded twin: weights,
+          gradients and AdamW's two moments (FSDP2), and where b = 2 rather (2 b + 16) P / trainers, because sums of
+          gradients, moments and what they move are in float32 then (`update.masters`);  activations of the tokens of a
+          micro-batch: 34 hidden bytes a token and layer in 16 bit (Korthikanti et al., arXiv 2205.05198, eq. 2, without
+          the attention matrix, which is never stored);  a critic takes what the policy does, once more
 sampler   b P;  2 layers kv_heads head_size b  for every token of the rows it generates at once
 
 Seconds are those of a machine that reaches a given share of its peak: training is bound by arithmetic (6 P operations a
@@ -123,9 +123,9 @@ class Plan:
 def trainer_memory(shape: Shape, work: Work, trainers: int, held: int, micro_rows: int) -> float:
     """Bytes on each of `trainers` accelerators."""
     trained = shape.parameters if shape.trained is None else shape.trained
-    # One trainer has no twin: its gradients and moments are of the whole policy. In 16 bit, float32 copies beside them.
-    kept = 3 * 4 if shape.bytes < 4 else 2 * shape.bytes
-    twin = (shape.bytes * shape.parameters * (trainers > 1) + (shape.bytes + kept) * trained) / trainers
+    # One trainer has no twin: its gradients and moments are of the whole policy.
+    kept = shape.bytes + (4 * 4 if shape.bytes < 4 else 2 * shape.bytes)
+    twin = (shape.bytes * shape.parameters * (trainers > 1) + kept * trained) / trainers
     activations = 17 * shape.bytes * shape.hidden * shape.layers * micro_rows * (work.prompt + work.answer)
     return (1 + work.critics) * (shape.weights + twin) + held * shape.weights + activations
 

@@ -25,6 +25,7 @@ from policyopt.run import Meter
 from policyopt.runtime.ranks import Ranks, shares
 from policyopt.types import Batch, concatenate
 from policyopt.update.gradient import Planned, couples_of, planned_losses
+from policyopt.update.masters import Summed
 from policyopt.update.micro_batches import units
 
 
@@ -51,8 +52,11 @@ class Sharded:
                 self.ranks.agree(f"batch in round {ctx.step}", _content(batch))
                 self._agreed = ctx.step
             twins.take()
+            summed = Summed(parameters)
             for part in mine(batch, planned, micro_rows, self.ranks):
                 twins(lambda part=part: next(planned_losses(inner, *part))).backward()
+                summed.add()
+            summed.give()
             twins.sum_unsharded(self.ranks)
             for name, (value, count) in _merged(self.ranks.gather(inner.meter.sums())).items():
                 ctx.meter.add(name, value, count)

@@ -16,6 +16,7 @@ from policyopt.compose import CompositionError, Part, Term
 from policyopt.ops.masked import select
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
+from policyopt.update.masters import Summed
 from policyopt.update.micro_batches import Passes, split
 from policyopt.update.optimizers import Optimizer
 
@@ -193,9 +194,12 @@ class Gradients(Part, ABC):
                 raise CompositionError("several processes divide rows, not tokens; set micro_rows, not micro_tokens")
             ctx.trainers.backward(ctx, batch, planned, self.micro_rows, parameters)
             return
+        summed = Summed(parameters)
         for loss in planned_losses(ctx, batch, planned, self.passes):
             if loss.requires_grad:
                 loss.backward(inputs=parameters)
+                summed.add()
+        summed.give()
 
     def replay(self, ctx: Any, batch: Batch, rows: Tensor | None, model: str) -> None:
         """The same, by the operations that the first such step recorded."""

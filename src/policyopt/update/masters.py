@@ -2,7 +2,8 @@
 
 bfloat16 has 8 bits of precision: Adam's step of 1e-6 on a weight of 0.02 is a sixtieth of what its last bit stands for,
 and rounding takes all of it back; second moments that decay by 0.999 stand still in the same way. So a run would train
-nothing and look healthy: ratios of 1, no divergence.
+nothing and look healthy: ratios of 1, no divergence. Gradients that are added up over micro-batches in 16 bit are lost
+alike: 1,024 ones make 256.
 """
 
 from __future__ import annotations
@@ -70,6 +71,27 @@ class Masters(torch.optim.Optimizer):
         """The copies, by the place of their parameters."""
         low = {id(copy) for _, copy in self._low}
         return [(place, one) for place, one in enumerate(self._moved) if id(one) in low]
+
+
+class Summed:
+    """Gradients that several backward passes leave in 16 bit, added up in float32 and rounded once."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self._low = [p for p in parameters if p.dtype in LOW_PRECISION]
+        self._sums: dict[int, Tensor] = {}
+
+    def add(self) -> None:
+        """After every pass: take what it left."""
+        for place, parameter in enumerate(self._low):
+            if parameter.grad is not None:
+                found = _wide(parameter.grad)
+                self._sums[place] = self._sums[place].add_(found) if place in self._sums else found
+                parameter.grad = None
+
+    def give(self) -> None:
+        """After the last one."""
+        for place, total in self._sums.items():
+            self._low[place].grad = total.to(self._low[place].dtype)
 
 
 def _wide(x: Tensor) -> Tensor:
