@@ -15,17 +15,10 @@ from policyopt.methods.grpo import grpo
 from policyopt.objective.centred import CentredSurrogate
 from policyopt.objective.surrogates import ClippedSurrogate
 from policyopt.ops.random import new_keys
-from policyopt.policies.chains import (
-    FlowSde,
-    NoiseChain,
-    PredictsVelocity,
-    RectifiedFlow,
-    diffusion,
-    flow,
-    linear_betas,
-)
+from policyopt.policies.chains import FlowSde, NoiseChain, PredictsVelocity, diffusion, flow
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser, Guidance
+from policyopt.policies.paths import RectifiedFlow, linear_betas
 from policyopt.policies.transitions import Averaged, ClampedAverage, Summed, Transition
 from policyopt.run import Run, StageContext
 from policyopt.sampling.branches import Branched

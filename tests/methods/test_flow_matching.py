@@ -9,9 +9,10 @@ from policyopt.engines.plain import generate
 from policyopt.evaluation.experiments.regression import _energy_distance
 from policyopt.methods import load
 from policyopt.ops.random import generator
-from policyopt.policies.chains import diffusion, flow, linear_betas
+from policyopt.policies.chains import diffusion, flow
 from policyopt.policies.denoisers import VectorDenoiser
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.paths import linear_betas
 from policyopt.run import Run
 from policyopt.train import rounds
 from policyopt.types import Source

@@ -16,10 +16,11 @@ from policyopt.objective.matching import StepDenoising
 from policyopt.objective.pathwise import ValueOfMode
 from policyopt.ops.random import generator
 from policyopt.policies.bodies import MLP
-from policyopt.policies.chains import diffusion, flow, linear_betas
+from policyopt.policies.chains import diffusion, flow
 from policyopt.policies.control import new_actor
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.paths import linear_betas
 from policyopt.seen import SeenBatch
 from policyopt.types import Batch
 from references_srpo import GaussianNoise, LinearNoise

@@ -26,14 +26,10 @@ from policyopt.policies.chains import (
     PredictsSample,
     PredictsV,
     PredictsVelocity,
-    RectifiedFlow,
-    VariancePreserving,
     clean_and_noise,
-    cosine_betas,
     diffusion,
     flow,
     heun_flow,
-    linear_betas,
 )
 from policyopt.policies.denoisers import (
     Conditions,
@@ -44,6 +40,7 @@ from policyopt.policies.denoisers import (
     partly_frozen,
 )
 from policyopt.policies.denoising import Denoiser, Guidance, LatentCritic, LearnedPrior
+from policyopt.policies.paths import RectifiedFlow, VariancePreserving, cosine_betas, linear_betas
 from policyopt.policies.transitions import Averaged, ClampedAverage, Summed, Transition
 from policyopt.run import Run, StageContext
 from policyopt.sampling.branches import Branched, Samples

@@ -12,9 +12,10 @@ from policyopt.credit.returns import GeneralisedAdvantage
 from policyopt.engines.plain import generate
 from policyopt.methods.ppo import ppo
 from policyopt.ops.random import new_keys
-from policyopt.policies.chains import FlowSde, NoiseChain, PredictsVelocity, RectifiedFlow, diffusion, flow
+from policyopt.policies.chains import FlowSde, NoiseChain, PredictsVelocity, diffusion, flow
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.paths import RectifiedFlow
 from policyopt.policies.transitions import ClampedAverage
 from policyopt.run import Run
 from policyopt.selection.tasks import Selection

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from policyopt.policies.chains import NoiseChain, cosine_betas, diffusion, flow
+from policyopt.policies.chains import NoiseChain, diffusion, flow
 from policyopt.policies.denoisers import Conditions, ImageDenoiser, PatchDenoiser, VectorDenoiser
 from policyopt.policies.denoising import CONDITION, Denoiser, Guidance
 from policyopt.policies.folders import BROKEN, Folder
+from policyopt.policies.paths import cosine_betas
 from policyopt.policies.prior import only_prior
 from policyopt.policies.transitions import Averaged, Summed
 

@@ -26,11 +26,10 @@ from policyopt.policies.chains import (
     PredictsSample,
     PredictsV,
     PredictsVelocity,
-    RectifiedFlow,
-    VariancePreserving,
 )
 from policyopt.policies.denoisers import Conditions, seeded
 from policyopt.policies.denoising import Denoiser, Guidance
+from policyopt.policies.paths import RectifiedFlow, VariancePreserving
 
 ADAPTER = "adapter"  # folder, inside a saved pipeline, of the low-rank adapters alone
 PREDICTIONS: dict[str, Prediction] = {

@@ -7,9 +7,10 @@ import math
 import torch
 
 from policyopt.compose import CompositionError
-from policyopt.policies.chains import diffusion, linear_betas
+from policyopt.policies.chains import diffusion
 from policyopt.policies.denoisers import Conditions, VectorDenoiser
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.paths import linear_betas
 from policyopt.policies.spaces import Actions, Box, Observations
 
 _TIMES = 1000

@@ -8,9 +8,10 @@ from torch import Tensor
 from policyopt.compose import Method, Program, Stage
 from policyopt.evaluation.experiments._common import CountingEngine, Outcome, numbers
 from policyopt.evaluation.experiments._denoising import off_ring, sampled
-from policyopt.policies.chains import NoiseChain, diffusion, flow, linear_betas
+from policyopt.policies.chains import NoiseChain, diffusion, flow
 from policyopt.policies.denoisers import VectorDenoiser
 from policyopt.policies.denoising import Denoiser
+from policyopt.policies.paths import linear_betas
 from policyopt.run import Run
 from policyopt.train import rounds as train_rounds
 from policyopt.worlds.denoising import DenoisingWorld
