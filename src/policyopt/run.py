@@ -192,7 +192,6 @@ class Run:
 
     # -- the whole state, for checkpoints and forks --------------------------------------------------------
     def state(self) -> dict[str, Any]:
-        optimizers = {key: o.state_dict() for key, o in self.optimizers.items()}
         return {
             "seed": self.seed,
             "step": self.step,
@@ -202,7 +201,7 @@ class Run:
             "cells": self.cells,
             "built": sorted(self._built),
             "models": {name: model.state_dict() for name, model in self.models.items()},
-            "optimizers": {**self._saved_optimizers, **optimizers},
+            "optimizers": self._kept_optimizers(),
             **({"past": {step: vars(past) for step, past in self.past.items()}} if self.past else {}),
         }
 
@@ -246,16 +245,16 @@ class Run:
                 self.models[name] = spec.build(self, name)
         self._calls.clear()
 
+    def _kept_optimizers(self, model: str | None = None) -> dict[str, Any]:
+        """States of all optimisers, or of those of a model; also of those that nothing has asked for since a load."""
+        every = {**self._saved_optimizers, **{key: o.state_dict() for key, o in self.optimizers.items()}}
+        return {key: held for key, held in every.items() if model is None or key.endswith(f"/{model}")}
+
     def snapshot(self, *names: str) -> dict[str, Any]:
         """Weights and optimisers of some models, to be restored later: training state can be forked."""
         return copy.deepcopy(
             {
-                name: {
-                    "model": self.models[name].state_dict(),
-                    "optimizers": {
-                        key: o.state_dict() for key, o in self.optimizers.items() if key.endswith(f"/{name}")
-                    },
-                }
+                name: {"model": self.models[name].state_dict(), "optimizers": self._kept_optimizers(name)}
                 for name in names
             }
         )
@@ -263,8 +262,9 @@ class Run:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         for name, saved in copy.deepcopy(dict(snapshot)).items():
             self.models[name].load_state_dict(saved["model"])
-            for key in [key for key in self.optimizers if key.endswith(f"/{name}")]:
-                del self.optimizers[key]
+            for key in self._kept_optimizers(name):
+                self.optimizers.pop(key, None)
+                self._saved_optimizers.pop(key, None)
             self._saved_optimizers.update(saved["optimizers"])
 
 

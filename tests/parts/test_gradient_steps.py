@@ -1,5 +1,6 @@
 """Updates: units and minibatches, refusal of broken gradients, clipping, schedules, models that follow."""
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cases import CASES, rich
-from policyopt.compose import CompositionError, Loss, Term
+from policyopt.compose import CompositionError, Loss, Program, Stage, Term
 from policyopt.objective.surrogates import PolicyGradient
 from policyopt.objective.value import SquaredValueError
 from policyopt.types import Round
@@ -239,3 +240,28 @@ def test_statistics_of_the_whole_step_reach_every_micro_batch() -> None:
     for micro in (None, 1, 3):
         _, gradient = full_step(ctx, batch, micro)
         close(gradient[:4, :13], expected, what=f"micro_rows {micro}")
+
+
+# -- forks --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_model_goes_on_from_a_snapshot_with_its_optimiser(loaded: bool) -> None:
+    """Two steps, a snapshot, two more; restored, the same two. Also where a checkpoint was loaded just before, whose
+    optimisers nobody has asked for yet."""
+    update = GradientSteps({"policy": AdamW(0.1)})
+    made = method(Term("a", PolicyGradient(), TokenMean()), update=update)
+    ctx = context(made, grids())
+
+    def trained(times: int) -> torch.Tensor:
+        for _ in range(times):
+            update(ctx, ragged())
+        return ctx.models["policy"].logp.detach().clone()
+
+    trained(2)
+    if loaded:
+        ctx.run.load_state(copy.deepcopy(ctx.run.state()), Program((Stage(made, 9),)))
+    kept = ctx.run.snapshot("policy")
+    after, further = trained(2), trained(1)
+    assert not torch.equal(after, further)
+    for _ in range(2):
+        ctx.run.restore(kept)
+        assert torch.equal(trained(2), after)
