@@ -16,6 +16,7 @@ from policyopt.policies.checkpoint import save_language
 from policyopt.policies.tokenizer import character_tokenizer
 from policyopt.recipe.language import kind
 from policyopt.runtime import atomic
+from policyopt.worlds.tokens import TokenWorld
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ CHANGES = {
     "no device": ("policy.device=gpu", "policy.device='gpu'", "auto or cpu"),
     "no engine": ("policy.engine=vlm", "engine is one of", "'vlm'"),
     "no dtype": ("policy.dtype=float16", "policy.dtype", "'float16'"),
-    "long prompts": ("tasks.limit=90", "96 positions", "lower the limit"),
+    "long prompts": ("tasks.limit=90", "96 positions", "lower the limit", "The longest begins 'What is"),
     "no module for adapters": ("policy.lora.target_modules=[qq_proj]", "target_modules", "qq_proj"),
     "name of a folder": ("name=a/b", "name", "'a/b'"),
 }
@@ -134,6 +135,9 @@ BROKEN = {
     "not JSON": (b'{"prompt": "a", "answer": "b"}\n{"prompt": "a", \n', "tasks.jsonl, line 2", "not valid JSON"),
     "not an object": (b"3\n", "line 1", "object"),
     "no answer": (b'{"prompt": "a"}\n', "line 1", "'answer'"),
+    "another prompt": (b'{"question": "a", "answer": "b"}\n', "line 1", "tasks.columns={prompt: question}"),
+    "another answer": (b'{"prompt": "a", "solution": "b"}\n', "line 1", "tasks.columns={answer: solution}"),
+    "a list of objects": (b'[{"prompt": "a",\n "answer": "b"}]', "line 1", "one JSON object in every line"),
     "a number for an answer": (b'{"prompt": "a", "answer": 3}\n', "line 1", "'answer' must be a string"),
     "not UTF-8": (b'{"prompt": "\xff", "answer": "b"}\n', "line 1", "UTF-8"),
     "empty": (b"", "holds no tasks"),
@@ -215,15 +219,47 @@ def test_new_models_that_can_not_be_made(made, tmp_path, command):
         (("methods", "diff", "grpo", "dapoo"), "did you mean 'dapo'"),
         (("conformance", "nowhere.json"), "nowhere.json"),
         (("verify", "grop"), "did you mean 'grpo'"),
+        (("reward", "nowhere", "--pairs", "x.jsonl"), "there is no folder 'nowhere'"),
     ],
 )
 def test_other_commands_refuse_alike(arguments, word, tmp_path, command):
     refused(command(*arguments), tmp_path, word)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory: you tried")]
+)
+def test_a_lack_of_memory_says_what_to_make_smaller(error, made, tmp_path, command, monkeypatch):
+    def grade(self, batch):
+        raise error
+
+    monkeypatch.setattr(TokenWorld, "grade", grade)
+    called = command("train", made, "evaluation=null")
+    assert called.code == 2, called.out
+    for word in ("not enough memory", "update.micro_rows", "tasks.limit", "Nothing before round 0 is lost"):
+        assert word in called.err
+
+
+def test_columns_name_texts_that_the_data_calls_otherwise(made, tmp_path, command):
+    records = [{"question": one["prompt"], "solution": one["answer"], "prompt": "no"} for one in tiny.sums()]
+    tiny.jsonl(tmp_path / "tasks.jsonl", records)
+    columns = "tasks.columns={prompt: question, answer: solution}"
+    called = command("train", made, columns, "tasks.verifier=exact", "steps=1", "evaluation=null")
+    assert called.code == 0, called.err
+    shown = tiny.lines(tmp_path / "run" / "samples.jsonl")
+    assert {line["prompt"] for line in shown} <= {one["prompt"] for one in tiny.sums()}
+    called = command("train", made, "tasks.columns={prompt: quest}")
+    assert called.code == 2
+    assert "'prompt' is the field 'quest'; got fields ['prompt', 'question', 'solution']" in called.err
+
+
 def test_eval_names_what_is_wrong(made, given, tmp_path, command):
     refused(command("eval", given, "--task", "spell_bakward"), tmp_path, "did you mean 'spell_backward'")
     refused(command("eval", given, "--task", "nowhere.yaml"), tmp_path, "no recipe 'nowhere.yaml'")
+    saved = tmp_path / "a run" / "model"
+    saved.mkdir(parents=True)
+    (saved / "config.json").touch()
+    refused(command("eval", saved.parent, "--task", "spell_backward"), tmp_path, "its model is", str(saved))
     data = yaml.safe_load(made.read_text())
     del data["tasks"]["verifier"]
     made.write_text(yaml.safe_dump(data))

@@ -22,7 +22,9 @@ def stats(
     source: Annotated[str, typer.Argument(metavar="FILE", help="JSONL, a folder of `datasets`, or a recipe.")],
     held_out: Annotated[str | None, typer.Option(help="Evaluation data, to look for leakage.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a folder with several.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="NAME=FIELD: where numbers stand.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="NAME=FIELD: where numbers stand, or texts called otherwise.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model folder whose tokenizer counts lengths.")] = None,
     limit: Annotated[int | None, typer.Option(help="Tokens of an answer at most.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

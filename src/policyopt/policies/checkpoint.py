@@ -130,6 +130,8 @@ def model_source(path: str | Path) -> str:
             raise CheckpointError(
                 f"{text!r} holds adapters alone; give the folder of the whole model, which policyopt saves one level up"
             )
+        if (folder / "model" / "config.json").is_file():
+            raise CheckpointError(f"{text!r} is the folder of a run; its model is {str(folder / 'model')!r}")
         raise CheckpointError(
             f"{text!r} has no config.json, so it is not a model folder; it holds "
             f"{sorted(entry.name for entry in folder.iterdir())[:8]}"

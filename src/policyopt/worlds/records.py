@@ -9,7 +9,7 @@ Accepted records (the conventions of TRL's data sets):
   is the assistant's answer.
 * Preferences: pairs, ranked lists, answers with a label (see ``preference_records``).
 
-Every other field goes to ``metadata``.
+Every other field goes to ``metadata``. A data set that calls its texts otherwise says so by columns.
 """
 
 from __future__ import annotations
@@ -21,17 +21,24 @@ from policyopt.worlds import fields
 from policyopt.worlds.preference_records import FIELDS, Columns, Question, candidates_of, compares
 from policyopt.worlds.tasks import Entry, Message, SourceError
 
+TEXTS = frozenset({"prompt", "messages", "answer", "demonstration", "completion", "chosen", "rejected", "tests"})
+"""Fields that columns may name otherwise."""
+
+_ALIKE = {
+    "prompt": ("question", "problem", "instruction", "query", "input", "text"),
+    "answer": ("solution", "ground_truth", "target", "final_answer", "output", "response"),
+}
 _FIELDS = FIELDS | {"prompt", "messages", "answer", "demonstration", "completion", "metadata"}
 
 
 def entry_from_record(record: object, columns: Columns | None = None) -> Entry:
     """The entry a record describes; SourceError names the field that is missing or of the wrong type. columns: the
-    fields that hold numbers of preference data, by the name of the number."""
+    fields that hold texts called otherwise, and numbers of preference data, by the name they have here."""
     if not isinstance(record, Mapping):
         raise SourceError(f"a record is an object with named fields, got {fields.kind(record)}")
     # A saved data set has every column in every row; an absent value is None there.
     given = {key: value for key, value in record.items() if value is not None}
-    columns = columns or {}
+    given, columns = _renamed(given, columns or {})
     metadata = _metadata(given)
     answer = fields.text(given, "answer") if "answer" in given else ""
     if compares(given, columns):
@@ -48,14 +55,33 @@ def entry_from_record(record: object, columns: Columns | None = None) -> Entry:
     if not {"answer", "tests"} & given.keys() and demonstration is None:
         raise SourceError(
             "a record needs 'answer' or 'tests' (to verify), 'chosen' and 'rejected' (a preference) or "
-            f"'demonstration'; got fields {sorted(given)}"
+            f"'demonstration'; got fields {sorted(given)}{_remedy('answer', given)}"
         )
     return Entry.asking(question, answer, metadata=metadata, demonstration=demonstration)
 
 
+def _renamed(given: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dict[str, str]]:
+    """The record with its texts under their names here, and the columns that name numbers."""
+    texts = {name: field for name, field in columns.items() if name in TEXTS}
+    for name, field in texts.items():
+        if field not in given:
+            raise SourceError(f"columns say that {name!r} is the field {field!r}; got fields {sorted(given)}")
+    rest = {field: value for field, value in given.items() if field not in texts.values()}
+    numbers = {name: field for name, field in columns.items() if name not in TEXTS}
+    return {**rest, **{name: given[field] for name, field in texts.items()}}, numbers
+
+
+def _remedy(name: str, given: Mapping[str, Any]) -> str:
+    """Which field may be meant."""
+    near = next((field for field in _ALIKE[name] if field in given), "FIELD")
+    return f"; rename a field, or say which one it is: tasks.columns={{{name}: {near}}}"
+
+
 def _known(question: Question, given: Mapping[str, Any]) -> str | tuple[Message, ...]:
     if question is None:
-        raise SourceError(f"a record needs 'prompt' or 'messages', got fields {sorted(given)}")
+        raise SourceError(
+            f"a record needs 'prompt' or 'messages', got fields {sorted(given)}{_remedy('prompt', given)}"
+        )
     return question
 
 

@@ -169,7 +169,7 @@ def _decoded(place: str, line: bytes) -> object:
     try:
         return from_json(line, texts=True)
     except PlainError as error:
-        raise SourceError(f"{place}: {error}") from error
+        raise SourceError(f"{place}: {error}; a JSONL file holds one JSON object in every line") from error
 
 
 def folder_entries(path: str | Path, split: str | None = None, columns: Columns | None = None) -> list[Entry]:

@@ -101,13 +101,15 @@ class TokenWorld:
         if self.positions is None:
             return
         room = self.positions - self.limit
-        lengths = [len(prompt) for prompts in (self.prompts, *self.contexts.values()) for prompt in prompts]
+        prompts = [prompt for prompts in (self.prompts, *self.contexts.values()) for prompt in prompts]
+        lengths = [len(prompt) for prompt in prompts]
         long = sum(length > room for length in lengths)
         if long:
             raise WorldError(
                 f"prompt and answer together must fit the model's {self.positions} positions; {long} of {self.size} "
                 f"prompts leave no room for {self.limit} tokens (the longest has {max(lengths)}): "
-                "remove them, lower the limit or use a model with more positions"
+                "remove them, lower the limit or use a model with more positions. The longest begins "
+                f"{self.decode(max(prompts, key=len)[:64])[:60]!r}"
             )
         over = sum(max(self._recorded_lengths(task), default=0) + 1 > self.positions for task in range(self.size))
         if over:

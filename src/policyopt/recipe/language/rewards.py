@@ -94,6 +94,8 @@ def open_scorer(path: str, reference: str | None = None, beta: float = 0.1) -> S
 def _opened(path: str, reference: str | None, beta: float) -> Any:
     if holds_reward(path):
         return load_reward(path)
+    if not Path(path).is_dir() and not path.startswith("hub:"):
+        raise RecipeError(f"there is no folder {path!r}; give that of a reward model or policy, or a judge's YAML file")
     if reference is None:
         raise RecipeError(
             f"{path!r} is a policy, whose implicit reward needs the policy that it was trained from: give --reference, "
