@@ -142,6 +142,32 @@ def test_kernels_stand_in_for_layers_while_rows_are_read_only():
     assert not any("forward" in vars(module) for module in policy.backbone.modules())
 
 
+@pytest.mark.parametrize(
+    "name", ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp", "mlp.act_fn", "mlp.up_proj", "", "norm"]
+)
+@pytest.mark.parametrize("how", ["hook", "forward"])
+def test_whatever_is_done_to_a_module_of_a_layer_is_done_by_every_way(name, how):
+    """Kernels do the work of modules that are as they were made only."""
+    policy, batch, calls = made("llama"), grouped(), []
+    module = policy.backbone.norm if name == "norm" else policy.backbone.layers[1].get_submodule(name)
+
+    def changed(module, given, out):
+        calls.append(name)
+        return (1.5 * out[0], *out[1:]) if isinstance(out, tuple) else 1.5 * out
+
+    if how == "hook":
+        module.register_forward_hook(changed)
+    else:
+        plain = module.forward
+        module.forward = lambda *args, **kwargs: changed(module, args, plain(*args, **kwargs))
+    ours, gradients = weighed(policy, batch)
+    assert len(calls) == 1
+    policy.reading = PLAIN
+    expected, slopes = weighed(policy, batch)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(gradients, slopes, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma"])
 def test_a_gradient_by_kernels_can_be_differentiated(model_type):
     """The product of the Hessian of a score with a vector."""

@@ -27,4 +27,5 @@ def test_arrays_of_later_rounds_use_the_memory_of_earlier_ones():
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert faults("kept") < 100 < faults("default")
+    # A system that takes back memory of its own accord may do so once.
+    assert 4 * faults("kept") < faults("default")

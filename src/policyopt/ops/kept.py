@@ -21,11 +21,13 @@ def truncated(batch: Batch, how: Truncation) -> Batch:
 def as_written(batch: Batch) -> Batch:
     """The same rows as if they had been sampled at temperature 1 with nothing cut off: for models that say by their
     log-probabilities what a row is worth, however it was sampled."""
-    if batch.heat == 1 and SPAN not in batch.step:
+    heat = batch.row.get("temperature")
+    plain = heat is None or bool((heat == 1).all())
+    if plain and SPAN not in batch.step:
         return batch
     row = {name: column for name, column in batch.row.items() if name not in (CUT, KEPT)}
     step = {name: column for name, column in batch.step.items() if name != SPAN}
-    return Batch({**row, "temperature": torch.ones_like(row["temperature"])}, step)
+    return Batch(row if heat is None else {**row, "temperature": torch.ones_like(heat)}, step)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from policyopt.compiled.layers import Layers, layers
 from policyopt.policies.segments import Layout
@@ -33,7 +33,26 @@ def kernels_for(backbone: Any, low: torch.dtype | None) -> Layers | None:
         return None
     if backbone.training and config.attention_dropout:
         return None
+    passed_by = (part for layer in backbone.layers for part in _replaced(layer))
+    if any("forward" in vars(layer) for layer in backbone.layers) or not all(
+        map(_untouched, (backbone.norm, *passed_by))
+    ):
+        return None
     return layers(weight.dtype, low or weight.dtype)
+
+
+def _replaced(layer: Any) -> tuple[nn.Module, ...]:
+    """The modules that kernels do the work of, so that nobody calls them."""
+    attention, feed = layer.self_attn, layer.mlp
+    return layer.input_layernorm, attention, layer.post_attention_layernorm, feed, feed.act_fn
+
+
+def _untouched(module: nn.Module) -> bool:
+    """As its library made it: neither hooks nor another forward, which kernels would pass by."""
+    held = vars(module)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    library = type(module).__module__.startswith(("transformers.", "torch.nn."))
+    return library and "forward" not in held and not any(held[name] for name in hooks)
 
 
 @contextlib.contextmanager
