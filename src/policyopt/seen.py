@@ -151,6 +151,11 @@ def asked(world: Any, ability: str, what: str) -> Any:
     return found
 
 
+def rewinding(world: Any) -> Callable[[Batch, Tensor], Batch]:
+    """What takes rows back to their first steps (B,)."""
+    return asked(world, "rewind", "to go back to a prefix")
+
+
 def preferred(ctx: Context, model: str, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
     """(n,) how far a model of the run prefers rows `first` (n,) of a batch to rows `second` of the same tasks, in 0..1,
     without gradient; nan where it has no answer. A trained model gives `compare`, a judge `prefers(first, second)`."""

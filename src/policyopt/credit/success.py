@@ -10,7 +10,7 @@ from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import total_reward
-from policyopt.seen import SeenBatch, asked
+from policyopt.seen import SeenBatch, rewinding
 from policyopt.types import Batch
 
 
@@ -36,7 +36,7 @@ class PrefixSuccess(Part):
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         turns, bare = pieces(batch, "turn"), Batch(batch.row, batch.step)
         rows, steps = (x.repeat_interleave(self.count) for x in (turns.row, turns.first))
-        rewind = asked(ctx.world, "rewind", "to go back to a prefix")
+        rewind = rewinding(ctx.world)
         done = ctx.extend(rewind(bare[rows], steps), self.model, self.temperature)
         grade = ctx.world.grade(done).view(-1, self.count)
         graded = grade.isfinite().sum(1)

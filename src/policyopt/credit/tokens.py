@@ -13,7 +13,7 @@ from policyopt.ops.groups import group_range
 from policyopt.ops.masked import select, whiten
 from policyopt.ops.pieces import Pieces, pieces
 from policyopt.ops.sequences import spread, total_reward
-from policyopt.seen import SeenBatch, asked
+from policyopt.seen import SeenBatch, rewinding
 from policyopt.types import Batch
 
 
@@ -155,9 +155,7 @@ class PrefixLabels(Part):
         first = torch.searchsorted(turns.row, rows)
         steps = turns.last[first + turn - 1] + 1
         many = rows.repeat_interleave(self.count)
-        cut = asked(ctx.world, "rewind", "to go back to a prefix")(
-            bare(batch)[many], steps.repeat_interleave(self.count)
-        )
+        cut = rewinding(ctx.world)(bare(batch)[many], steps.repeat_interleave(self.count))
         grade = ctx.world.grade(ctx.extend(cut, temperature=self.temperature))
         return (grade.view(len(rows), self.count) >= self.right).any(1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from policyopt.ops.masked import select
-from policyopt.policies.tabular import Softmax
+from policyopt.policies.tabular import ChoiceValues, Softmax, along
 from policyopt.types import Batch
 
 
@@ -64,12 +64,10 @@ class LinearCritic(nn.Module):
         self.weights = nn.Parameter(features.new_zeros(features.shape[1]))
 
     def value(self, batch: Batch) -> Tensor:
-        values = self.features @ self.weights
-        final = values[batch.row["_state"]][:, None]
-        return torch.cat([torch.where(batch.valid, values[batch.step["_state"]], final), final], 1)
+        return along(self.features @ self.weights, batch)
 
 
-class LinearQ(nn.Module):
+class LinearQ(ChoiceValues):
     """Q(s, a) = features[s] @ weights[:, a] for E heads; weights (E, D, V)."""
 
     features: Tensor
@@ -82,11 +80,6 @@ class LinearQ(nn.Module):
     def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
         state = batch.following("_state") if following else batch.step["_state"]
         return torch.einsum("btd,edv->ebtv", self.features[state], self.weights)
-
-    def q(self, batch: Batch, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
-        chosen = batch.step["_step"] if steps is None else steps
-        every = self.q_all(batch, following=following)
-        return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
 
 
 class LinearReward(nn.Module):

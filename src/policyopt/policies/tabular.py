@@ -92,12 +92,29 @@ class TableCritic(nn.Module):
         self.values = nn.Parameter(torch.zeros(states, dtype=dtype))
 
     def value(self, batch: Batch) -> Tensor:
-        final = self.values[batch.row["_state"]][:, None]
-        at_steps = torch.where(batch.valid, self.values[batch.step["_state"]], final)
-        return torch.cat([at_steps, final], 1)
+        return along(self.values, batch)
 
 
-class TableQ(nn.Module):
+def along(values: Tensor, batch: Batch) -> Tensor:
+    """(B, T + 1) values (S,) of the states before every step and of the last one."""
+    final = values[batch.row["_state"]][:, None]
+    return torch.cat([torch.where(batch.valid, values[batch.step["_state"]], final), final], 1)
+
+
+class ChoiceValues(nn.Module, ABC):
+    """E action values of finitely many choices in numbered states."""
+
+    @abstractmethod
+    def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
+        """(E, B, T, V)"""
+
+    def q(self, batch: Batch, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
+        chosen = batch.step["_step"] if steps is None else steps
+        every = self.q_all(batch, following=following)
+        return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
+
+
+class TableQ(ChoiceValues):
     """Values (E, S, V) of E heads, a number per state and choice."""
 
     def __init__(self, values: Tensor):
@@ -106,11 +123,6 @@ class TableQ(nn.Module):
 
     def q_all(self, batch: Batch, *, following: bool = False) -> Tensor:
         return self.values[:, batch.following("_state") if following else batch.step["_state"]]
-
-    def q(self, batch: Batch, steps: Tensor | None = None, *, following: bool = False) -> Tensor:
-        chosen = batch.step["_step"] if steps is None else steps
-        every = self.q_all(batch, following=following)
-        return every.gather(-1, chosen[..., None].expand(*every.shape[:-1], 1))[..., 0]
 
 
 class TableReward(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.pieces import pair_ids
 from policyopt.sampling.samplers import Draw, Group, Judge
-from policyopt.seen import asked
+from policyopt.seen import asked, rewinding
 from policyopt.types import Batch, Finish, concatenate
 
 
@@ -42,7 +42,7 @@ class Anytime(Part):
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
         conclude = asked(ctx.world, "conclude", "to let rows answer at once")
-        rewind = asked(ctx.world, "rewind", "to go back to a prefix")
+        rewind = rewinding(ctx.world)
         thought = ctx.world.start(draw().repeat(self.size))
         trace = torch.arange(len(thought), device=thought.device)
         none = torch.full_like(trace, -1)

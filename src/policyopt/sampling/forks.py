@@ -10,7 +10,7 @@ import torch
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.pieces import pieces
 from policyopt.sampling.samplers import Draw, Group, Judge
-from policyopt.seen import asked
+from policyopt.seen import rewinding
 from policyopt.types import Batch
 
 Which = Literal["uniform", "last"]
@@ -44,7 +44,7 @@ class ForkedTurns(Part):
         at = torch.searchsorted(turns.row, torch.arange(len(whole), device=whole.device)) + place
         steps, forked = turns.first[at], whole.step["turn"][turns.row[at], turns.first[at]]
         index = torch.arange(len(whole), device=whole.device).repeat_interleave(self.size)
-        rewind = asked(ctx.world, "rewind", "to go back to a prefix")
+        rewind = rewinding(ctx.world)
         begun = rewind(Batch(whole.row, whole.step)[index], steps[index])
         begun = begun.with_steps({"train": torch.zeros_like(begun.step["train"])})
         rows = ctx.extend(begun, temperature=self.temperature)

@@ -12,7 +12,7 @@ from policyopt.compose import CompositionError, Context, Part
 from policyopt.ops.groups import group_std
 from policyopt.ops.sequences import total_reward
 from policyopt.sampling.samplers import Draw, Group, Judge, attempt
-from policyopt.seen import asked
+from policyopt.seen import rewinding
 from policyopt.types import Batch, concatenate
 
 
@@ -64,7 +64,7 @@ class PrefixGroup(Part):
             return kept
         number = torch.arange(len(best), device=best.device)
         # The upper half of the round's group ids: drawn tasks count from the lower end.
-        begun = asked(ctx.world, "rewind", "to go back to a prefix")(kept[best], given)
+        begun = rewinding(ctx.world)(kept[best], given)
         begun = begun.with_rows({"group": (ctx.step << 20) + (1 << 19) + number, "prefix": given})
         begun = begun.with_steps({"train": torch.zeros_like(begun.step["train"])})
         more = judge(ctx.extend(begun[number.repeat_interleave(self.size)], temperature=self.temperature))

@@ -8,7 +8,7 @@ import torch
 
 from policyopt.compose import CompositionError, Context, Part
 from policyopt.sampling.samplers import Draw, Group, Judge
-from policyopt.seen import asked
+from policyopt.seen import rewinding
 from policyopt.types import Batch, Source, StepKind
 
 
@@ -39,7 +39,7 @@ class ResetGroup(Part):
             length = shown.valid.sum(1)
             kept = 1 + (chance[1] * (length - 1)).long()
             reset = (chance[0] < self.share) & (length > 1)
-            rows = asked(ctx.world, "rewind", "to go back to a prefix")(shown, torch.where(reset, kept, 0))
+            rows = rewinding(ctx.world)(shown, torch.where(reset, kept, 0))
             hint = torch.where(rows.valid, int(StepKind.HINT), rows.step["kind"]).to(rows.step["kind"].dtype)
             rows = rows.with_steps({"kind": hint, "train": torch.zeros_like(rows.step["train"])})
             rows = rows.with_rows({"source": torch.full_like(rows.row["source"], int(Source.POLICY))})

@@ -15,7 +15,7 @@ from policyopt.ops.groups import group_count
 from policyopt.ops.pieces import Pieces, pieces
 from policyopt.ops.sequences import total_reward
 from policyopt.sampling.samplers import Draw, Group, Judge, attempt
-from policyopt.seen import asked
+from policyopt.seen import rewinding
 from policyopt.types import Batch, concatenate
 
 
@@ -152,7 +152,7 @@ class BudgetedTree(Part):
             else:
                 chosen.append(mine[logp[mine].argsort(stable=True)].repeat(-(-count // len(mine)))[:count])
         pick = torch.cat(chosen)
-        rows = asked(ctx.world, "rewind", "to go back to a prefix")(found[segments.row[pick]], segments.first[pick])
+        rows = rewinding(ctx.world)(found[segments.row[pick]], segments.first[pick])
         used = segments.place[pick]
         while not bool(rows.done.all()):
             last = bool((used + 1 >= self.depth).any())
@@ -197,7 +197,7 @@ class ProbedGroup(Part):
             )
 
     def __call__(self, ctx: Context, draw: Draw, judge: Judge) -> Batch:
-        rewind = asked(ctx.world, "rewind", "to go back to a prefix")
+        rewind = rewinding(ctx.world)
         rows = judge(attempt(ctx, draw(), self.size, self.temperature))
         unsure = rows.own & (rows.step["behaviour"].exp() < self.most)
         count = unsure.long().cumsum(1)
