@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from enumeration import every_group, exact_policy_gradient, first_step, row_logp, tiny_world, weighted
+from policyopt.compose import Program, Stage
 from policyopt.credit.returns import BASELINE, ReturnToGo, UpdateBaseline
+from policyopt.engines.plain import generate
 from policyopt.methods import load
+from policyopt.options import override
 from policyopt.policies.tabular import Table
 from policyopt.reward.parts import FromWorld
+from policyopt.run import Run
+from policyopt.train import rounds
 from policyopt.types import Round
 from support import close, context, grid, grids, method, numbers, ragged
 
@@ -80,3 +85,18 @@ def test_the_baseline_is_the_corrected_average_of_earlier_rounds() -> None:
     nothing = batch.with_rows({"scored": torch.zeros(2, dtype=torch.bool)})
     UpdateBaseline(decay=0.5)(ctx, Round(nothing, nothing, nothing, {}))
     close(ctx[BASELINE]["mean"], 20 / 3)
+
+
+def test_a_stage_does_not_begin_with_the_baseline_of_another() -> None:
+    """Nor does one without a moving average of its own keep subtracting what the stage before it has left."""
+    world = tiny_world()
+    made = override(load("reinforce"), {"selection.count": 2, "update.learning_rate": 0.1})
+    run = Run({"policy": Table(numbers(2, 3))}, world, generate, 0)
+    program = Program((Stage(made, 3), Stage(replace(made, after=()), 2), Stage(made, 1)))
+    for number, done in enumerate(rounds(run, program)):
+        rows = done.credited
+        gap = (rows.step["return"] - rows.step["advantage"])[rows.own]
+        if number in (0, 3, 4, 5):
+            close(gap, torch.zeros_like(gap))
+        if number == 2:
+            assert float(gap.abs().min()) > 0.01

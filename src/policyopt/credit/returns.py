@@ -14,6 +14,13 @@ from policyopt.ops.sequences import fold_rewards, generalised_advantage, pack_ow
 from policyopt.types import Batch, Finish, Round
 
 BASELINE = Cell("baseline", lambda: {"mean": 0.0, "rounds": 0})
+"""{"mean", "rounds"} of the rounds so far of the stage that begins with round "stage"."""
+
+
+def baseline_of(ctx: Context) -> dict[str, Any]:
+    """The baseline of this stage: another one's is of other rewards and another policy."""
+    held, begun = ctx[BASELINE], ctx.step - ctx.stage_step
+    return held if held.get("stage", begun) == begun else BASELINE.initial()
 
 
 def returns_to_go(batch: Batch, gamma: float) -> Tensor:
@@ -43,7 +50,7 @@ class ReturnToGo(Part):
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         returns = returns_to_go(batch, self.gamma)
         scored = batch.own & batch.row["scored"][:, None]
-        advantage = select(scored, returns - ctx[BASELINE]["mean"])
+        advantage = select(scored, returns - baseline_of(ctx)["mean"])
         return batch.with_steps({"advantage": advantage, "return": returns})
 
 
@@ -58,11 +65,12 @@ class UpdateBaseline(Part):
         counted = rows.own & rows.row["scored"][:, None]
         if not counted.any():
             return
-        old, mean = ctx[BASELINE], float(rows.step["return"][counted].mean())
+        old, mean = baseline_of(ctx), float(rows.step["return"][counted].mean())
         rounds = old["rounds"] + 1
         # Bias-corrected, so that the first rounds are not pulled towards 0.
         share = (1 - self.decay) / (1 - self.decay**rounds)
-        ctx[BASELINE] = {"mean": old["mean"] + share * (mean - old["mean"]), "rounds": rounds}
+        moved = old["mean"] + share * (mean - old["mean"])
+        ctx[BASELINE] = {"mean": moved, "rounds": rounds, "stage": ctx.step - ctx.stage_step}
 
 
 @dataclass(frozen=True)
