@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,14 @@ def test_methods_are_listed(command):
         assert method["verdict"] in ("shown", "not shown", "contradicted", "unverified")
     table = command("methods", "list").out
     assert all(key in table for key in keys())
+    # In a pipe nothing is cut down to a few letters.
+    assert "Group Sequence Policy Opt" in table
+
+
+def test_the_versions_are_told(command):
+    called = command("--version")
+    assert called.code == 0
+    assert called.out.startswith(f"policyopt {policyopt.__version__}, torch ")
 
 
 @pytest.mark.parametrize("key", keys())
@@ -166,7 +175,9 @@ def test_eval_with_a_recipe_counts_the_runs_own_tasks(command, tmp_path):
 
 def test_eval_measures_what_a_run_of_the_recipe_held_out(made, tmp_path, command):
     """Of a file, all other tasks are trained on: the default is the recipe's number, and more of them are told."""
-    assert command("train", made, "steps=1").code == 0
+    trained = command("train", made, "steps=1")
+    assert trained.code == 0
+    assert re.search(r"^  0\.\d+  What is", trained.out, re.MULTILINE), "between wrong and right, the score is shown"
     kept = json.loads((tmp_path / "run" / "summary.json").read_text())["after"]
     model = tmp_path / "run" / "model"
     again = command("eval", model, "--task", made, "--json")

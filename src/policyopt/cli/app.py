@@ -8,6 +8,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from policyopt.cli.comparing import compare
 from policyopt.cli.console import INTERRUPTED, WRONG_INPUT, console, errors
@@ -30,10 +31,37 @@ app.add_typer(data, name="data")
 app.command()(reward)
 app.command()(study)
 
+WIDE = 160  # columns
+MEMORY = (
+    "there is not enough memory. Update fewer rows at a time (update.micro_rows or update.micro_tokens), keep less of "
+    "them (policy.reading.checkpointed=true), sample fewer (sampling.size, selection.count, policy.native.slots) or "
+    "shorter ones (tasks.limit); `policyopt check RECIPE --plan` estimates what a recipe needs"
+)
+
 Changes = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes, for example [bold]seed=1 objective.clip_high=0.28[/bold]."),
 ]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        import platform
+        from importlib.metadata import version
+
+        console.print(f"policyopt {version('policyopt')}, torch {version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say which policyopt, torch and Python."),
+    ] = False,
+) -> None:
+    """Train policies with published policy-optimization methods, check the methods, compare what they reach."""
 
 
 @app.command()
@@ -243,7 +271,9 @@ def list_(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        console.print(table(found))
+        # A pipe has no width of its own.
+        shown = console if console.is_terminal else Console(file=console.file, width=WIDE, highlight=False)
+        shown.print(table(found, narrow=shown.width < WIDE))
 
 
 @methods.command()
@@ -279,6 +309,11 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """By its name: commands that need no torch do not import it."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+
+
 def _ours(error: BaseException) -> bool:
     """Errors that policyopt raises on purpose say what to do; a traceback would only hide it."""
     return type(error).__module__.startswith("policyopt.")
@@ -292,9 +327,10 @@ def main() -> None:
     try:
         app(prog_name="policyopt")
     except Exception as error:
-        if not _ours(error):
+        if not _ours(error) and not _out_of_memory(error):
             raise
-        errors.print(f"error: {error}", markup=False, soft_wrap=True)
+        said = str(error) if _ours(error) else f"{MEMORY}: {error}"
+        errors.print(f"error: {said}", markup=False, soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             errors.print(note, markup=False, soft_wrap=True)
         sys.exit(WRONG_INPUT)

@@ -100,7 +100,7 @@ class Outcome:
         if self.after is not None and self.after.answers:
             console.print("Sampled answers to held-out tasks:")
             for prompt, answer, score in self.after.answers:
-                mark = "unscored" if score is None else "right" if score >= 1 else "wrong"
+                mark = _mark(score)
                 console.print(f"  {mark}  {prompt} {answer}", markup=False, highlight=False)
         if self.branches:
             console.print(table(self.branches))
@@ -114,6 +114,13 @@ class Outcome:
             *([("report", self.folder.report)] if self.branches else []),
         ):
             console.print(f"{label:12s} {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _mark(score: float | None) -> str:
+    """What people are told of an answer; between wrong and right, its score."""
+    if score is None:
+        return "unscored"
+    return "right" if score >= 1 else "wrong" if score <= 0 else f"{score:.3g}"
 
 
 def comparison(before: Evaluation, after: Evaluation) -> Table:

@@ -16,12 +16,13 @@ __all__ = ["difference", "list_methods", "markdown", "table"]
 COLOURS = {"shown": "green", "contradicted": "red", "not shown": "yellow", "unverified": "dim"}
 
 
-def table(methods: Sequence[dict[str, Any]]) -> Table:
-    """What `list_methods` gives, for a terminal."""
+def table(methods: Sequence[dict[str, Any]], *, narrow: bool = False) -> Table:
+    """What `list_methods` gives, for a terminal. narrow: without what is changed, so that titles can be read."""
     shown = Table(box=None, expand=True)
     shown.add_column("method", no_wrap=True)
     shown.add_column("title", no_wrap=True, overflow="ellipsis", ratio=3)
-    shown.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=2)
+    if not narrow:
+        shown.add_column("changes", no_wrap=True, overflow="ellipsis", ratio=2)
     shown.add_column("checks", justify="right", no_wrap=True)
     shown.add_column("claim", no_wrap=True)
     shown.add_column("effect", justify="right", no_wrap=True)
@@ -32,7 +33,7 @@ def table(methods: Sequence[dict[str, Any]]) -> Table:
         shown.add_row(
             method["key"],
             method["title"],
-            ", ".join(method["axes"]),
+            *([] if narrow else [", ".join(method["axes"])]),
             str(method["conformance"]),
             f"[{COLOURS[verdict]}]{verdict}[/]",
             *_numbers(method),
