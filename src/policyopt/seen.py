@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Role, Seen
+from policyopt.ops.masked import select
 from policyopt.ops.matching import Matching, Renoised
 from policyopt.types import Batch, Distribution, Scores, Source
 
@@ -154,6 +155,12 @@ def asked(world: Any, ability: str, what: str) -> Any:
 def rewinding(world: Any) -> Callable[[Batch, Tensor], Batch]:
     """What takes rows back to their first steps (B,)."""
     return asked(world, "rewind", "to go back to a prefix")
+
+
+def graded(ctx: Context, batch: Batch) -> Tensor:
+    """(B,) the world's grade of every row, nan where it has none; summed where every step is paid."""
+    grade = ctx.world.grade(batch)
+    return select(batch.valid, grade).sum(1) if grade.dim() == 2 else grade
 
 
 def preferred(ctx: Context, model: str, batch: Batch, first: Tensor, second: Tensor) -> Tensor:

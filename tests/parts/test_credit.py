@@ -6,9 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loops
+from one_core import kind, recorded
 from policyopt.compose import CompositionError
 from policyopt.credit.groups import GroupCentred, GroupStandardised, LeaveOneOut
 from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
+from policyopt.credit.success import PrefixSuccess
+from policyopt.credit.tokens import PrefixLabels
+from policyopt.engines.plain import generate
 from support import close, context, grid, grids, method, ragged, rewarded, widened, with_row
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -113,3 +117,27 @@ def test_gae_without_a_future_is_reward_less_value() -> None:
     value = models["critic"].values.detach()[:4, :13]
     close(found.step["advantage"], torch.where(batch.own, batch.step["reward"] - value, 0.0))
     close(found.step["return"], torch.where(batch.own, batch.step["reward"], 0.0))
+
+
+class PaidAtTheEnd:
+    """A world that pays steps, as one that grades rows."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def grade(self, batch):
+        return self.inner.grade(batch).sum(1)
+
+
+@pytest.mark.parametrize("part", [PrefixSuccess(4, 0.5), PrefixLabels(4, 0.5)])
+def test_completions_are_graded_as_rows_where_every_step_is_paid(part) -> None:
+    of = kind("tabular")
+    found = []
+    for world in (recorded(of), PaidAtTheEnd(recorded(of))):
+        ctx = context(method(), of.models, world, generate)
+        found.append(part(ctx, of.rows).step["label"])
+    assert found[0].abs().sum() > 0
+    assert torch.equal(*found)

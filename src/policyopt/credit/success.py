@@ -10,7 +10,7 @@ from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.ops.masked import select
 from policyopt.ops.pieces import pieces
 from policyopt.ops.sequences import total_reward
-from policyopt.seen import SeenBatch, rewinding
+from policyopt.seen import SeenBatch, graded, rewinding
 from policyopt.types import Batch
 
 
@@ -38,12 +38,12 @@ class PrefixSuccess(Part):
         rows, steps = (x.repeat_interleave(self.count) for x in (turns.row, turns.first))
         rewind = rewinding(ctx.world)
         done = ctx.extend(rewind(bare[rows], steps), self.model, self.temperature)
-        grade = ctx.world.grade(done).view(-1, self.count)
-        graded = grade.isfinite().sum(1)
-        share = (grade >= self.right).sum(1).to(batch.step["reward"].dtype) / graded.clamp(min=1)
+        grade = graded(ctx, done).view(-1, self.count)
+        known = grade.isfinite().sum(1)
+        share = (grade >= self.right).sum(1).to(batch.step["reward"].dtype) / known.clamp(min=1)
         places = (turns.row, turns.first)
         label = torch.zeros_like(batch.step["reward"]).index_put(places, share)
-        labelled = torch.zeros_like(batch.own).index_put(places, graded > 0)
+        labelled = torch.zeros_like(batch.own).index_put(places, known > 0)
         return batch.with_steps({"label": label, "labelled": labelled})
 
 

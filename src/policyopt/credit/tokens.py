@@ -13,7 +13,7 @@ from policyopt.ops.groups import group_range
 from policyopt.ops.masked import select, whiten
 from policyopt.ops.pieces import Pieces, pieces
 from policyopt.ops.sequences import spread, total_reward
-from policyopt.seen import SeenBatch, rewinding
+from policyopt.seen import SeenBatch, graded, rewinding
 from policyopt.types import Batch
 
 
@@ -156,7 +156,7 @@ class PrefixLabels(Part):
         steps = turns.last[first + turn - 1] + 1
         many = rows.repeat_interleave(self.count)
         cut = rewinding(ctx.world)(bare(batch)[many], steps.repeat_interleave(self.count))
-        grade = ctx.world.grade(ctx.extend(cut, temperature=self.temperature))
+        grade = graded(ctx, ctx.extend(cut, temperature=self.temperature))
         return (grade.view(len(rows), self.count) >= self.right).any(1)
 
 

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from policyopt.compose import Context, Part, Seen
-from policyopt.ops.masked import select
 from policyopt.sampling.samplers import Draw, Group, Judge, attempt
-from policyopt.seen import asked
+from policyopt.seen import asked, graded
 from policyopt.types import Batch, Source, concatenate
-
-
-def graded(ctx: Context, batch: Batch) -> torch.Tensor:
-    """(B,) the world's grade of every row, summed where every step is paid."""
-    grade = ctx.world.grade(batch)
-    return select(batch.valid, grade).sum(1) if grade.dim() == 2 else grade
 
 
 @dataclass(frozen=True)
