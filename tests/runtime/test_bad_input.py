@@ -12,9 +12,17 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from policyopt.compose import AXES
+from policyopt.methods import load
+from policyopt.options import override
 from policyopt.policies.checkpoint import save_language
 from policyopt.policies.tokenizer import character_tokenizer
+from policyopt.recipe.base import StageSection
+from policyopt.recipe.base import _sections as inner_sections
+from policyopt.recipe.control.sections import ControlRecipe
+from policyopt.recipe.elsewhere import NAMES
 from policyopt.recipe.language import kind
+from policyopt.recipe.language.sections import LanguageRecipe
 from policyopt.runtime import atomic
 from policyopt.worlds.tokens import TokenWorld
 
@@ -44,6 +52,15 @@ def refused(called, tmp_path, *words):
 CHANGES = {
     "unknown key": ("tasks.limmit=3", "unknown key 'tasks.limmit'", "did you mean 'limit'"),
     "unknown section": ("evaluaton.tasks=3", "unknown key 'evaluaton'", "did you mean 'evaluation'"),
+    "a name of another library": (
+        "learning_rate=1",
+        "unknown key 'learning_rate'",
+        "did you mean 'update.learning_rate'",
+    ),
+    "a short name": ("lr=1", "unknown key 'lr'", "did you mean 'update.learning_rate'"),
+    "no list": ("trackers=wandb", "trackers takes a list, such as [wandb]", "got 'wandb'"),
+    "no section": ("policy.lora=true", "policy.lora is a section with the keys ['rank'", "got True"),
+    "a number that YAML calls a text": ("steps=1e9", "stages.0.steps", "integer", "'1e9'"),
     "wrong type": ("tasks.limit=many", "tasks.limit", "integer", "'many'"),
     "out of range": ("steps=-1", "stages.0.steps", "-1"),
     "not a section": ("seed.x=3", "seed is not a section"),
@@ -95,6 +112,42 @@ def test_a_wrong_change_is_refused_before_anything_is_made(case, made, tmp_path,
         pytest.skip("this machine has eight GPUs")
     change, *words = CHANGES[case]
     refused(command("train", made, change), tmp_path, *words)
+
+
+def test_one_mistake_is_told_once(made, tmp_path, command):
+    called = command("train", made, "steps=1e9")
+    refused(called, tmp_path, "stages.0.steps")
+    assert "at least 1 item" not in called.err
+
+
+PLAUSIBLE = {"update.schedule": "cosine"}
+SHOWS = {  # a method that has the option, if grpo does not
+    "credit.gamma": "ppo",
+    "credit.lam": "ppo",
+    "objective.value.weight": "ppo",
+    "sampling.horizon": "sac",
+    "sampling.count": "sac",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES.values())))
+def test_names_of_other_libraries_lead_to_what_exists(name):
+    if name.partition(".")[0] in AXES:
+        assert override(load(SHOWS.get(name, "grpo")), {name: PLAUSIBLE.get(name, 1)})
+        return
+    if name in ("method", "steps"):
+        assert name in StageSection.model_fields
+        return
+    sections = [LanguageRecipe, ControlRecipe]
+    assert any(exists(kind, name.split(".")) for kind in sections)
+
+
+def exists(section, names):
+    """Whether a recipe has a field at a path."""
+    field = section.model_fields.get(names[0])
+    if field is None or len(names) == 1:
+        return field is not None
+    return any(exists(inner, names[1:]) for inner in inner_sections(field.annotation))
 
 
 def test_recipes_that_are_no_recipes(tmp_path, command):

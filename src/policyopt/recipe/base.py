@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from policyopt.compose import CompositionError
+from policyopt.recipe.elsewhere import NAMES
 from policyopt.runtime.trackers import TrackerName
 
 
@@ -215,7 +216,11 @@ def problems(
     also: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """All that is wrong in a section that stands at `place` in the recipe. also: more right keys, by section."""
-    return "; ".join(_problem(problem, section, place, also or {}) for problem in error.errors())
+    found = error.errors()
+    # A list whose items are wrong is short of them as well, which says nothing more.
+    items = {problem["loc"][:1] for problem in found if len(problem["loc"]) > 1}
+    found = [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in items]
+    return "; ".join(_problem(problem, section, place, also or {}) for problem in found)
 
 
 def _problem(
@@ -226,12 +231,18 @@ def _problem(
     name = ".".join(map(str, (*place, *loc)))
     if problem["type"] == "value_error":  # our own, which says what it saw
         return f"{name or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "tuple_type":
+        return f"{name} takes a list, such as [{problem['input']}], got {problem['input']!r:.80}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        keys = list(_section(section, loc).model_fields)
+        return f"{name or 'recipe'} is a section with the keys {keys}, got {problem['input']!r:.80}"
     if problem["type"] != "extra_forbidden":
         return f"{name or 'recipe'}: {problem['msg']}, got {problem['input']!r:.80}"
     where = ".".join(map(str, (*place, *loc[:-1])))
     known = list(_section(section, loc[:-1]).model_fields)
     known += [key for key in also.get(where, ()) if key not in known]
-    near = difflib.get_close_matches(str(loc[-1]), known, 1, cutoff=0.5)
+    elsewhere = NAMES.get(str(loc[-1]))
+    near = [elsewhere] if elsewhere else difflib.get_close_matches(str(loc[-1]), known, 1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown key {name!r}; {hint}{where or 'the recipe'} has {known}"
 
