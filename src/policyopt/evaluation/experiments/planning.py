@@ -33,10 +33,10 @@ def logistic_person(mdp: TabularMDP, discount: float) -> Tensor:
 
 
 def myopic_person(
-    method: Method, seed: int, rounds: int, states: int = 5, horizon: int = 4, episodes: int = 300, near: float = 0.5
+    method: Method, seed: int, rounds: int, states: int = 5, horizon: int = 4, episodes: int = 2000, near: float = 0.5
 ) -> Outcome:
     """A random process of 5 states, 4 steps and 3 choices: the first of reward 0, the second of -1..2, the third of
-    -4, so that it is rarely chosen. 300 episodes of a person who discounts by `near` and errs; the policy is to
+    -4, so that it is rarely chosen. 2000 episodes of a person who discounts by `near` and errs; the policy is to
     maximise the undiscounted return.
 
     value: return / that of the best policy, exact.
