@@ -210,8 +210,9 @@ class Dialogues(SequenceWorld):
 
 
 def reactions_of_users(method: Method, seed: int, rounds: int, dialogues: int = 4000) -> Outcome:
-    """16 questions of 8 answers, one right. A table learns `dialogues` of random answers with reactions of 2 symbols,
-    pleased if the answer is right, but otherwise in a fifth of them; without any it is random.
+    """16 questions of 8 answers, one right. A table learns `dialogues`, of whose answers three in ten are the right one
+    and the others random, with reactions of 2 symbols, pleased if the answer is right, but otherwise in a fifth of
+    them; without any it is random.
 
     value and score: probability of the right answer, mean over questions, exact, after the last round.
     """
