@@ -36,10 +36,26 @@ def from_json(content: str | bytes, *, texts: bool = False) -> Any:
     return value
 
 
+class _EveryKeyOnce(yaml.SafeLoader):
+    """YAML does not allow a key twice in a mapping; the library takes the last one and forgets the others."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    said = f"the key {key.value!r} stands twice in one mapping; remove one"
+                    raise yaml.composer.ComposerError(None, None, said, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 def from_yaml(content: str | bytes) -> Any:
     """The value of a YAML text, of plain types only."""
     try:
-        value = yaml.safe_load(content.decode("utf-8") if isinstance(content, bytes) else content)
+        # A safe loader: plain types only.
+        value = yaml.load(content.decode("utf-8") if isinstance(content, bytes) else content, _EveryKeyOnce)
     except UnicodeDecodeError as error:
         raise PlainError(f"not UTF-8 text: {error}") from error
     except RecursionError as error:

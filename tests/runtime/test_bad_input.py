@@ -3,6 +3,7 @@ traceback, nothing half-made. And what goes wrong in the middle of a run."""
 
 import errno
 import json
+import shutil
 
 import pytest
 import safetensors
@@ -156,6 +157,8 @@ def test_recipes_that_are_no_recipes(tmp_path, command):
         "list.yaml": (b"- 1\n", "must be a mapping"),
         "empty.yaml": (b"", "must be a mapping"),
         "broken.yaml": (b"name: [\n", "not valid YAML"),
+        "twice.yaml": (b"name: x\nseed: 1\nname: y\n", "the key 'name' stands twice"),
+        "twice_inside.yaml": (b"name: x\npolicy: {model: a, model: b}\n", "the key 'model' stands twice"),
         "binary.yaml": (b"\xff\xfe\x00name", "UTF-8"),
         "few.yaml": (b"name: x\n", "policy"),
     }
@@ -291,6 +294,27 @@ def test_a_lack_of_memory_says_what_to_make_smaller(error, made, tmp_path, comma
     assert called.code == 2, called.out
     for word in ("not enough memory", "update.micro_rows", "tasks.limit", "Nothing before round 0 is lost"):
         assert word in called.err
+
+
+@pytest.mark.parametrize(
+    ("template", "word"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for m in messages %}{{ m.content", "unexpected end of template"),
+        ("{% for i in range(1000000000) %}x{% endfor %}", "Range too big"),
+        ("{{ messages[0].name.first }}", "has no attribute 'name'"),
+        ("{{ 1 / 0 }}", "division by zero"),
+    ],
+)
+def test_a_chat_template_that_refuses_or_is_broken_is_named(template, word, given, made, tmp_path, command):
+    words = AutoTokenizer.from_pretrained(given)
+    words.chat_template = template
+    model = tmp_path / "model"
+    shutil.copytree(given, model)
+    words.save_pretrained(model)
+    tiny.jsonl(tmp_path / "tasks.jsonl", tiny.chats())
+    called = command("train", made, f"policy.model={model}")
+    refused(called, tmp_path, "chat template can not write a conversation with the roles ['user']", word)
 
 
 def test_columns_name_texts_that_the_data_calls_otherwise(made, tmp_path, command):

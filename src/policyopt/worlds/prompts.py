@@ -10,6 +10,7 @@ from string import Formatter
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 
 from policyopt.worlds.compared import Ranked
 from policyopt.worlds.tasks import Candidate, Entry
@@ -100,9 +101,26 @@ def _rewritten(entry: Entry, template: str, words: str) -> Entry:
 
 
 def _conversation(entry: Entry, tokenizer: Any) -> list[int]:
-    conversation = [dict(message) for message in entry.messages or ()]
-    ids = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return list(ids)
+    return _written([dict(message) for message in entry.messages or ()], tokenizer, asked=True)
+
+
+def _written(conversation: Sequence[Mapping[str, Any]], tokenizer: Any, *, asked: bool = False) -> list[int]:
+    """What the chat template writes, as tokens. asked: up to where the assistant begins. WorldError: it
+    refuses the conversation, or is broken."""
+    try:
+        return list(
+            tokenizer.apply_chat_template(
+                [*conversation], add_generation_prompt=asked, tokenize=True, return_dict=False
+            )
+        )
+    # Templates come with models: what they do is anybody's, and jinja2 lets through what Python raises.
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        roles = [message.get("role") for message in conversation]
+        raise WorldError(
+            f"the tokenizer's chat template can not write a conversation with the roles {roles}: "
+            f"{type(error).__name__}: {error}; give messages in the roles and order that the template takes, or mend "
+            "the template"
+        ) from error
 
 
 def encode_prompts(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
@@ -156,7 +174,7 @@ def _turn(entry: Entry, prompt: list[int], text: str, tokenizer: Any) -> list[in
 
 def _behind(begun: list[int], conversation: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[int]:
     """What the chat template writes behind tokens with which the conversation begins."""
-    whole = list(tokenizer.apply_chat_template([*conversation], tokenize=True, return_dict=False))
+    whole = _written(conversation, tokenizer)
     if whole[: len(begun)] != begun:
         raise WorldError(
             "the chat template writes a prompt otherwise once an answer stands behind it, so the answer's tokens can "
@@ -170,7 +188,7 @@ def conversation_tokens(
     messages: Sequence[Mapping[str, Any]], reply: Mapping[str, Any], tokenizer: Any
 ) -> tuple[list[int], list[int]]:
     """Tokens of a conversation, and those of one more message behind it."""
-    begun = list(tokenizer.apply_chat_template([*messages], tokenize=True, return_dict=False))
+    begun = _written(messages, tokenizer)
     return begun, _behind(begun, [*messages, reply], tokenizer)
 
 
