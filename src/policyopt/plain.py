@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 DEEPEST = 100  # mappings and lists inside each other in YAML
 MOST = 200_000  # values in YAML, each use of an alias counted: a few lines can stand for billions
@@ -46,7 +47,7 @@ class _EveryKeyOnce(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     said = f"the key {key.value!r} stands twice in one mapping; remove one"
-                    raise yaml.composer.ComposerError(None, None, said, key.start_mark)
+                    raise ComposerError(None, None, said, key.start_mark)
                 seen.add(key.value)
         return node
 
