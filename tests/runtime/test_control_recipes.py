@@ -229,6 +229,38 @@ def test_a_policy_for_another_environment_is_refused(tmp_path, command):
     assert "have no effect for agents" in called.err
 
 
+BROKEN = """
+import gymnasium, numpy as np
+
+class Broken(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2)
+    def __init__(self, seen, paid): self.seen, self.paid = seen, paid
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        self.time += 1
+        bad = self.time == 5
+        return np.full(2, self.seen * bad, np.float32), self.paid if bad else 1.0, self.time > 9, False, {}
+
+gymnasium.register("Blind-v0", lambda **_: Broken(np.inf, 1.0))
+gymnasium.register("Unpaid-v0", lambda **_: Broken(0.0, float("nan")))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning", "ignore::UserWarning")
+def test_numbers_of_an_environment_that_are_not_finite_are_named(tmp_path, command, monkeypatch):
+    (tmp_path / "broken_worlds.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    blind = command("train", recipe(tmp_path, "broken_worlds:Blind-v0", evaluation=None))
+    assert blind.code == 2, blind.out
+    assert "observations are not finite; mend the environment" in blind.err
+    unpaid = command("train", recipe(tmp_path, "broken_worlds:Unpaid-v0"))
+    assert unpaid.code == 2, unpaid.out
+    assert "3 of 3 held-out episodes have a return that is none; mend the environment's step" in unpaid.err
+
+
 # -- our recipes -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_our_recipes_build_and_train(path, command, tmp_path):

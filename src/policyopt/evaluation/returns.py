@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from policyopt.engines.control import episodes
 from policyopt.evaluation.statistics import Interval, mean_interval
+from policyopt.worlds.environments import UnsuitableEnvironmentError
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,16 @@ class Returns:
 
 def returns(policy: Any, world: Any, seed: int, count: int) -> Returns:
     """Over `count` episodes of an environment, with the same initial states for both. Equal arguments give equal
-    numbers, and neither the policy nor the run's own environments change."""
+    numbers, and neither the policy nor the run's own environments change. UnsuitableEnvironmentError: a return that is
+    not finite."""
     greedy, steps = episodes(policy, world, count, seed, greedy=True)
     sampled, sampled_steps = episodes(policy, world, count, seed)
+    lost = int((~torch.stack((greedy, sampled)).isfinite()).any(0).sum())
+    if lost:
+        raise UnsuitableEnvironmentError(
+            f"rewards must be finite numbers, and {lost} of {count} held-out episodes have a return that is none; mend "
+            "the environment's step, or the policy has diverged: train again with a lower learning rate"
+        )
     return Returns(
         spread_interval(greedy.numpy()),
         spread_interval(sampled.numpy()),

@@ -124,10 +124,15 @@ def entropies(before: Before) -> Alarm | None:
     most = old.logp[counted].max()
     if float(least) >= NEGATIVE and float(most) <= -NEGATIVE:
         return None
+    seen = before.kept.step.get("_obs")
+    blind = 0 if seen is None else int((~seen.isfinite()).flatten(2).any(2)[counted].sum())
     return Alarm(
         "entropy is not negative",
-        f"the least entropy is {float(least):.3g}, the largest log-probability {float(most):.3g}",
-        "the policy's distributions do not sum to 1: look at its head and its precision",
+        f"the least entropy is {float(least):.3g}, the largest log-probability {float(most):.3g}"
+        + (f", and {blind} observations are not finite" if blind else ""),
+        "mend the environment, or the actions that bring it there"
+        if blind
+        else "the policy's distributions do not sum to 1: look at its head and its precision",
     )
 
 
