@@ -37,8 +37,12 @@ def from_json(content: str | bytes, *, texts: bool = False) -> Any:
     return value
 
 
+_BOOL, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
+
+
 class _EveryKeyOnce(yaml.SafeLoader):
-    """YAML does not allow a key twice in a mapping; the library takes the last one and forgets the others."""
+    """YAML does not allow a key twice in a mapping; the library takes the last one and forgets the others. And keys are
+    words: `on:` is no truth value, as it was in YAML 1.1."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -49,6 +53,7 @@ class _EveryKeyOnce(yaml.SafeLoader):
                     said = f"the key {key.value!r} stands twice in one mapping; remove one"
                     raise ComposerError(None, None, said, key.start_mark)
                 seen.add(key.value)
+                key.tag = _TEXT if key.tag == _BOOL else key.tag
         return node
 
 

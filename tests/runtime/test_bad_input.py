@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from policyopt.compose import AXES
 from policyopt.methods import load
 from policyopt.options import override
+from policyopt.plain import from_yaml
 from policyopt.policies.checkpoint import save_language
 from policyopt.policies.tokenizer import character_tokenizer
 from policyopt.recipe.base import StageSection
@@ -24,6 +25,7 @@ from policyopt.recipe.control.sections import ControlRecipe
 from policyopt.recipe.elsewhere import NAMES
 from policyopt.recipe.language import kind
 from policyopt.recipe.language.sections import LanguageRecipe
+from policyopt.recipe.schema import make_recipe
 from policyopt.runtime import atomic
 from policyopt.worlds.tokens import TokenWorld
 
@@ -149,6 +151,13 @@ def exists(section, names):
     if field is None or len(names) == 1:
         return field is not None
     return any(exists(inner, names[1:]) for inner in inner_sections(field.annotation))
+
+
+def test_on_is_a_key_and_other_words_stay_what_they_are():
+    """`runtime: {on: ray}`, as the page about clusters writes it."""
+    assert from_yaml("{on: ray, no: 1, 'yes': 2, 3: x, a: on}") == {"on": "ray", "no": 1, "yes": 2, 3: "x", "a": True}
+    text = "name: x\npolicy: {model: m}\ntasks: {jsonl: t}\nstages: [{method: grpo, steps: 1}]\nruntime: {on: ray}"
+    assert make_recipe(from_yaml(text)).runtime.on == "ray"
 
 
 def test_recipes_that_are_no_recipes(tmp_path, command):
