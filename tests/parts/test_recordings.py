@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
+from policyopt.credit.returns import GeneralisedAdvantage
 from policyopt.engines.control import ControlEngine
 from policyopt.ops.streams import first_state
 from policyopt.policies.control import new_actor
@@ -17,6 +18,7 @@ from policyopt.types import Finish, Source, Tasks, concatenate
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari, write_minari
 from policyopt.worlds.recordings import Episode, Recording, RecordingError, episodes_of
+from support import context, method
 
 
 def small():
@@ -55,6 +57,23 @@ def test_whole_episodes_are_their_transitions():
         assert torch.equal(flat.step[column], transitions.step[column])
     for column in ("_obs", "finish"):
         assert torch.equal(flat.row[column], transitions.row[column])
+
+
+class Places(torch.nn.Module):
+    """V = the first number of an observation, of rows of one step."""
+
+    def value(self, batch):
+        return torch.cat([batch.step["_obs"], batch.row["_obs"][:, None]], 1)[..., 0]
+
+
+def test_trap_51_recorded_transitions_are_credited_with_what_follows():
+    """A = r + gamma V(s') - V(s): an episode that goes on or was cut bootstraps, one that ended does not."""
+    world = Recording(small())
+    batch = world.recorded(world.tasks(torch.arange(5)))
+    ctx = context(method(), {"policy": Places(), "critic": Places()})
+    found = GeneralisedAdvantage(0.5, 0.9, whitened=False)(ctx, batch).step
+    assert found["advantage"][:, 0].tolist() == [1.5, 2.0, 1.0, 8.5, 18.0]
+    assert found["return"][:, 0].tolist() == [1.5, 3.0, 3.0, 12.5, 23.0]
 
 
 @pytest.mark.parametrize("head", ["squashed", "gaussian"])

@@ -77,7 +77,8 @@ class UpdateBaseline(Part):
 class GeneralisedAdvantage(Part):
     """GAE (arXiv 1506.02438) with a critic: over own steps, tool and hint steps skipped.
 
-    A terminated row is worth 0 after its end, a truncated one what the critic says of its last state.
+    A terminated row is worth 0 after its end; one that was cut or goes on (a transition of a recording), what the
+    critic says of its last state.
     `return` = advantage + value, fixed before whitening.
     """
 
@@ -102,8 +103,8 @@ class GeneralisedAdvantage(Part):
     def beyond(self, batch: Batch, values: Tensor) -> Tensor:
         """(B,) the worth of what follows each row's last step, from values (B, T + 1)."""
         last = batch.valid.sum(1, keepdim=True)
-        truncated = batch.row["finish"] == Finish.TRUNCATED
-        return torch.where(truncated, values.gather(1, last)[:, 0], 0.0)
+        stopped = batch.row["finish"] == Finish.STOPPED
+        return torch.where(stopped, 0.0, values.gather(1, last)[:, 0])
 
     def values(self, ctx: Context, batch: Batch) -> Tensor:
         """(B, T + 1) the value before each step and after the last."""
