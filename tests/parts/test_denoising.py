@@ -308,9 +308,12 @@ def test_rows_of_a_chain(name):
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
-def test_score_at_and_next_agree(name):
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_trap_15_score_at_and_next_agree(name, temperature):
     policy = small(CHAINS[name], conditions=Conditions(classes=3), guidance=Guidance(2.0))
-    batch = rolled(policy, world_of(policy))
+    begun = world_of(policy).start(world_of(policy).tasks(torch.arange(6) % 3))
+    begun = begun.with_rows({"temperature": torch.full((6,), temperature, dtype=torch.float64)})
+    batch = rolled(policy, world_of(policy), batch=begun)
     score = policy.score(batch, full=True)
     whole = policy.at(batch)
     trained = batch.trained

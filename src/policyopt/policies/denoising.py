@@ -100,18 +100,18 @@ class Denoiser(nn.Module):
         return self._transitions(batch.row[LATENT], clock, given, every)
 
     def at(self, batch: Batch, *, following: bool = False) -> Transition:
-        """(B, T, D) at the state before each step, or at the state that follows it; every step is evaluated."""
+        """(B, T, D) at the state before each step, or at the state that follows it, under the rows' temperature (0
+        counts as 1); every step is evaluated."""
         latent, clock = ((batch.following(n) if following else batch.step[n]) for n in (LATENT, CLOCK))
         given = self._conditions(batch, following=following)
         every = torch.ones_like(clock, dtype=torch.bool)
-        return self._transitions(latent, clock.clamp(max=self.chain.steps), given, every)
+        return _tempered(self._transitions(latent, clock.clamp(max=self.chain.steps), given, every), batch)
 
     def score(self, batch: Batch, context: str | None = None, *, full: bool = False) -> Scores:
         dist = self._transitions(
             batch.step[LATENT], batch.step[CLOCK], self._conditions(batch, following=False), batch.trained
         )
-        heat = batch.row["temperature"].to(dist.mean.dtype).clamp(min=1e-8)
-        dist = dist.tempered(heat[:, None].expand(-1, batch.steps))
+        dist = _tempered(dist, batch)
         return Scores(dist.log_prob(self.taken(batch)), dist.entropy(), dist if full else None)
 
     def taken(self, batch: Batch) -> Tensor:
@@ -197,6 +197,11 @@ class Denoiser(nn.Module):
     def make_critic(self, rng: torch.Generator) -> ConditionCritic | LatentCritic:
         """By default the value of what the chain is conditioned on: the observation in control, the task elsewhere."""
         return self.critic(self.network.conditions, self.condition, self.dims, rng)
+
+
+def _tempered(dist: Transition, batch: Batch) -> Transition:
+    heat = batch.row["temperature"].to(dist.mean.dtype)
+    return dist.tempered(torch.where(heat == 0, 1.0, heat)[:, None].expand(-1, batch.steps))
 
 
 class ConditionCritic(nn.Module):
