@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from policyopt.reward.dense import SCORES, RunningScore, merged
 from policyopt.reward.parts import ReferencePenalty, Verified
 from policyopt.run import Run
 from policyopt.train import rounds
-from policyopt.types import Round
+from policyopt.types import Batch, Round
 from policyopt.update.apart import Rehearsal, update_apart
 from policyopt.update.averaging import TokenMean
 from policyopt.update.gradient import GradientSteps
@@ -147,3 +148,18 @@ def test_recorded_rows_are_rehearsed_before_a_round() -> None:
         update_apart(ctx, ragged(), [replace(term, trains="critic")], GradientSteps({"policy": SGD(1.0)}))
     mixed = load("ppo_max:ppo_max_mixed")
     assert mixed.before[0].count == 32
+
+
+def test_every_recording_is_rehearsed_once_an_epoch() -> None:
+    """Rounds draw 5 of 6 tasks and rehearse 2: three rounds rehearse all 6, not the first of what the rounds draw."""
+    shown, rehearsed = torch.tensor([[n // 2, n % 2] for n in range(6)]), []
+
+    class Spy(GradientSteps):
+        def __call__(self, ctx: Any, batch: Batch) -> None:
+            rehearsed.extend(batch.row["task"].tolist())
+
+    inner = SequenceWorld(6, 3, 2, lambda strings, task: strings.double().sum(1), recordings=shown)
+    made = override(load("ppo_max"), {"selection.count": 5, "update.minibatches": 1})
+    made = replace(made, before=(Rehearsal((), Spy(), count=2),))
+    list(rounds(Run({"policy": Table(numbers(13, 3))}, inner, generate), Program((Stage(made, 3),))))
+    assert sorted(rehearsed) == list(range(6))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from policyopt.compose import CompositionError, Part, Role, Term
+from policyopt.compose import Cell, CompositionError, Part, Role, Term
 from policyopt.seen import collect_roles
 from policyopt.types import Batch
 from policyopt.update.gradient import Gradients, GradientSteps
@@ -59,9 +59,24 @@ class Apart(Part):
 
 
 @dataclass(frozen=True)
+class _Elsewhere:
+    """A context at another data position."""
+
+    ctx: Any
+    drawn: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ctx, name)
+
+    def __getitem__(self, cell: Cell) -> Any:
+        return self.ctx[cell]
+
+
+@dataclass(frozen=True)
 class Rehearsal(Part):
     """A `before` hook: `count` recorded rows, and on them an update by terms of its own (the pretraining loss of RLHF:
-    likelihood of other data, so that it is not unlearned)."""
+    likelihood of other data, so that it is not unlearned). Rows come in the order that tasks are drawn in, but go on
+    where the stage's last round of rehearsal ended: each once per epoch of its own."""
 
     terms: tuple[Term, ...] = ()
     update: Gradients = field(default_factory=GradientSteps)
@@ -70,5 +85,6 @@ class Rehearsal(Part):
     data = "rows"
 
     def __call__(self, ctx: Any) -> None:
-        tasks = ctx.stage.selection.draw(ctx, self.count).to(next(ctx.models["policy"].parameters()).device)
+        there = _Elsewhere(ctx, ctx.stage_step * self.count)
+        tasks = ctx.stage.selection.draw(there, self.count).to(next(ctx.models["policy"].parameters()).device)
         update_apart(ctx, ctx.world.recorded(tasks), self.terms, self.update)
