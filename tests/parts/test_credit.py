@@ -12,6 +12,7 @@ from policyopt.credit.groups import GroupCentred, GroupStandardised, LeaveOneOut
 from policyopt.credit.returns import GeneralisedAdvantage, ReturnToGo
 from policyopt.credit.success import PrefixSuccess
 from policyopt.credit.tokens import PrefixLabels
+from policyopt.credit.turns import TurnAdvantage
 from policyopt.engines.plain import generate
 from support import close, context, grid, grids, method, ragged, rewarded, widened, with_row
 
@@ -82,6 +83,15 @@ def test_parts_write_what_they_declare_on_own_steps_only(credit) -> None:
     for column in credit.writes:
         assert float(found.step[column][~found.own].abs().max()) == 0.0
         assert float(found.step[column][found.own].abs().max()) > 0.0
+
+
+@pytest.mark.parametrize("credit", [GroupCentred(), LeaveOneOut(), TurnAdvantage(None), GroupStandardised()])
+def test_equal_rewards_are_worth_exactly_nothing(credit) -> None:
+    """Their mean is rounded, and a row with an advantage of 1e-17 would not be skipped as idle."""
+    assert (0.1 + 0.1 + 0.1) / 3 != 0.1
+    batch = with_row(rewarded(ragged((1,) * 6), [0.1, 0.7, 0.1, 0.1, 0.7, 0.7]), group=[0, 1, 0, 0, 1, 1])
+    found = credit(context_of(), batch).step["advantage"]
+    assert not found.any()
 
 
 def test_unscored_rows_get_no_advantage_from_a_critic() -> None:

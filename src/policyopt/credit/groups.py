@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part, named_by
-from policyopt.ops.groups import group_count, group_mean, group_range, group_std, others_mean
+from policyopt.ops.groups import group_centred, group_mean, group_range, group_std, others_mean
 from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import ROW_COLUMNS, Batch
 
@@ -82,8 +82,7 @@ class GroupCentred(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
-        centred = torch.where(scored, reward - group_mean(reward, ids, scored), 0.0)
-        return batch.with_steps({"advantage": spread(batch, centred)})
+        return batch.with_steps({"advantage": spread(batch, group_centred(reward, ids, scored))})
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,6 @@ class LeaveOneOut(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, ids, scored = total_reward(batch), batch.row["group"], batch.row["scored"]
-        usable = scored & (group_count(ids, scored) > 1)
+        usable = scored & (group_range(reward, ids, scored) > 0)  # which a group of one has not either
         advantage = torch.where(usable, reward - others_mean(reward, ids, scored), 0.0)
         return batch.with_steps({"advantage": spread(batch, advantage)})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policyopt.compose import CompositionError, Context, Part, named_by
 from policyopt.credit.groups import standardised
-from policyopt.ops.groups import group_mean
+from policyopt.ops.groups import group_centred
 from policyopt.ops.pieces import Pieces, pair_ids, pieces
 from policyopt.ops.sequences import fold_rewards
 from policyopt.seen import asked
@@ -78,7 +78,7 @@ class TurnAdvantage(Part):
         if self.scaled:
             advantage = standardised(worth, ids, scored, self.epsilon, self.ddof)
         else:
-            advantage = torch.where(scored, worth - group_mean(worth, ids, scored), 0.0)
+            advantage = group_centred(worth, ids, scored)
         return batch.with_steps({self.advantage: turns.spread(advantage)})
 
 

@@ -57,6 +57,12 @@ def group_range(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tens
     return torch.where(most >= least, most - least, 0.0)[inverse]
 
 
+def group_centred(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """x less the mean of its group's valid rows; exactly 0 if those are equal, whose mean is rounded, and outside."""
+    differ = valid & (group_range(x, ids, valid) > 0)
+    return torch.where(differ, x - group_mean(x, ids, valid), 0.0)
+
+
 def others_mean(x: Float[Tensor, " B"], ids: Int[Tensor, " B"], valid: Bool[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Mean over the *other* valid rows of each row's group; 0 where there is no other."""
     total, count, inverse = _sums(x, ids, valid)
