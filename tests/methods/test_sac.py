@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policyopt.compose import Scalar
+from policyopt.compose import CompositionError, Scalar
 from policyopt.distributions import Gaussian
 from policyopt.methods import load
 from policyopt.objective.pathwise import SoftImprovement
@@ -26,8 +26,8 @@ MDP = forks()
 
 
 def settled(alpha: float, decay: float = 0.0) -> Any:
-    """SAC with a temperature that stays (its optimiser has rate 0) and a target of its own decay."""
-    made = override(load("sac"), {"objective.critic.loss.gamma": MDP.gamma})
+    """SAC of choices with a temperature that stays (its optimiser has rate 0) and a target of its own decay."""
+    made = override(load("sac"), {"objective.critic.loss.gamma": MDP.gamma, "constraint.entropy": 0.5})
     hooks = (Average("target", "critic", decay=decay),)
     models = {**made.models, "temperature": Scalar(alpha)}
     return replace(made, models=models, update=replace(made.update, after_step=hooks))
@@ -112,6 +112,15 @@ def test_the_temperature_finds_the_target_entropy() -> None:
     run = iterated(made, tables(), batch, 400, rates(batch, policy=30.0, temperature=0.5))
     entropy = run.models["policy"].at(batch).entropy().detach()[:, 0].mean()
     close(entropy, 0.6, atol=1e-3)
+
+
+def test_a_target_entropy_that_choices_can_not_have_is_refused() -> None:
+    """The published -1 per dimension: every policy of choices is above it, and the temperature would fall to 0."""
+    batch = every_transition(MDP)
+    for target in (-1.0, 0.0):
+        made = override(settled(0.4), {"constraint.entropy": target})
+        with pytest.raises(CompositionError, match=r"set constraint\.entropy above 0"):
+            iterated(made, tables(), batch, 1, rates(batch))
 
 
 def test_trap_51_stopped_transitions_are_worth_their_reward() -> None:

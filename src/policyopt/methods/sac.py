@@ -31,7 +31,7 @@ sac = Method(
         departures="Updates come in blocks of 32 after 32 steps, so there is still one a step; the first steps are the "
         "initial policy's, not uniform; the entropy is that of the action between -1 and 1, whatever the bounds.",
         when_to_use="Continuous actions where steps of the environment are dear. Give the policy head=squashed; with "
-        "finitely many choices (head=categorical) all expectations are exact, and objective.entropy is to be set.",
+        "finitely many choices (head=categorical) all expectations are exact, and constraint.entropy is to be set.",
         nearest="td3",
         policies=("control",),
     ),

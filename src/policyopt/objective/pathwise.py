@@ -139,7 +139,8 @@ class MirrorDescent(Loss):
 @dataclass(frozen=True)
 class TemperatureError(Loss):
     """Moves a temperature until the policy's entropy is `entropy` per dimension of a step (arXiv 1812.05905, eq. 18):
-    -1 in the paper, for actions between -1 and 1. Of choices the entropy is exact and `entropy` is the whole of it."""
+    -1 in the paper, for actions between -1 and 1. Of choices the entropy is exact and `entropy` is the whole of it,
+    above 0: below, the temperature would fall to 0 whatever the policy does."""
 
     temperature: str = "temperature"
     entropy: float = -1.0
@@ -150,6 +151,11 @@ class TemperatureError(Loss):
 
     def plan(self, seen: Seen, batch: Batch) -> Batch:
         dist, noise = seen.at("policy"), own_noise(seen, "entropy")
+        if noise is None and self.entropy <= 0:
+            raise CompositionError(
+                f"the entropy of choices is never below 0, so that a target of {self.entropy} turns the temperature "
+                "off; set constraint.entropy above 0, for instance to half of log(number of choices)"
+            )
         found = dist.entropy() if noise is None else -dist.draw(noise)[1]
         return batch.with_steps({"_entropy": select(batch.trained, found)})
 
