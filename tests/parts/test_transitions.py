@@ -153,6 +153,16 @@ def test_replay_takes_ratio_updates_a_step_once_the_store_has_enough() -> None:
     assert ctx[STORE]["count"] == 8
 
 
+def test_rounds_too_short_for_an_update_add_up_to_one() -> None:
+    update = ReplaySteps({"policy": SGD(0.1)}, size=4, ratio=0.3, starts=1)
+    ctx = context(method(Term("a", PolicyGradient(), TokenMean()), update=update, roles={}), grids())
+    counts = []
+    for _ in range(10):
+        update(ctx, ragged((1,), tools=False))
+        counts.append(ctx.updates)
+    assert counts == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
 def test_replay_refuses_scores_of_the_time_of_collection() -> None:
     update = ReplaySteps({"policy": SGD(0.1)})
     roles = {"old": Role(when="collected")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from policyopt.types import Batch
 from policyopt.update.gradient import Gradients, single_steps
 
 STORE = Cell("transitions", lambda: {"next": 0, "count": 0, "row": {}, "step": {}})
+OWED = Cell("updates owed", float)
+"""The part of an update that the steps so far are worth and that was not taken."""
 
 
 def insert(store: Mapping[str, Any], batch: Batch, capacity: int) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def insert(store: Mapping[str, Any], batch: Batch, capacity: int) -> dict[str, A
 @dataclass(frozen=True)
 class ReplaySteps(Gradients):
     """The round's steps enter a store (a ring of the newest `capacity`); then `ratio` updates per new step, each on
-    `size` transitions drawn uniformly, with replacement. Nothing is trained before the store has `starts` of them.
+    `size` transitions drawn uniformly, with replacement. Nothing is trained before the store has `starts` of them. What
+    is less than an update is owed to the next round.
 
     Roles must be scored at the step: what was scored when the transition was collected is not stored.
     """
@@ -75,5 +79,8 @@ class ReplaySteps(Gradients):
         if store["count"] < self.starts:
             return
         kept = Batch(store["row"], store["step"])
-        for _ in range(round(self.ratio * len(fresh))):
+        owed = ctx[OWED] + self.ratio * len(fresh)
+        count = math.floor(owed + 1e-6)  # 0.1 * 30 is 3
+        ctx[OWED] = max(owed - count, 0.0)
+        for _ in range(count):
             yield kept, torch.randint(store["count"], (self.size,), generator=rng).to(batch.device)
