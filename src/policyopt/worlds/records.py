@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policyopt.worlds import fields
-from policyopt.worlds.preference_records import FIELDS, Columns, Question, candidates_of, compares
+from policyopt.worlds.preference_records import FIELDS, LABEL, Columns, Question, candidates_of, compares
 from policyopt.worlds.tasks import Entry, Message, SourceError
 
 TEXTS = frozenset({"prompt", "messages", "answer", "demonstration", "completion", "chosen", "rejected", "tests"})
@@ -61,12 +61,14 @@ def entry_from_record(record: object, columns: Columns | None = None) -> Entry:
 
 
 def _renamed(given: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], dict[str, str]]:
-    """The record with its texts under their names here, and the columns that name numbers."""
+    """The record with its texts under their names here, and the columns that name numbers. An answer keeps its own name
+    as well: reward functions ask for it."""
     texts = {name: field for name, field in columns.items() if name in TEXTS}
     for name, field in texts.items():
         if field not in given:
             raise SourceError(f"columns say that {name!r} is the field {field!r}; got fields {sorted(given)}")
-    rest = {field: value for field, value in given.items() if field not in texts.values()}
+    moved = {field for name, field in texts.items() if name != "answer" or field in _FIELDS | TEXTS | {LABEL}}
+    rest = {field: value for field, value in given.items() if field not in moved}
     numbers = {name: field for name, field in columns.items() if name not in TEXTS}
     return {**rest, **{name: given[field] for name, field in texts.items()}}, numbers
 

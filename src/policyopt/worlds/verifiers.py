@@ -2,7 +2,7 @@ r"""Verifiers: ``(text, entry) -> float``, how well a model's text solves an ent
 
 ``verifier(name, options)`` builds one by name: ``exact``, ``numeric``, ``relative_error``, ``math_verify``, ``regex``,
 ``form``, ``answer_spans``, ``similarity``, ``overlap``, ``section``, ``verdict``, ``python_tests``, ``reasoning_gym``,
-or ``module:function`` for the user's own callable.
+or ``module:function`` for the user's own callable, of one text or a reward function in TRL's convention.
 
 Where they may run. A verifier that can neither hang nor evaluate is *trusted* and may run in the caller's
 process; every other one runs in a guarded worker process (see ``grading``). reasoning-gym decides per entry
@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from policyopt.worlds.numbers import Numeric, RelativeError
 from policyopt.worlds.python_tests import PythonTests
 from policyopt.worlds.reasoning_scorers import ReasoningGym
+from policyopt.worlds.reward_functions import in_lists, reward_of
 from policyopt.worlds.tasks import Entry, Verifier, VerifierError, nearest
 from policyopt.worlds.verdicts import Verdict
 
@@ -197,7 +198,8 @@ class Regex(Verifier):
 
 @dataclass(frozen=True)
 class PythonCallable(Verifier):
-    """The user's ``module:function``, called as ``function(text, entry, **options)``.
+    """The user's ``module:function``, called as ``function(text, entry, **options)``; one with a parameter
+    ``completions`` is called as TRL calls reward functions (see ``reward_functions``).
 
     The code is the user's own and its import is trusted; it runs in a worker because it may raise, hang or
     return something that is no number.
@@ -211,7 +213,10 @@ class PythonCallable(Verifier):
         self._function()
 
     def __call__(self, text: str, entry: Entry) -> float:
-        return self._function()(text, entry, **self.options)
+        function = self._function()
+        if in_lists(function):
+            return reward_of(self.target, function, self.options, text, entry)
+        return function(text, entry, **self.options)
 
     def prepare(self, entries: Iterable[Entry]) -> None:
         del entries
