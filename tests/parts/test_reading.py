@@ -168,6 +168,26 @@ def test_whatever_is_done_to_a_module_of_a_layer_is_done_by_every_way(name, how)
     torch.testing.assert_close(gradients, slopes, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("mlp.act_fn", nn.GELU()),
+        ("input_layernorm", nn.RMSNorm(32, dtype=torch.float64)),
+        ("post_attention_layernorm", nn.LayerNorm(32, dtype=torch.float64)),
+    ],
+)
+def test_another_module_in_a_layer_is_used_by_every_way(name, other):
+    policy, batch = made("llama"), grouped()
+    before = policy.score(batch).logp.detach()
+    policy.backbone.layers[0].set_submodule(name, other)
+    ours, gradients = weighed(policy, batch)
+    assert (ours[0] - before).abs().max() > 1e-3
+    policy.reading = PLAIN
+    expected, slopes = weighed(policy, batch)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(gradients, slopes, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma"])
 def test_a_gradient_by_kernels_can_be_differentiated(model_type):
     """The product of the Hessian of a score with a vector."""

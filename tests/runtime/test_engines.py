@@ -385,6 +385,12 @@ def test_engines_are_chosen_by_what_they_can_do():
         assert isinstance(engine_for(tiny("gpt2"), tokens), TransformersEngine)
     with pytest.raises(EngineError, match=r"not 'gpt2'; use engine=transformers"):
         engine_for(tiny("gpt2"), tokens, "native")
+    hooked = tiny()
+    hooked.backbone.layers[1].mlp.register_forward_hook(lambda module, given, out: 2 * out)
+    with pytest.warns(SlowerEngineWarning, match=r"layers\.1\.mlp has hooks"):
+        engine = engine_for(hooked, tokens)
+    batch, keys = begin(tokens, 1.0)
+    assert_same(engine(hooked, tokens, batch, keys, 1.0, 0), generate(hooked, tokens, batch, keys, 1.0, 0))
     stretched = tiny("llama", rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
     with pytest.raises(EngineError, match="'dynamic' positions change"):
         engine_for(stretched, tokens, "native")

@@ -1,5 +1,5 @@
-/* The parts of a decoding step, for processors. `compiled/decoding.py` calls this; `engines/cache.py` says the same in torch,
- * and tests hold both to one result. LOW is the type of cached keys and values as well.
+/* The parts of a decoding step, for processors. `compiled/decoding.py` calls this; `engines/cache.py` says the same in
+ * torch, and tests hold both to one result. LOW is the type of cached keys and values as well.
  */
 #include "common.h"
 

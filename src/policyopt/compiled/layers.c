@@ -6,8 +6,8 @@
 enum { BLOCK = 48 }; /* queries at a time */
 #define UP(count, to) (((count) + (to) - 1) / (to) * (to))
 
-/* Sequences stand in one flat row of tokens, in clusters: the sequences first[c] .. first[c + 1] - 1, all of which attend to
- * the first one of them (a context that they share) and to themselves. A cluster is one task, so that the slopes of its
+/* Sequences stand in one flat row of tokens, in clusters: the sequences first[c] .. first[c + 1] - 1, all of which attend
+ * to the first one of them (a context that they share) and to themselves. A cluster is one task, so that the slopes of its
  * context are added up in one order, whatever the number of threads. */
 typedef struct {
     int64_t clusters, groups, repeats, dim;
@@ -203,7 +203,8 @@ INLINE void backward_block(const Attention *a, const Room *r, Block b) {
         for (int64_t c = 0; c < columns; c++) r->weights_turned[c * inputs + m] = other[c];
     }
     if (inputs > b.count)
-        for (int64_t c = 0; c < columns; c++) r->bends_turned[c * inputs + b.count] = r->weights_turned[c * inputs + b.count] = 0;
+        for (int64_t c = 0; c < columns; c++)
+            r->bends_turned[c * inputs + b.count] = r->weights_turned[c * inputs + b.count] = 0;
     pack_columns(r->rows, dim, b.count, inputs, dim, inputs, r->rows_by_row);
     pack_columns(r->slopes, dim, b.count, inputs, dim, inputs, r->slopes_by_row);
     product(r->bends_turned, columns, inputs, r->rows_by_row, inputs, r->width, r->by_key, r->by_key, r->width);

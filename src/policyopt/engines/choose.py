@@ -11,6 +11,7 @@ from policyopt.engines.plain import generate
 from policyopt.engines.transformers import TransformersEngine
 from policyopt.engines.vllm import VllmEngine, vllm_obstacle
 from policyopt.engines.vllm_model import VllmOptions, check_installed
+from policyopt.policies.fused import altered
 from policyopt.policies.language import Language
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.tokens import TokenWorld
@@ -44,13 +45,20 @@ def engine_for(policy: Any, world: Any, name: str = "auto", options: VllmOptions
         return TransformersEngine()
     if name == "vllm":
         return _vllm(policy, world, options if isinstance(options, VllmOptions) else None)
-    obstacle = native_obstacle(policy, world)
+    obstacle = native_obstacle(policy, world) or _altered(policy)
     if obstacle is None:
         return NativeEngine(options if isinstance(options, Decoding) else None)
     if name == "native":
         raise EngineError(f"the native engine can not generate here: {obstacle}; use engine=transformers")
     warnings.warn(f"generating with transformers, which is slower: {obstacle}", SlowerEngineWarning, stacklevel=2)
     return TransformersEngine()
+
+
+def _altered(policy: Language) -> str | None:
+    for name, module in policy.causal.named_modules():
+        if (".layers." in name or name.endswith("norm")) and altered(module):
+            return f"it reads weights, and {name} has hooks or a forward of its own"
+    return None
 
 
 def _vllm(policy: Any, world: Any, options: VllmOptions | None) -> VllmEngine:

@@ -20,9 +20,8 @@ from policyopt.compiled.layers import Layers, layers
 from policyopt.policies.segments import Layout
 
 ALIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma")
-STATES = (
-    torch.float32,
-)  # transformers rounds a float64 model's norms to float32, and engines follow it to the last bit
+# transformers rounds norms of float64 models to float32, and engines follow it to the last bit.
+STATES = (torch.float32,)
 
 
 def kernels_for(backbone: Any, low: torch.dtype | None) -> Layers | None:
@@ -33,26 +32,25 @@ def kernels_for(backbone: Any, low: torch.dtype | None) -> Layers | None:
         return None
     if backbone.training and config.attention_dropout:
         return None
-    passed_by = (part for layer in backbone.layers for part in _replaced(layer))
-    if any("forward" in vars(layer) for layer in backbone.layers) or not all(
-        map(_untouched, (backbone.norm, *passed_by))
-    ):
+    if any("forward" in vars(layer) for layer in backbone.layers):
+        return None
+    replaced = [backbone.norm, *(part for layer in backbone.layers for part in _replaced(layer))]
+    library = f"transformers.models.{config.model_type}."
+    if not all(type(part).__module__.startswith(library) and not altered(part) for part in replaced):
         return None
     return layers(weight.dtype, low or weight.dtype)
 
 
 def _replaced(layer: Any) -> tuple[nn.Module, ...]:
     """The modules that kernels do the work of, so that nobody calls them."""
-    attention, feed = layer.self_attn, layer.mlp
-    return layer.input_layernorm, attention, layer.post_attention_layernorm, feed, feed.act_fn
+    return layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm, layer.mlp
 
 
-def _untouched(module: nn.Module) -> bool:
-    """As its library made it: neither hooks nor another forward, which kernels would pass by."""
+def altered(module: nn.Module) -> bool:
+    """It has hooks or a forward of its own, which whoever reads its weights passes by."""
     held = vars(module)
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    library = type(module).__module__.startswith(("transformers.", "torch.nn."))
-    return library and "forward" not in held and not any(held[name] for name in hooks)
+    return "forward" in held or any(held[name] for name in hooks)
 
 
 @contextlib.contextmanager
@@ -104,7 +102,7 @@ def _layer(
     attended = _Attention.apply(*heads, (cosine, sine), able, layout, attention.scaling)
     x, inside = _normed(layer.post_attention_layernorm, able, x, attention.o_proj(attended.flatten(1)))
     gate, other = feed.gate_proj(inside).to(able.low), feed.up_proj(inside).to(able.low)
-    silu = feed.config.to_dict().get("hidden_act") in ("silu", "swish")
+    silu = type(feed.act_fn).__name__ in ("SiLU", "SiLUActivation") and not altered(feed.act_fn)
     middle = _GatedSilu.apply(gate, other, able) if silu else feed.act_fn(gate) * other
     return (x + feed.down_proj(middle))[None]
 
