@@ -1,4 +1,4 @@
-"""Success of a policy on held-out tasks: greedy accuracy and pass@k, with intervals over tasks."""
+"""Success of a policy on held-out tasks: greedy accuracy, pass@k and mean score, with intervals over tasks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policyopt.evaluation.returns import spread_interval
 from policyopt.evaluation.statistics import Interval, pass_at_k, proportion_interval, share_interval
 from policyopt.ops.random import generator, new_keys
 from policyopt.types import Batch
@@ -20,10 +21,12 @@ CHUNK = 2048  # rows that are generated together; a bound on memory only
 @dataclass(frozen=True)
 class Passes:
     """greedy: share of tasks whose most likely answer is right. pass_at: by k, the chance that one of k samples is
-    right. unscored: answers that the verifier could not judge; they count as wrong."""
+    right. reward: mean score of the samples, each task alike; None where none was scored. unscored: answers that the
+    verifier could not judge; they count as wrong, and have no score."""
 
     greedy: Interval
     pass_at: Mapping[int, Interval]
+    reward: Interval | None
     tasks: int
     samples: int
     unscored: int
@@ -33,17 +36,33 @@ class Passes:
         """Estimates under the names of summary.json, and their intervals."""
         values: dict[str, Any] = {}
         named = {"greedy": self.greedy, **{f"pass_at_{k}": interval for k, interval in self.pass_at.items()}}
+        named |= {} if self.reward is None else {"reward": self.reward}
         for name, interval in named.items():
             values[name] = interval.estimate
             values[f"{name}_interval"] = [interval.low, interval.high]
         return {**values, "tasks": self.tasks, "samples": self.samples, "unscored": self.unscored}
 
 
+def pass_counts(samples: int) -> list[int]:
+    """The k of pass@k that so many samples are evaluated by."""
+    return sorted({1, 8, samples})
+
+
+def mean_score(scores: np.ndarray) -> Interval | None:
+    """Mean over tasks of a task's mean score. scores (tasks, samples), nan where unscored: such samples are left out,
+    and tasks that have no other; None if nothing is left."""
+    known = ~np.isnan(scores)
+    counts = known.sum(1)
+    totals = np.where(known, scores, 0.0).sum(1)
+    means = totals[counts > 0] / counts[counts > 0]
+    return spread_interval(means) if len(means) else None
+
+
 def passes(
     policy: Any, world: Any, engine: Any, seed: int, samples: int, temperature: float = 1.0, success: float = 1.0
 ) -> Passes:
-    """Evaluate on every task of a world: pass@1, pass@8 and pass@samples. Equal arguments give equal answers, whatever
-    happened before."""
+    """Evaluate on every task of a world: pass@1, pass@8, pass@samples and mean score. Equal arguments give equal
+    answers, whatever happened before."""
     scores, _ = _scores(policy, world, engine, seed, 1, 0.0)
     greedy = (scores[:, 0] >= success).sum()
     sampled, texts = _scores(policy, world, engine, seed, samples, temperature)
@@ -52,7 +71,8 @@ def passes(
     shown = [(*texts[i * samples], float(sampled[i, 0])) for i in range(min(5, world.size))]
     return Passes(
         greedy=proportion_interval(int(greedy), world.size),
-        pass_at={k: share_interval(pass_at_k(right, samples, k)) for k in sorted({1, 8, samples})},
+        pass_at={k: share_interval(pass_at_k(right, samples, k)) for k in pass_counts(samples)},
+        reward=mean_score(sampled),
         tasks=world.size,
         samples=samples,
         unscored=unscored,

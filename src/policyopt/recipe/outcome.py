@@ -129,8 +129,10 @@ def comparison(before: Evaluation, after: Evaluation) -> Table:
     for column in ("", "before", "after"):
         table.add_column(column)
     for name, measure in measures(after.measured).items():
-        values = (found.measured for found in (before, after))
-        table.add_row(measure.label, *(measure.shown(v[name], *v[f"{name}_interval"]) for v in values))
+        # One of them can lack a measure: a reward where no answer was scored.
+        values = [found.measured for found in (before, after)]
+        shown = [measure.shown(v[name], *v[f"{name}_interval"]) if name in v else "-" for v in values]
+        table.add_row(measure.label, *shown)
     return table
 
 
