@@ -28,6 +28,23 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class HeldOutSection(Section):
+    """What evaluations of every kind may say: besides before and after, `every` so many rounds of the run; the model of
+    the highest value so far of one measure is then kept in the run's folder `best`."""
+
+    every: int | None = Field(default=None, ge=1)  # rounds; None: not along the way
+    keep_best: str | None = None  # a measure of the evaluation; None: no model but the last is kept
+
+    @model_validator(mode="after")
+    def _best_of_some(self) -> HeldOutSection:
+        if self.every is None and self.keep_best is not None:
+            raise ValueError(
+                f"evaluation.keep_best={self.keep_best!r} chooses among evaluations along the way; give "
+                "evaluation.every, a number of rounds"
+            )
+        return self
+
+
 UNITS = ("tokens", "samples", "seconds")
 
 
@@ -133,13 +150,15 @@ class Recipe(Section):
     """A whole run. Every kind of policy has its own sections `policy`, `tasks` and `evaluation`.
 
     kind: its folder here. runs: the kind's name in `About.policies`, if that is another. marks: keys by section that
-    its recipes have. opens: a file that the folder of a model holds if no other kind opens it.
+    its recipes have. opens: a file that the folder of a model holds if no other kind opens it. files: where its
+    recipes name files and folders; see `policyopt.recipe.places`.
     """
 
     kind: ClassVar[str]
     runs: ClassVar[str] = ""
     opens: ClassVar[str] = ""
     marks: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    files: ClassVar[tuple[str, ...]] = ("policy.model", "models.*")
 
     name: str = Field(pattern=NAME)
     policy: Any

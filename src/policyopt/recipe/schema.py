@@ -16,6 +16,7 @@ from policyopt.recipe.control.sections import ControlRecipe
 from policyopt.recipe.denoising.sections import DenoisingRecipe
 from policyopt.recipe.diffusion.sections import DiffusionRecipe
 from policyopt.recipe.language.sections import LanguageRecipe
+from policyopt.recipe.places import anchor
 
 # Without a mark of another kind a recipe is the last one's.
 RECIPES: tuple[type[Recipe], ...] = (ControlRecipe, DiffusionRecipe, DenoisingRecipe, LanguageRecipe)
@@ -25,7 +26,8 @@ __all__ = ["Recipe", "RecipeError", "apply_change", "load_recipe", "make_recipe"
 
 
 def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file with `key=value` changes applied."""
+    """A recipe from a YAML file with `key=value` changes applied. Relative paths of a run's recipe are relative to the
+    folder that the run was started in, those of other recipes and of changes to the present one."""
     source = Path(path)
     if not source.is_file():
         raise RecipeError(f"there is no recipe {str(source)!r}; give the path of a YAML file")
@@ -35,6 +37,7 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{source} is {error}" if isinstance(error, PlainError) else str(error)) from error
     if not isinstance(data, dict):
         raise RecipeError(f"{source} must be a mapping with keys like {list(Recipe.model_fields)}")
+    anchor(data, source, RECIPES)
     return make_recipe(data, changes)
 
 

@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from policyopt.compose import Method, Program, Stage
 from policyopt.engines.choose import engine_for
+from policyopt.recipe.along import Best, as_metrics, saving, untouched
 from policyopt.recipe.branches import Branches, wearing
 from policyopt.recipe.budget import Budget, Ledger
 from policyopt.recipe.build import Built, build
 from policyopt.recipe.cluster import hand_over
 from policyopt.recipe.kinds import Evaluation
 from policyopt.recipe.outcome import Outcome, training_seconds
+from policyopt.recipe.places import check_there
 from policyopt.recipe.schema import Recipe, RecipeError, load_recipe, make_recipe
 from policyopt.recipe.stamps import Stamps
 from policyopt.report.objective_stamp import executed
 from policyopt.report.rollouts import Rollouts
 from policyopt.run import Run
 from policyopt.runtime.ahead import Ahead
-from policyopt.runtime.folder import RunFolder, RunFolderError
+from policyopt.runtime.folder import RunFolder
 from policyopt.runtime.invariants import Rules
 from policyopt.runtime.lock import alone
 from policyopt.runtime.memory import keep_freed
@@ -61,6 +62,10 @@ class Training:
             self.budget = Budget(allowed, built.program, self.ledger, display)
             built.program = self.budget.program
         self.branches = Branches(built, folder)
+        asked = built.recipe.evaluation
+        self._every: int | None = None if asked is None else asked.every
+        self._best = Best(folder, asked.keep_best, built.subject.save) if asked and asked.keep_best else None
+        self._found: tuple[int, Mapping[str, Any]] | None = None
         self.rollouts = Rollouts(built.recipe.samples.rows, built.recipe.samples.steps)
         self.session = Session(
             built.run,
@@ -74,6 +79,8 @@ class Training:
                 rows=self._alarming,
                 watch=watch_of(built),
                 trackers=built.recipe.trackers,
+                evaluated=None if self._every is None else self._evaluated,
+                saved=None if self._best is None else self._best.settle,
                 **kept,
             ),
             display=display,
@@ -114,6 +121,7 @@ class Training:
             opened.enter_context(alone(folder.path))
             recipe = load_recipe(folder.recipe, [] if trainers is None else [f"runtime.trainers={trainers}"])
             _check_trainers(recipe, together=trainers is not None)
+            check_there(recipe, folder)
             training = cls(opened.enter_context(build(recipe)), folder, display)
             training.stamps.accept = accept
             training.opened = opened.pop_all()
@@ -131,6 +139,8 @@ class Training:
 
     def rounds(self) -> Iterator[Round]:
         self.ledger.open(self.session.resume(), whole=self.budget is not None)
+        if self._best is not None:
+            self._best.settle(self.built.run.step)
         self._keep_budget()
         with contextlib.closing(self.ledger), self.ahead or contextlib.nullcontext():
             for done in self.session.rounds():
@@ -145,30 +155,26 @@ class Training:
     def _keep_budget(self) -> None:
         if self.budget is not None:
             self.budget.pace()
-            self.budget.evaluate(self.folder, self._measure)
+            self.budget.evaluate(self.folder, self._now)
 
     def finish(self) -> Outcome:
         """After the last round: evaluate, save the model, write the summary."""
-        before, after = self._before(), self._kept(self.folder.once("after", self._measure))
+        before, after = self._before(), self._kept(self.folder.once("after", self._now))
         if self.built.subject.film is not None:
             self.folder.once("episodes", self.built.subject.film)
         self._save_model()
         report = self.branches.report() if self.branches else {}
         seconds = training_seconds(self.folder)
         draw = self.built.subject.draw
-        outcome = Outcome(self.folder, before, after, seconds, self.built.recipe.seed, draw, report)
+        best = None if self._best is None else self._best.kept
+        outcome = Outcome(self.folder, before, after, seconds, self.built.recipe.seed, draw, report, best)
         outcome.write()
         return outcome
 
     def _save_model(self) -> None:
-        try:
+        with saving(self.folder, self.folder.model):
             self.built.subject.save(self.folder.model)
             self.branches.save()
-        except (OSError, SafetensorError) as error:
-            raise RunFolderError(
-                f"the model can not be saved in {self.folder.model}: {error}. It is safe in the last checkpoint: free "
-                f"some space or choose another disk, then {self.folder.resume}"
-            ) from error
 
     def _before(self) -> Evaluation | None:
         last = len(self.built.program.stages) - 1
@@ -193,8 +199,30 @@ class Training:
             return self._measure()
 
     def _measure(self) -> Mapping[str, Any]:
-        found = self.built.subject.measure()
+        with untouched():
+            found = self.built.subject.measure()
         return {} if found is None else asdict(found)
+
+    def _now(self) -> Mapping[str, Any]:
+        """The evaluation of the policy as the last round left it, made once however many ask for it."""
+        step = self.built.run.step
+        if self._found is None or self._found[0] != step:
+            self._found = step, self._measure()
+        return self._found[1]
+
+    def _evaluated(self, done: Round) -> Mapping[str, float]:
+        """The metrics of an evaluation along the way, if one is due."""
+        rounds = self.built.run.step
+        if self._every is None or rounds % self._every:
+            return {}
+        with self.ledger.aside():
+            found = self._now()
+            values = as_metrics(found["measured"])
+            if self._best is not None:
+                self._best.offer(rounds, values)
+        if found["remark"]:
+            log.warning("evaluation after %d rounds: %s", rounds, found["remark"])
+        return values
 
     def _samples(self, done: Round) -> Iterable[Mapping[str, Any]]:
         """A few rows for people, now and then, and of the last round of every stage."""

@@ -6,6 +6,8 @@ samples.jsonl   rows as text                        results/        what is comp
 cost.jsonl      what each round generated       alarms.jsonl    what looked wrong, with rows of the round
 checkpoints/    the state, to go on from            tensorboard/    event files
 model/          the trained policy                  summary.json, plot.png
+best/           the policy that was best along the way, if the recipe has it kept
+started_in.json  the folder that relative paths of the recipe start from
 models/         every named stage's policy and reward models; report.md compares them
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +53,8 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"the run folder {path} can not be made: {error}; choose another") from error
         write_atomic(folder.objective, objective)
+        here = os.getcwd()
+        write_json(folder.started_in, {"folder": here, "from_run": os.path.relpath(here, folder.path.resolve())})
         write_atomic(folder.recipe, recipe)  # last: a folder with a recipe is a run
         return folder
 
@@ -65,6 +70,10 @@ class RunFolder:
     @property
     def recipe(self) -> Path:
         return self.path / "recipe.yaml"
+
+    @property
+    def started_in(self) -> Path:
+        return self.path / "started_in.json"
 
     @property
     def objective(self) -> Path:
@@ -105,6 +114,10 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
 
     @property
     def models(self) -> Path:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
+from policyopt.recipe.base import HeldOutSection, Recipe, Section, changed, exactly_one, without_effect
 
 
 class Critic(Section):
@@ -94,7 +94,7 @@ class TasksSection(Section):
         return self
 
 
-class EvaluationSection(Section):
+class EvaluationSection(HeldOutSection):
     """Held-out episodes: return of the most likely actions and of sampled ones, before the last stage and after it."""
 
     episodes: int = Field(default=20, ge=2)
@@ -105,6 +105,7 @@ class ControlRecipe(Recipe):
     """A whole run of an agent."""
 
     kind: ClassVar[str] = "control"
+    files: ClassVar = (*Recipe.files, "tasks.minari", "tasks.recorded.policy", "tasks.segments")
     marks: ClassVar = {"tasks": ("gymnasium", "minari", "recorded", "segments"), "policy": ("control",)}
 
     policy: PolicySection

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
+from policyopt.recipe.base import HeldOutSection, Recipe, Section, changed, exactly_one, without_effect
 
 
 class ChainSection(Section):
@@ -87,7 +87,7 @@ class TasksSection(Section):
         return self
 
 
-class EvaluationSection(Section):
+class EvaluationSection(HeldOutSection):
     """Fresh samples: reward, variety and likeness to the data, before the last stage and after it."""
 
     samples: int = Field(default=1000, ge=2)
@@ -97,6 +97,7 @@ class DenoisingRecipe(Recipe):
     """A whole run of a denoiser."""
 
     kind: ClassVar[str] = "denoising"
+    files: ClassVar = (*Recipe.files, "tasks.pipeline")
     marks: ClassVar = {"tasks": ("points", "images", "pipeline"), "policy": ("denoising",)}
 
     policy: PolicySection

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from policyopt.policies.diffusion_policy import FOLDER
 from policyopt.recipe.base import Recipe, Section, changed, exactly_one, without_effect
-from policyopt.recipe.control.sections import EvaluationSection
+from policyopt.recipe.control.sections import ControlRecipe, EvaluationSection
 from policyopt.recipe.control.sections import TasksSection as Environment
 
 
@@ -51,6 +51,7 @@ class DiffusionRecipe(Recipe):
     """A whole run of a diffusion policy."""
 
     kind: ClassVar[str] = "diffusion"
+    files: ClassVar = ControlRecipe.files
     runs: ClassVar[str] = "denoising"
     opens: ClassVar[str] = FOLDER.spec
     marks: ClassVar = {"tasks": ("gymnasium", "minari", "recorded"), "policy": ("diffusion",)}

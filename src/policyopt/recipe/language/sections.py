@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from policyopt.recipe.base import Recipe, Section, exactly_one, without_effect
+from policyopt.recipe.base import HeldOutSection, Recipe, Section, exactly_one, without_effect
 from policyopt.recipe.language.ask_sections import AskSection
 
 GENERATED = 10_000  # tasks of a generator, if the recipe does not say
@@ -198,6 +198,7 @@ class TasksSection(Section):
     prompt: str | None = None  # template over {question} and metadata fields
     size: int = Field(default=GENERATED, ge=1)  # generated tasks
     limit: int = Field(default=256, ge=1)  # own tokens of an answer at most
+    overlong: Literal["refuse", "drop"] = "refuse"  # tasks that do not fit the model's positions
     verifier: str | None = None  # None: reasoning_gym for its tasks, else no reward
     verifier_options: dict[str, Any] = Field(default={})
     heads: dict[str, VerifierSection] = Field(default={})  # more rewards, by the names that a method weighs
@@ -232,8 +233,8 @@ class TasksSection(Section):
         return self
 
 
-class EvaluationSection(Section):
-    """Held-out tasks: greedy accuracy and pass@k, before the last stage and after it."""
+class EvaluationSection(HeldOutSection):
+    """Held-out tasks: greedy accuracy, pass@k and mean reward, before the last stage and after it."""
 
     tasks: int = Field(default=500, ge=1)
     samples: int = Field(default=16, ge=1)
@@ -252,6 +253,7 @@ class LanguageRecipe(Recipe):
     """A whole run of a language policy."""
 
     kind: ClassVar[str] = "language"
+    files: ClassVar = (*Recipe.files, "tasks.jsonl", "tasks.folder", "evaluation.jsonl")
 
     policy: PolicySection
     tasks: TasksSection
