@@ -141,7 +141,7 @@ def test_another_learning_rate_is_told_and_noted(tmp_path, caplog):
 )
 def test_other_tasks_policies_and_seeds_are_refused_as_well(tmp_path, before, after, told):
     folder = stopped(tmp_path)
-    tiny.jsonl(tmp_path / "more.jsonl", tiny.sums())
+    tiny.jsonl(tmp_path / "more.jsonl", tiny.sums(23))
     edit(folder, before, after)
     with pytest.raises(ChangedObjectiveError) as error, Training.resume(folder.path) as training:
         list(training.rounds())

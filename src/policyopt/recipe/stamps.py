@@ -10,13 +10,16 @@ from typing import Any
 from policyopt.compose import Stage
 from policyopt.evaluation.methods import UNUSED
 from policyopt.recipe.base import Recipe, RecipeError
+from policyopt.recipe.places import contents, without_paths
 from policyopt.report.objective_stamp import Change, changes, compare_runs, stamp
 from policyopt.runtime.folder import RunFolder, RunFolderError, read_json, write_json
 
 log = logging.getLogger("policyopt")
 
 SECTIONS = ("policy", "tasks", "judges", "models", "evaluation")
-HOW = {f"policy.{name}" for name in ("device", "engine", "reading", "native", "vllm")} | {"tasks.deadline"}
+HOW = {f"policy.{name}" for name in ("device", "engine", "reading", "native", "vllm")} | {
+    "tasks.deadline", "evaluation.every",
+}  # fmt: skip
 """Fields that say how or where something is computed, not what."""
 
 
@@ -25,10 +28,17 @@ class ChangedObjectiveError(RecipeError):
     go on with."""
 
 
-def surroundings(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says beside its methods, by place: tasks, rewards, models, seed, evaluation (JSON data)."""
+def surroundings(recipe: Recipe, held: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a recipe says beside its methods, by place: tasks, rewards, models, seed, evaluation (JSON data).
+
+    held: what its files hold (`places.contents`), which then counts instead of where they are; None: their paths count,
+    as in checkpoints of earlier versions.
+    """
     told = recipe.model_dump(mode="json")
     found = {"seed": told["seed"]}
+    if held is not None:
+        without_paths(told, held, type(recipe))
+        found |= {place: value for place, value in held.items() if place.startswith("stages.")}
     for name in SECTIONS:
         inside = told.get(name)
         found |= {f"{name}.{key}": value for key, value in inside.items()} if inside else {name: inside}
@@ -44,24 +54,27 @@ def other_surroundings(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
 class Stamps:
     """Of all stages of a run: `objective.json` in its folder, and in every checkpoint.
 
-    A checkpoint goes on only with the objective, the tasks, the models and the seed that it was made with, unless
-    `accept` says so; changes of how rows are
-    drawn and steps are taken, which users make on purpose (a learning rate, a number of epochs), are told and noted.
+    A checkpoint goes on only with the objective, the tasks, the models, the contents of their files and the seed that
+    it was made with, unless `accept` says so; changes of how rows are drawn and steps are taken, which users make on
+    purpose (a learning rate, a number of epochs), are told and noted.
     """
 
     def __init__(self, stages: Sequence[Stage], folder: RunFolder, recipe: Recipe | None = None):
         self.accept = False
-        self._said = {} if recipe is None else surroundings(recipe)
+        self._recipe, self._files = recipe, {} if recipe is None else contents(recipe)
+        self._said = {} if recipe is None else surroundings(recipe, self._files)
         self._folder, self._stages = folder, stages
         self._now = [stamp(stage.method) for stage in stages]
 
     @property
     def hooks(self) -> dict[str, Any]:
         """What a checkpoint is stamped with, and who is told when a run goes on from one; see `Hooks`."""
-        return {"stamp": {"stages": self._now, "recipe": self._said}, "restored": self._restored}
+        kept = {"stages": self._now, "recipe": self._said, "files": self._files}
+        return {"stamp": kept, "restored": self._restored}
 
     def write(self, changed: Sequence[Mapping[str, Any]] = ()) -> None:
-        write_json(self._folder.path / "objective.json", {"stages": self._now, "changed": list(changed)})
+        said = {"stages": self._now, "files": self._files, "changed": list(changed)}
+        write_json(self._folder.path / "objective.json", said)
 
     def _restored(self, step: int, kept: Mapping[str, Any]) -> None:
         """Stages that are over are of no account any more."""
@@ -71,19 +84,27 @@ class Stamps:
             if step < stage.start + stage.steps
             for change in changes(old, new)
         ]
-        others = [("recipe", change) for change in other_surroundings(kept.get("recipe", {}), self._said)]
+        others = [("recipe", change) for change in self._others(step, kept)]
         if not found and not others:
             return
         told = "; ".join(f"{method}: {change}" for method, change in (*others, *found))
         if (others or any(change.vital for _, change in found)) and not self.accept:
             raise ChangedObjectiveError(
                 f"the checkpoint of round {step} in {self._folder.path} was trained on another objective or other "
-                f"tasks than those it would go on with ({told}). Use the recipe and the version of policyopt that "
-                f"it was made with, or go on with the new ones: {self._folder.resume} --accept-objective"
+                f"tasks than those it would go on with ({told}). Use the recipe, its files and the version of "
+                f"policyopt that it was made with, or go on with the new ones: {self._folder.resume} --accept-objective"
             )
         log.warning("round %d goes on with what has changed since its checkpoint: %s", step, told)
         said = [{"round": step, "stage": method, **_plain(change)} for method, change in (*others, *found)]
         self.write([*_changed(self._folder.path), *said])
+
+    def _others(self, step: int, kept: Mapping[str, Any]) -> list[Change]:
+        now = self._said
+        if self._recipe is not None and "files" not in kept:
+            now = surroundings(self._recipe)
+        over = [f"stages.{n}." for n, stage in enumerate(self._stages) if step >= stage.start + stage.steps]
+        found = other_surroundings(kept.get("recipe", {}), now)
+        return [change for change in found if not change.slot.startswith(tuple(over))]
 
 
 def _plain(change: Change) -> dict[str, str]:
