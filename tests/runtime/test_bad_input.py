@@ -103,7 +103,7 @@ CHANGES = {
     "no device": ("policy.device=gpu", "policy.device='gpu'", "auto or cpu"),
     "no engine": ("policy.engine=vlm", "engine is one of", "'vlm'"),
     "no dtype": ("policy.dtype=float16", "policy.dtype", "'float16'"),
-    "long prompts": ("tasks.limit=90", "96 positions", "lower the limit", "The longest begins 'What is"),
+    "long prompts": ("tasks.limit=90", "96 positions", "lower the limit", "longest begins 'What is"),
     "no module for adapters": ("policy.lora.target_modules=[qq_proj]", "target_modules", "qq_proj"),
     "name of a folder": ("name=a/b", "name", "'a/b'"),
 }

@@ -108,19 +108,28 @@ class TokenWorld:
             raise WorldError(
                 f"prompt and answer together must fit the model's {self.positions} positions; {long} of {self.size} "
                 f"prompts leave no room for {self.limit} tokens (the longest has {max(lengths)}): "
-                "remove them, lower the limit or use a model with more positions. The longest begins "
-                f"{self.decode(max(prompts, key=len)[:64])[:60]!r}"
+                "remove them (tasks.overlong=drop does), lower the limit or use a model with more positions. The "
+                f"longest begins {self.decode(max(prompts, key=len)[:64])[:60]!r}"
             )
         over = sum(max(self._recorded_lengths(task), default=0) + 1 > self.positions for task in range(self.size))
         if over:
             raise WorldError(
                 f"prompt, recorded answer and EOS must fit the model's {self.positions} positions; {over} of "
-                f"{self.size} tasks do not: remove them or use a model with more positions"
+                f"{self.size} tasks do not: remove them (tasks.overlong=drop does) or use a model with more positions"
             )
+
+    def longest_prompt(self, task: int) -> list[int]:
+        """Of a task: its prompt, or the longest of its contexts."""
+        return max((self.prompts[task], *(prompts[task] for prompts in self.contexts.values())), key=len)
+
+    def fits(self, task: int, positions: int) -> bool:
+        """Whether a task's prompt leaves room for an answer, and for each of its recorded answers with EOS."""
+        own = max(self._recorded_lengths(task), default=0) + 1
+        return max(own, len(self.longest_prompt(task)) + self.limit) <= positions
 
     def _recorded_lengths(self, task: int) -> list[int]:
         """Of the prompt, or the longest of a task's contexts, and each recorded answer of a task together."""
-        prompt = max((self.prompts[task], *(prompts[task] for prompts in self.contexts.values())), key=len)
+        prompt = self.longest_prompt(task)
         found = [] if self.recorded_answers is None else [len(prompt) + len(self.recorded_answers[task])]
         if self.pairs is not None:
             held = self.pairs[task]

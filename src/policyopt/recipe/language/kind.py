@@ -40,7 +40,14 @@ from policyopt.recipe.language.sections import (
     PolicySection,
     TasksSection,
 )
-from policyopt.recipe.language.tasks import close_world, held_out_entries, make_world, training_entries, verifier_name
+from policyopt.recipe.language.tasks import (
+    close_world,
+    fitting,
+    held_out_entries,
+    make_world,
+    training_entries,
+    verifier_name,
+)
 from policyopt.reward.parts import Verified
 from policyopt.seen import comparing
 from policyopt.types import REFERENCE_ANSWER, Batch
@@ -159,7 +166,7 @@ class LanguageKind:
         positions = min((limit for limit in held if limit is not None), default=None)
 
         def world_of(section: TasksSection, found: Sequence[Entry]) -> TokenWorld:
-            world = make_world(section, found, tokenizer, positions)
+            world = make_world(section, fitting(section, found, tokenizer, positions), tokenizer, positions)
             opened.callback(close_world, world)
             return world
 
@@ -193,7 +200,8 @@ class LanguageKind:
             raise RecipeError("evaluation needs a verifier; set tasks.verifier in the recipe")
         device = choose_device("auto")
         policy, tokenizer = load_language(model).to(device), load_tokenizer(model)
-        world = make_world(section, held_out_entries(section, evaluation), tokenizer, policy.positions)
+        entries = fitting(section, held_out_entries(section, evaluation), tokenizer, policy.positions)
+        world = make_world(section, entries, tokenizer, policy.positions)
         try:
             return measured(policy, world, engine_for(policy, world), evaluation)
         finally:

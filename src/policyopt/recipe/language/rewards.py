@@ -26,7 +26,14 @@ from policyopt.recipe.base import RecipeError, problems
 from policyopt.recipe.kinds import EVALUATION_SEED, choose_device
 from policyopt.recipe.language.judges import judges_of
 from policyopt.recipe.language.sections import EvaluationSection, JudgeSection, LanguageRecipe
-from policyopt.recipe.language.tasks import beside_answers, close_world, held_out_entries, make_world, verifier_name
+from policyopt.recipe.language.tasks import (
+    beside_answers,
+    close_world,
+    fitting,
+    held_out_entries,
+    make_world,
+    verifier_name,
+)
 from policyopt.worlds.prompts import token_world
 from policyopt.worlds.reward_bench import Item
 from policyopt.worlds.tasks import Entry
@@ -194,7 +201,7 @@ def against_gold(
     device = choose_device("auto")
     start, tokenizer = load_language(policy).to(device), load_tokenizer(policy)
     tasks = recipe.tasks.model_copy(update={"reference_answer": scorer.template})
-    entries = held_out_entries(tasks, section)
+    entries = fitting(tasks, held_out_entries(tasks, section), tokenizer, start.positions)
     world = make_world(tasks, entries, tokenizer, start.positions)
     try:
         engine = engine_for(start, world)

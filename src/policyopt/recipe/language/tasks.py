@@ -141,6 +141,30 @@ def verifier_name(tasks: TasksSection) -> str | None:
     return tasks.verifier or ("reasoning_gym" if tasks.reasoning_gym is not None else None)
 
 
+def fitting(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> Sequence[Entry]:
+    """The entries, without those that do not fit a model's positions where the recipe has them dropped. RecipeError:
+    none is left."""
+    if tasks.overlong == "refuse" or positions is None:
+        return entries
+    world = token_world(entries, tokenizer, tasks.limit)
+    world = beside_answers(world, tasks.reference_answer, entries, tokenizer)
+    long = [task for task in range(world.size) if not world.fits(task, positions)]
+    if not long:
+        return entries
+    most = max(len(world.longest_prompt(task)) for task in long)
+    said = (
+        f"{len(long)} of {len(entries)} tasks do not fit the model's {positions} positions with {tasks.limit} tokens "
+        f"of an answer or their recorded ones (the longest prompt of them has {most} tokens)"
+    )
+    if len(long) == len(entries):
+        raise RecipeError(
+            f"tasks.overlong=drop leaves no task: {said}; lower tasks.limit or use a model with more positions"
+        )
+    log.warning("tasks.overlong=drop: %s and are left out", said)
+    without = set(long)
+    return [entry for task, entry in enumerate(entries) if task not in without]
+
+
 def make_world(tasks: TasksSection, entries: Sequence[Entry], tokenizer: Any, positions: int | None) -> TokenWorld:
     """The world of some entries, with a judge if the recipe names a verifier. To be closed: see `close_world`."""
     name = verifier_name(tasks)
