@@ -14,6 +14,7 @@ from policyopt.compose import Given, Method, Program, Stage
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.hindsight import Landmark
+from policyopt.recipe.along import check_evaluation
 from policyopt.recipe.base import Recipe, RecipeError, Section, StageSection, problems
 from policyopt.recipe.kinds import Subject, kind_of
 from policyopt.run import Run
@@ -55,6 +56,7 @@ def build(recipe: Recipe) -> Built:
     names = {key: "world" if index == 0 else f"tasks {index}" for index, key in enumerate(different)}
     with ExitStack() as opened:
         subject = kind_of(recipe).build(recipe, methods, list(different.values()), opened)
+        check_evaluation(recipe, subject)
         worlds = dict(zip(names.values(), subject.worlds, strict=True))
         stages = []
         for method, stage, section in zip(methods, recipe.stages, sections, strict=True):

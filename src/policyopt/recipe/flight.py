@@ -119,7 +119,8 @@ def _tasks(built: Built) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 # -- what it will cost -------------------------------------------------------------------------------------------------
 def _evaluation(built: Built, legs: Sequence[Leg]) -> float:
-    """Seconds of the evaluations before and after the last stage, for answers that cost what the sampled ones did."""
+    """Seconds of the evaluations before and after the last stage and along the way, for answers that cost what the
+    sampled ones did."""
     costs = [leg.cost for leg in legs if leg.cost is not None and leg.samples]
     if built.recipe.kind != "language" or not costs:
         return 0.0
@@ -127,7 +128,9 @@ def _evaluation(built: Built, legs: Sequence[Leg]) -> float:
     if subject.held_out is None or subject.evaluation is None or subject.held_out.judge is None:
         return 0.0
     rows = subject.held_out.size * (1 + subject.evaluation.samples)
-    return 2 * rows * costs[-1].gather / max(1.0, costs[-1].rows)
+    every = subject.evaluation.every
+    times = 2 if every is None else 2 + sum(stage.steps for stage in built.recipe.stages) // every
+    return times * rows * costs[-1].gather / max(1.0, costs[-1].rows)
 
 
 def _memory() -> int | None:

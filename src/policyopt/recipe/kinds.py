@@ -64,6 +64,11 @@ class Subject(ABC):
     def measure(self) -> Evaluation | None:
         """Equal for equal weights, whatever happened before. None: there is nothing to measure on."""
 
+    @property
+    @abstractmethod
+    def measured(self) -> Sequence[str]:
+        """The measures that `measure` has; none where there is nothing to measure on."""
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """A folder that `policy.model` opens."""

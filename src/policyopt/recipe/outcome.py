@@ -58,7 +58,8 @@ def _order(name: str) -> tuple[int, int]:
 @dataclass(frozen=True)
 class Outcome:
     """before, after: None where there was no evaluation. seconds: training alone. draw: adds to the plot what only
-    this kind of policy can show. branches: see `report.branches`; empty in a run of one policy."""
+    this kind of policy can show. branches: see `report.branches`; empty in a run of one policy. best: what the folder
+    `best` holds (`recipe.along.Best`), if one was kept."""
 
     folder: RunFolder
     before: Evaluation | None
@@ -67,6 +68,7 @@ class Outcome:
     seed: int
     draw: Callable[[Any], None] | None = None
     branches: Mapping[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: RunFolder) -> Outcome:
@@ -77,7 +79,9 @@ class Outcome:
         try:
             found = Evaluation(**after) if after else None
             before = Evaluation(found.over, kept["before"]) if found and kept["before"] else None
-            return cls(folder, before, found, float(kept["seconds"]), int(kept["seed"]), branches=report)
+            return cls(
+                folder, before, found, float(kept["seconds"]), int(kept["seed"]), branches=report, best=kept.get("best")
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"{folder.summary} and what lies in {folder.results} do not hold what a finished run leaves: "
@@ -89,7 +93,8 @@ class Outcome:
         measured = {name: found and found.measured for name, found in (("before", self.before), ("after", self.after))}
         with writing(self.folder.plot):
             plot(self.folder, measured["before"], measured["after"], self.draw)
-        write_json(self.folder.summary, {**measured, "seconds": self.seconds, "seed": self.seed})
+        best = {} if self.best is None else {"best": dict(self.best)}
+        write_json(self.folder.summary, {**measured, **best, "seconds": self.seconds, "seed": self.seed})
 
     def show(self, console: Console) -> None:
         """The table, the sampled answers and where everything is."""
@@ -107,10 +112,14 @@ class Outcome:
             for line in sentences(self.branches):
                 console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         console.print(f"Trained in {self.seconds:.1f} s (seed {self.seed})")
+        if self.best:
+            found = self.best
+            console.print(f"Best {found['measure']}: {found['value']:.6g}, after {found['round']} rounds")
         for label, path in (
             ("run folder", self.folder.path),
             ("plot", self.folder.plot),
             ("saved model", self.folder.model),
+            *([("best model", self.folder.best)] if self.best else []),
             *([("report", self.folder.report)] if self.branches else []),
         ):
             console.print(f"{label:12s} {path}", markup=False, highlight=False, soft_wrap=True)

@@ -26,6 +26,7 @@ SHOWN = {
     "loss": ("loss/likelihood", "loss/preference", "loss/distillation", "loss/matching"),
     "KL": ("kl/kl", "reference_kl", "policy/kl_old"),
     "entropy": ("entropy",),
+    "held-out": ("eval/reward", "eval/return_sampled", "eval/preference_accuracy", "eval/near_data"),
 }
 
 
@@ -77,6 +78,7 @@ class Bar:
         )
         self._task: TaskID | None = None
         self._stage = self._last = self._spent = ""
+        self._held_out: Mapping[str, float] = {}
 
     def begin(self, done: int, total: int) -> None:
         self._task = self._progress.add_task("starting", total=total, completed=done, shown="")
@@ -90,6 +92,7 @@ class Bar:
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         if self._task is None:
             raise RuntimeError("Bar.begin comes before Bar.round")
+        metrics = self._held_out = with_last(self._held_out, metrics)
         if self._stage and stage != self._stage:
             self._progress.console.print(f"{self._stage} done  {self._last}", highlight=False)
         self._stage, self._last = stage, _joined(self._spent, summary(metrics, timing))
@@ -107,6 +110,7 @@ class Lines:
         self._done = self._total = self._first = 0
         self._began = self._shown = 0.0
         self._stage = self._spent = ""
+        self._held_out: Mapping[str, float] = {}
 
     def begin(self, done: int, total: int) -> None:
         self._done = self._first = done
@@ -117,6 +121,7 @@ class Lines:
 
     def round(self, stage: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         self._done += 1
+        metrics = self._held_out = with_last(self._held_out, metrics)
         now = time.monotonic()
         due = now - self._shown >= self._seconds
         if due or stage != self._stage or self._done == self._total:
@@ -139,6 +144,11 @@ def progress(console: Console | None = None) -> Display:
 
 def _joined(*told: str) -> str:
     return "  ".join(filter(None, told))
+
+
+def with_last(before: Mapping[str, float], metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """The metrics of a round, and the last evaluation of the rounds before it where it has none of its own."""
+    return {**{name: value for name, value in before.items() if name.startswith("eval/")}, **metrics}
 
 
 def summary(metrics: Mapping[str, float], timing: Mapping[str, float]) -> str:

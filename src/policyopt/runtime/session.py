@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from policyopt.compose import CompositionError, Program, Stage
@@ -31,13 +31,14 @@ class Hooks:
     stage_start(index, run): before the first round of a stage; its JSON result is kept in `results/stage-INDEX.json`.
     A resumed run does not call it again, unless the run was stopped inside it.
     samples(round): records to add to samples.jsonl, a function of the round alone.
+    evaluated(round): further metrics of a round, measured of the models as it leaves them (`run.step` is the next one).
     counted(step, round): after every round and before any checkpoint of what follows it: what it writes down of round
     `step` is there whenever a resumed run does not train that round again.
     watch: invariants and alarms (None: with the usual rules); what they say is kept in alarms.jsonl.
     rows(step, batch): some rows of round `step` for people, kept beside an alarm.
     trackers: who is told the metrics of every round (`runtime.trackers`).
     stamp: JSON data kept with every checkpoint. restored(step, stamp): before a run goes on from a checkpoint, with
-    what that was stamped with; may refuse by raising.
+    what that was stamped with; may refuse by raising. saved(step): there is a checkpoint of so many rounds.
     """
 
     stage_start: Callable[[int, Run], Mapping[str, Any]] | None = None
@@ -48,6 +49,8 @@ class Hooks:
     trackers: Sequence[str] = ()
     stamp: Mapping[str, Any] | None = None
     restored: Callable[[int, Mapping[str, Any]], None] | None = None
+    evaluated: Callable[[Round], Mapping[str, float]] | None = None
+    saved: Callable[[int], None] | None = None
 
 
 class Session:
@@ -148,9 +151,8 @@ class Session:
             self._start_stage(index, stage)
             if stop.requested:
                 break
-            began = time.perf_counter()
-            done = self._round(loop, stage)
-            self._record(record, index, done, time.perf_counter() - began)
+            done, seconds = self._round(loop, stage)
+            self._record(record, index, done, seconds)
             if self.run.step % self.checkpoint_every == 0 or self.run.step == stage.start + stage.steps:
                 self._checkpoint(record)
             yield done
@@ -166,8 +168,10 @@ class Session:
         if hook is not None and self.run.step == stage.start:
             self.folder.once(f"stage-{index}", lambda: hook(index, self.run))
 
-    def _round(self, loop: Iterator[Round], stage: Stage) -> Round:
-        """One round; if it fails, the state before it goes to disk, because a failed round may have changed some."""
+    def _round(self, loop: Iterator[Round], stage: Stage) -> tuple[Round, float]:
+        """One round, evaluated, and its seconds without that; if it fails, the state before it goes to disk, because a
+        failed round may have changed some."""
+        began = time.perf_counter()
         safe = self._saved == self.run.step
         before = copy.deepcopy(self._state()) if self._snapshot and not safe else None
         step = self.run.step
@@ -175,7 +179,10 @@ class Session:
             self.begin()
             done = next(loop)
             self.watch.after(self.run, stage, done)
-            return done
+            seconds = time.perf_counter() - began
+            if self.hooks.evaluated is not None:
+                done = replace(done, metrics={**done.metrics, **self.hooks.evaluated(done)})
+            return done, seconds
         except Exception as error:
             if before is not None:
                 self._write(step, before)
@@ -202,6 +209,8 @@ class Session:
             self._alarms.sync()
             self._write(self.run.step, self._state())
             self._saved = self.run.step
+            if self.hooks.saved is not None:
+                self.hooks.saved(self.run.step)
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
         self.store.write(step, state if self.hooks.stamp is None else {**state, "stamp": dict(self.hooks.stamp)})

@@ -83,6 +83,8 @@ def _fork(base: RunFolder, folder: RunFolder, stage: int) -> None:
     ):
         if source.is_file():
             write_atomic(target, source.read_bytes())
+    if base.best.is_dir() and not folder.best.exists():
+        shutil.copytree(base.best, folder.best)
     store = base.store()
     last = store.steps()[-1]
     write_atomic(folder.store().path(last), store.path(last).read_bytes())

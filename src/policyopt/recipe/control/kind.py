@@ -77,6 +77,10 @@ class ControlSubject(RecordedSubject):
             return None
         return measured(self.policy, self.held_out, self.evaluation.episodes)
 
+    @property
+    def measured(self) -> Sequence[str]:
+        return () if self.evaluation is None else ("return_greedy", "return_sampled")
+
     def save(self, folder: Path) -> None:
         save_control(self.policy, folder)
 

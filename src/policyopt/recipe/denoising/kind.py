@@ -57,6 +57,13 @@ class DenoisingSubject(RecordedSubject):
             return None
         return measured(self.policy, self.held_out, self.engine, self.evaluation.samples, self.found)
 
+    @property
+    def measured(self) -> Sequence[str]:
+        if self.evaluation is None:
+            return ()
+        data = self.found is not None and self.found.data() is not None
+        return (*(() if self.held_out.reward is None else ("reward",)), *(("modes", "near_data") if data else ()))
+
     def save(self, folder: Path) -> None:
         self.made.save(folder)
 

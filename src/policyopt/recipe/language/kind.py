@@ -17,7 +17,7 @@ from policyopt.engines.choose import engine_for
 from policyopt.engines.native import Decoding
 from policyopt.engines.vllm_model import VllmOptions
 from policyopt.evaluation.pairs import agreement
-from policyopt.evaluation.passes import passes
+from policyopt.evaluation.passes import pass_counts, passes
 from policyopt.evaluation.rewarded import on_pairs, rewarded
 from policyopt.policies.checkpoint import Lora, check_pair, load_language, new_language, save_language, with_lora
 from policyopt.policies.classifiers import Classifier
@@ -88,6 +88,14 @@ class LanguageSubject(Subject):
         if self.held_out is None or self.evaluation is None:
             return None
         return measured(self.policy, self.held_out, self.engine, self.evaluation)
+
+    @property
+    def measured(self) -> Sequence[str]:
+        if self.held_out is None or self.evaluation is None:
+            return ()
+        if self.held_out.judge is None:
+            return ("preference_accuracy",)
+        return ("greedy", "reward", *(f"pass_at_{k}" for k in pass_counts(self.evaluation.samples)))
 
     def save(self, folder: Path) -> None:
         policy = self.policy
