@@ -51,7 +51,10 @@ class SeenBatch:
         wanted = self._declared(role)
         with contextlib.nullcontext() if wanted.grad else torch.no_grad():
             model: Any = self.ctx.models[wanted.model]
-            return model.score(self.batch, wanted.context, full=wanted.full)
+            scores = model.score(self.batch, wanted.context, full=wanted.full)
+        if wanted.grad and torch.is_grad_enabled() and not scores.exact:
+            _check_trainable(wanted.model, scores, self.batch)
+        return scores
 
     def at(self, role: str, *, following: bool = False) -> Distribution:
         """Distributions (B, T) of a role's model at the state before each step, or at the state that follows it;
@@ -139,6 +142,18 @@ class SeenBatch:
         if role == "policy":
             return POLICY_ROLE
         raise CompositionError(f"no role {role!r} is declared; this method has {sorted(roles)}")
+
+
+def _check_trainable(model: str, scores: Scores, batch: Batch) -> None:
+    """CompositionError: log-probabilities without gradient, or of no distribution, would train nothing and say so
+    nowhere."""
+    if scores.logp.requires_grad and not bool(scores.logp[batch.trained].isnan().any()):
+        return
+    lacks = "no density (deterministic)" if scores.logp.requires_grad else "no gradient (action values)"
+    raise CompositionError(
+        f"this method trains the log-probabilities of {model!r}, which have {lacks}; use another head, or a method "
+        "that reads none of them: td3, td3_bc or bc_squared for head=deterministic, dqn for head=q"
+    )
 
 
 def asked(world: Any, ability: str, what: str) -> Any:

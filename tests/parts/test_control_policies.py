@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from control_policies import BODIES, BOX, FLAT, PIXELS, SPACES, actor, observed, rollout, stirred
-from policyopt.compose import CompositionError
+from policyopt.compose import CompositionError, Loss, Term
+from policyopt.objective.supervised import NegativeLogLikelihood
+from policyopt.objective.surrogates import PolicyGradient
+from policyopt.objective.weighted import AdvantageWeighted
 from policyopt.ops.random import uniforms
 from policyopt.policies.bodies import CNN, GAIN, MLP, NATURE, SMALL, Recurrent
 from policyopt.policies.continuous_heads import GaussianHead, SquashedHead
@@ -25,7 +28,9 @@ from policyopt.policies.heads import HEADS
 from policyopt.policies.normaliser import Normaliser
 from policyopt.policies.spaces import Box, Discrete, actions_of, observations_of
 from policyopt.types import Batch, Tasks, empty_batch
-from support import close, numbers, widened
+from policyopt.update.averaging import TokenMean
+from policyopt.update.gradient import losses
+from support import close, context, method, numbers, widened
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -157,6 +162,18 @@ def test_exploration_is_read_from_the_rows_and_is_none_without() -> None:
         off = (point.taken(rows) - point.at(rows).mode().detach())[rows.own]
         assert float(off.std()) == pytest.approx(level, abs=0.1)
     assert float(q.score(rollout(q, exploration=None)).logp.detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(("head", "lacks"), [("q", "no gradient"), ("deterministic", "no density")])
+@pytest.mark.parametrize("loss", [NegativeLogLikelihood(), PolicyGradient(), AdvantageWeighted()])
+def test_log_probabilities_that_can_not_be_trained_are_refused(head: str, lacks: str, loss: Loss) -> None:
+    """Their loss is nan or infinite and its gradient 0: nothing would be learned, and no error be seen."""
+    policy = actor(head)
+    batch = rollout(policy, exploration=None)
+    batch = batch.with_steps({"advantage": torch.ones_like(batch.step["reward"])})
+    ctx = context(method(Term("policy", loss, TokenMean())), {"policy": policy})
+    with pytest.raises(CompositionError, match=lacks):
+        list(losses(ctx, batch, ctx.stage.terms))
 
 
 def test_other_contexts_are_refused() -> None:
