@@ -13,6 +13,7 @@ import torch
 from jinja2 import TemplateError
 
 from policyopt.worlds.compared import Ranked
+from policyopt.worlds.once import warn_once
 from policyopt.worlds.tasks import Candidate, Entry
 from policyopt.worlds.tokens import Judge, Judgments, TokenWorld, WorldError
 
@@ -98,6 +99,20 @@ def _rewritten(entry: Entry, template: str, words: str) -> Entry:
     *before, last = entry.messages
     content = template.format(prompt=last["content"], value=words)
     return replace(entry, messages=(*before, {**last, "content": content}))
+
+
+def _tell_of_alike(entries: Sequence[Entry], prompts: Sequence[list[int]], tokenizer: Any) -> None:
+    """Conversations of different messages that the chat template writes in the same tokens: it ignores what they
+    say."""
+    first: dict[tuple[int, ...], str] = {}
+    chats = [(entry, prompt) for entry, prompt in zip(entries, prompts, strict=True) if entry.messages is not None]
+    alike = [prompt for entry, prompt in chats if first.setdefault(tuple(prompt), entry.key) != entry.key]
+    if alike:
+        warn_once(
+            f"the tokenizer's chat template ignores messages: {len(alike)} of {len(chats)} conversations are written "
+            f"like one of other messages, such as {tokenizer.decode(alike[0])[-120:]!r}; mend the template, or use the "
+            "tokenizer that belongs to the model"
+        )
 
 
 def _conversation(entry: Entry, tokenizer: Any) -> list[int]:
@@ -296,6 +311,7 @@ def token_world(
     preferences and no demonstrations, the best answers are demonstrations. instructions: words for what tasks may
     additionally be told."""
     prompts = render_prompts(entries, tokenizer)
+    _tell_of_alike(entries, prompts, tokenizer)
     shown = [entry.demonstration for entry in entries if entry.demonstration is not None]
     _all_or_none("a demonstration", len(shown), len(entries))
     demonstrations = recorded_answers(entries, prompts, shown, tokenizer) if shown else []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from policyopt.plain import PlainError, from_json
+from policyopt.worlds.once import warn_once
 from policyopt.worlds.preference_records import Columns
 from policyopt.worlds.records import entry_from_record
 from policyopt.worlds.tasks import Entry, SourceError, nearest
@@ -202,7 +203,33 @@ def folder_entries(path: str | Path, split: str | None = None, columns: Columns 
 
 
 def _entries(rows: Iterable[tuple[str, object]], source: Path, columns: Columns | None) -> list[Entry]:
-    return collected(rows, lambda record: entry_from_record(record, columns), source)
+    places: list[str] = []
+
+    def placed() -> Iterator[tuple[str, object]]:
+        for place, record in rows:
+            places.append(place)
+            yield place, record
+
+    found = collected(placed(), lambda record: entry_from_record(record, columns), source)
+    _tell_of_pairs(found, places)
+    return found
+
+
+def _tell_of_pairs(entries: Sequence[Entry], places: Sequence[str]) -> None:
+    """Pairs whose texts are equal, so that they prefer nothing, or empty."""
+    placed = zip(entries, places, strict=True)
+    pairs = [(entry.candidates, place) for entry, place in placed if len(entry.candidates) == 2]
+    equal = [place for (one, other), place in pairs if (one.start, one.text) == (other.start, other.text)]
+    empty = [place for several, place in pairs if not all(candidate.text.strip() for candidate in several)]
+    for what, found in (
+        ("equal texts in 'chosen' and 'rejected'", equal),
+        ("an empty text in 'chosen' or 'rejected'", empty),
+    ):
+        if found:
+            warn_once(
+                f"{len(found)} of {len(pairs)} preference pairs have {what}, the first in {found[0]}; remove what is "
+                "no preference (policyopt data stats says more)"
+            )
 
 
 def collected(
