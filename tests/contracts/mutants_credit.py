@@ -16,6 +16,7 @@ from policyopt.objective.value import SquaredValueError
 from policyopt.ops import groups, masked, sequences
 from policyopt.reward.parts import OverlongPenalty, ReferencePenalty, overlong_penalty
 from policyopt.sampling.samplers import DynamicSampling
+from policyopt.types import Finish
 from policyopt.update import gradient
 from policyopt.update.averaging import SequenceSum
 
@@ -29,6 +30,24 @@ from policyopt.update.averaging import SequenceSum
 def value_index_off_by_one(patch: Patch) -> None:
     original = sequences.generalised_advantage
     patch.function(original, lambda r, v, after, m, gamma, lam: original(r, v.roll(1, 1), after, m, gamma, lam))
+
+
+@mutant("test_recordings::test_trap_51_recorded_transitions_are_credited_with_what_follows", traps=(51,))
+def rows_that_go_on_are_worth_nothing_after_their_last_step(patch: Patch) -> None:
+    right = returns.GeneralisedAdvantage.beyond
+
+    def wrong(self, batch, values):
+        return torch.where(batch.row["finish"] == Finish.RUNNING, 0.0, right(self, batch, values))
+
+    patch.method(returns.GeneralisedAdvantage, "beyond", wrong)
+
+
+@mutant("test_credit::test_equal_rewards_are_worth_exactly_nothing")
+def equal_rewards_differ_from_their_rounded_mean(patch: Patch) -> None:
+    def wrong(x, ids, valid):
+        return torch.where(valid, x - groups.group_mean(x, ids, valid), 0.0)
+
+    patch.function(groups.group_centred, wrong)
 
 
 @mutant(f"{RETURNS}::test_trap_54_gae_closed_forms", traps=(54,))
