@@ -4,6 +4,7 @@ import io
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,34 @@ def test_global_random_numbers_go_on_as_before():
     with untouched():
         draws(), draws()
     assert draws() == expected
+
+
+def test_what_evaluating_draws_from_global_random_numbers_is_not_missed_by_training(tmp_path, monkeypatch):
+    with Training.start(recipe("control", tmp_path, every=1)) as training:
+        drawn, subject = [], training.built.subject
+        measure = subject.measure
+
+        def drawing():
+            drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+            return measure()
+
+        rounds = training.rounds()
+        next(rounds)
+        monkeypatch.setattr(subject, "measure", drawing)
+        # The next round's evaluation sees what a run without it would see behind the round.
+        evaluated, states = training.session.hooks.evaluated, []
+
+        def watched(done):
+            states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))
+            found = evaluated(done)
+            states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))
+            return found
+
+        training.session.hooks = replace(training.session.hooks, evaluated=watched)
+        assert "eval/return_sampled" in next(rounds).metrics
+        rounds.close()
+    assert len(drawn) == 1
+    assert states[0] == states[1]
 
 
 def test_the_last_evaluation_stays_in_the_line_of_progress():
