@@ -286,11 +286,13 @@ def test_transformers_and_text_conditions():
     assert network.conditions.features == 6
 
 
-def test_latent_pipelines_decode(tmp_path):
+@pytest.mark.parametrize("shift", [None, 0.3])
+def test_latent_pipelines_decode(tmp_path, shift):
     torch.manual_seed(0)
     vae = diffusers.AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=2, block_out_channels=(4, 8), norm_num_groups=2,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.5,
+        shift_factor=shift,
     )  # fmt: skip
     model = unet(channels=2)
     folder = tmp_path / "latent"
@@ -304,7 +306,7 @@ def test_latent_pipelines_decode(tmp_path):
     pipeline = load_pipeline(folder)
     latents = torch.randn(2, 128)
     with torch.no_grad():
-        close(pipeline.decode(latents), vae.decode(latents.view(2, 2, 8, 8) / 0.5).sample, 1e-5)
+        close(pipeline.decode(latents), vae.decode(latents.view(2, 2, 8, 8) / 0.5 + (shift or 0)).sample, 1e-5)
     written = save_pipeline(pipeline, pipeline.policy(3), tmp_path / "again")
     close(load_pipeline(written).decode(latents), pipeline.decode(latents), 1e-6)
 

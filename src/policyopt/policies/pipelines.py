@@ -198,8 +198,9 @@ class Pipeline:
         images = latents.unflatten(1, self.network.shape)
         if self.vae is None:
             return images
+        config = self.vae.config
         with torch.no_grad():
-            return self.vae.decode(images / self.vae.config.scaling_factor).sample
+            return self.vae.decode(images / config.scaling_factor + (config.get("shift_factor") or 0.0)).sample
 
 
 def load_pipeline(folder: str | Path, unconditional: int | None = None) -> Pipeline:
