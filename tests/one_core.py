@@ -211,6 +211,10 @@ class Recorded:
         """Between 0.1 and 1, by place and by how the row was sampled."""
         return 0.1 + 0.9 * ((torch.arange(batch.steps) + mark(batch)[:, None]) % 4) / 3
 
+    def judge_again(self, batch: Batch) -> Tensor:
+        """Of another mind at some places."""
+        return self.judge_steps(batch).roll(1, 1)
+
     def diversity(self, batch: Batch, ids: Tensor) -> Tensor:
         """Of sets of rows: how many lengths they have."""
         return torch.stack([batch.lengths[ids == one].unique().numel() / (ids == one).sum() for one in ids])

@@ -71,7 +71,7 @@ def no_bootstrap_after_truncation(patch: Patch) -> None:
 @mutant(f"{SEQUENCES}::test_trap_35_bootstrap_only_where_a_limit_ended_the_row", traps=(35,))
 def termination_taken_for_truncation(patch: Patch) -> None:
     class Confused:
-        TRUNCATED = 1
+        STOPPED = -1  # no row
 
     patch.monkeypatch.setattr(returns, "Finish", Confused)
 
