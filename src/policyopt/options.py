@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from policyopt.compose import AXES, CompositionError, Given, Method, Part, Term
+from policyopt.wording import rule
 
 ROOTS = (*AXES, "before", "after")
 _TERM_FIXED = {"name", "mask", "trains", "couples"}
@@ -255,8 +256,7 @@ def _convert(option: Option, value: Any) -> Any:
     try:
         found = adapter.validate_python(value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: {reason}") from error
+        raise OptionError(f"{option.key} of {option.owner} {rule(error.errors()[0])}, not {value!r}") from error
     # pydantic reads "nan" as a number, and no comparison of a part would refuse it.
     if isinstance(found, float) and math.isnan(found):
         raise OptionError(f"{option.key} of {option.owner} must be a number, got {value!r}, which is none")

@@ -63,7 +63,11 @@ CHANGES = {
     "a short name": ("lr=1", "unknown key 'lr'", "did you mean 'update.learning_rate'"),
     "no list": ("trackers=wandb", "trackers takes a list, such as [wandb]", "got 'wandb'"),
     "no section": ("policy.lora=true", "policy.lora is a section with the keys ['rank'", "got True"),
-    "a number that YAML calls a text": ("steps=1e9", "stages.0.steps", "integer", "'1e9'"),
+    "a number that YAML calls a text": ("steps=15e-1", "stages.0.steps", "integer", "1.0e+9", "'15e-1'"),
+    "no stage": ("stages=[]", "stages needs at least 1 item and has 0", "add", "got []"),
+    "a number below its bound": ("tasks.size=0", "tasks.size must be at least 1", "got 0"),
+    "one of several": ("invariants.policy=halt", "invariants.policy is one of 'stop' or 'warn'", "got 'halt'"),
+    "a missing key": ("stages=[{steps: 1}]", "stages.0.method is missing", "needs it", "['steps']"),
     "wrong type": ("tasks.limit=many", "tasks.limit", "integer", "'many'"),
     "out of range": ("steps=-1", "stages.0.steps", "-1"),
     "not a section": ("seed.x=3", "seed is not a section"),
@@ -118,7 +122,7 @@ def test_a_wrong_change_is_refused_before_anything_is_made(case, made, tmp_path,
 
 
 def test_one_mistake_is_told_once(made, tmp_path, command):
-    called = command("train", made, "steps=1e9")
+    called = command("train", made, "steps=1e-9")
     refused(called, tmp_path, "stages.0.steps")
     assert "at least 1 item" not in called.err
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from policyopt.compose import CompositionError
 from policyopt.recipe.elsewhere import NAMES
 from policyopt.runtime.trackers import TrackerName
+from policyopt.wording import rule, whole
 
 
 class RecipeError(CompositionError):
@@ -26,6 +27,15 @@ class Section(BaseModel):
     """Part of a recipe: its fields are all there is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """Where a whole number stands, 1e9 is one."""
+        if not isinstance(data, dict):
+            return data
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation in (int, int | None)}
+        return {name: whole(value) if name in numbers else value for name, value in data.items()}
 
 
 class HeldOutSection(Section):
@@ -255,8 +265,13 @@ def _problem(
     if problem["type"] in ("model_type", "model_attributes_type"):
         keys = list(_section(section, loc).model_fields)
         return f"{name or 'recipe'} is a section with the keys {keys}, got {problem['input']!r:.80}"
+    if problem["type"] == "missing":
+        where = ".".join(map(str, (*place, *loc[:-1])))
+        return (
+            f"{name} is missing, {where or 'the recipe'} needs it and has {sorted(map(str, problem['input']))}; add it"
+        )
     if problem["type"] != "extra_forbidden":
-        return f"{name or 'recipe'}: {problem['msg']}, got {problem['input']!r:.80}"
+        return f"{name or 'recipe'} {rule(problem)}, got {problem['input']!r:.80}"
     where = ".".join(map(str, (*place, *loc[:-1])))
     known = list(_section(section, loc[:-1]).model_fields)
     known += [key for key in also.get(where, ()) if key not in known]

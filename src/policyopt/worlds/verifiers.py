@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+from policyopt.wording import rule
 from policyopt.worlds.numbers import Numeric, RelativeError
 from policyopt.worlds.python_tests import PythonTests
 from policyopt.worlds.reasoning_scorers import ReasoningGym
@@ -279,6 +280,6 @@ def _typed(name: str, kind: type[Verifier], given: Mapping[str, Any]) -> dict[st
         try:
             found[option] = TypeAdapter(hints[option]).validate_python(value)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise VerifierError(f"option {option!r} of verifier {name!r} can not be {value!r}: {reason}") from error
+            wanted = rule(error.errors()[0])
+            raise VerifierError(f"option {option!r} of verifier {name!r} {wanted}, not {value!r}") from error
     return found
