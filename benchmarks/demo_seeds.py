@@ -43,6 +43,7 @@ def table(recipe: str, seeds: list[int], folder: Path, given: list[str]) -> dict
     """Prints it; gives every measure after training, by seed."""
     results = [summary(recipe, seed, folder, given) for seed in seeds]
     names = [name.removesuffix("_interval") for name in results[0]["after"] if name.endswith("_interval")]
+    names = [name for name in names if name != "reward"]  # no share
     names.sort(key=lambda name: int(name.removeprefix("pass_at_")) if name.startswith("pass_at_") else 0)
     print("| seed | " + " | ".join(f"{name.replace('pass_at_', 'pass@')} %" for name in names) + " | seconds |")
     print("|---|" + "---|" * (len(names) + 1))
