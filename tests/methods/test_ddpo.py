@@ -90,7 +90,15 @@ def test_the_history_of_a_prompt_outlives_the_round_and_forgets() -> None:
             pool = torch.tensor(seen[task][-3:])
             expected = 0.0 if number == 0 else (pool[-1] - pool.mean()) / (pool.std(correction=0) + 1e-6)
             close(advantage(done.credited)[b], expected, atol=1e-6)
-    assert {len(held) for held in run.cells[REWARDS.name].values()} == {2}
+    assert {len(held) for task, held in run.cells[REWARDS.name].items() if task != "stage"} == {2}
+
+
+def test_a_stage_does_not_begin_with_the_rewards_of_another() -> None:
+    """Its tasks and rewards may be others, under the same ids: the first round has no history and no spread."""
+    policy, made = denoiser(), replace(small(size=1), credit=replace(small().credit, past=2))
+    run = Run({"policy": policy}, world(policy), generate, 0)
+    for number, done in enumerate(rounds(run, Program((Stage(made, 2), Stage(made, 2))))):
+        assert bool(advantage(done.credited).any()) == (number in (1, 3))
 
 
 def test_prompts_of_another_scale_have_advantages_of_the_same_scale() -> None:

@@ -14,7 +14,14 @@ from policyopt.ops.sequences import spread, total_reward
 from policyopt.types import Batch, Round
 
 REWARDS = Cell("rewards by task", dict)
-"""{task id as text: a list of rewards per round in which the task came up, the oldest first}."""
+"""{task id as text: a list of rewards per round in which the task came up, the oldest first}, and "stage", the round
+that their stage began with: another stage's tasks and rewards are others, whatever their ids."""
+
+
+def history_of(ctx: Context) -> dict[str, Any]:
+    """What this stage's tasks have had."""
+    held, begun = ctx[REWARDS], ctx.step - ctx.stage_step
+    return dict(held) if held.get("stage", begun) == begun else {}
 
 
 def against(x: Tensor, pool: Tensor, epsilon: float, ddof: int) -> Tensor:
@@ -53,7 +60,7 @@ class TaskStandardised(Part):
 
     def __call__(self, ctx: Context, batch: Batch) -> Batch:
         reward, task, scored = total_reward(batch), batch.row["task"], batch.row["scored"]
-        history: dict[str, Any] = ctx[REWARDS]
+        history = history_of(ctx)
         advantage = torch.zeros_like(reward)
         for one in task[scored].unique().tolist():
             rows = scored & (task == one)
@@ -66,11 +73,11 @@ class TaskStandardised(Part):
     def after(self, ctx: Context, done: Round) -> None:
         rows = done.judged
         reward, task, scored = total_reward(rows), rows.row["task"], rows.row["scored"]
-        history: dict[str, Any] = dict(ctx[REWARDS])
+        history = history_of(ctx)
         for one in task[scored].unique().tolist():
             held = [*history.get(str(one), []), reward[scored & (task == one)].tolist()]
             history[str(one)] = _last(held, self.past)
-        ctx[REWARDS] = history
+        ctx[REWARDS] = {**history, "stage": ctx.step - ctx.stage_step}
 
 
 def _last(items: list[Any], count: int) -> list[Any]:
