@@ -14,6 +14,7 @@ from policyopt.compose import Given, Method, Program, Stage
 from policyopt.methods import load
 from policyopt.options import override
 from policyopt.policies.hindsight import Landmark
+from policyopt.recipe.advice import advise
 from policyopt.recipe.along import check_evaluation
 from policyopt.recipe.base import Recipe, RecipeError, Section, StageSection, problems
 from policyopt.recipe.kinds import Subject, kind_of
@@ -63,6 +64,7 @@ def build(recipe: Recipe) -> Built:
             name = names[repr(section)]
             _check_codes(method, subject.policy)
             subject.check(method, worlds[name])
+            advise(method, stage)
             other, seen = subject.view(method, worlds[name])
             name += other
             worlds[name] = seen

@@ -30,6 +30,7 @@ from policyopt.policies.tokenizer import character_tokenizer, check_alphabet, lo
 from policyopt.policies.trunk import Reading, suited
 from policyopt.recipe.base import RecipeError
 from policyopt.recipe.kinds import EVALUATION_SEED, Asked, Evaluation, Subject, choose_device
+from policyopt.recipe.language.adapters import check_rank
 from policyopt.recipe.language.judges import judges_of
 from policyopt.recipe.language.preferences import check_preferences
 from policyopt.recipe.language.questions import check_questions, parts_of
@@ -237,6 +238,7 @@ def make_policy(
     check_pair(policy, tokenizer)
     if section.lora is not None:
         policy = with_lora(policy, Lora(section.lora.rank, section.lora.alpha, section.lora.target_modules, seed))
+        check_rank(policy, section.lora.rank)
     said = section.reading
     autocast = None if said.autocast is None else torch.bfloat16
     reading = Reading(said.packed, said.share, said.checkpointed, autocast, said.scoring, said.compiled)
