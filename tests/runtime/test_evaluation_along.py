@@ -109,7 +109,8 @@ def test_a_run_is_bitwise_the_same_with_and_without(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_loses_no_evaluation_and_makes_none_twice(kind, tmp_path):
-    best = KINDS[kind](tmp_path)[1][-1]
+    names = KINDS[kind](tmp_path)[1]
+    best = names[-1]
     _, straight = trained(recipe(kind, tmp_path, "straight", every=1, best=best))
     with Training.start(recipe(kind, tmp_path, "killed", every=1, best=best)) as training:
         going = training.rounds()
@@ -117,6 +118,7 @@ def test_a_killed_run_loses_no_evaluation_and_makes_none_twice(kind, tmp_path):
             next(going)
         going.close()
     killed = training.folder
+    assert list(training.built.subject.measured) == names
     assert len(tiny.lines(killed.metrics)) == 4
     assert killed.store().steps()[-1] == 3
     with Training.resume(killed.path) as training:
@@ -265,6 +267,7 @@ def test_what_evaluating_draws_from_global_random_numbers_is_not_missed_by_train
         monkeypatch.setattr(subject, "measure", drawing)
         # The next round's evaluation sees what a run without it would see behind the round.
         evaluated, states = training.session.hooks.evaluated, []
+        assert evaluated is not None
 
         def watched(done):
             states.append((random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()))
