@@ -58,12 +58,11 @@ class Apart(Part):
         update_apart(ctx, batch, self.terms, self.update, self.roles)
 
 
-@dataclass(frozen=True)
 class _Elsewhere:
     """A context at another data position."""
 
-    ctx: Any
-    drawn: int
+    def __init__(self, ctx: Any, drawn: int):
+        self.ctx, self.drawn = ctx, drawn
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.ctx, name)
