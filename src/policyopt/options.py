@@ -256,7 +256,8 @@ def _convert(option: Option, value: Any) -> Any:
     try:
         found = adapter.validate_python(value)
     except ValidationError as error:
-        raise OptionError(f"{option.key} of {option.owner} {rule(error.errors()[0])}, not {value!r}") from error
+        wanted = rule(error.errors()[0])
+        raise OptionError(f"{option.key} of {option.owner} can not be {value!r}: it {wanted}") from error
     # pydantic reads "nan" as a number, and no comparison of a part would refuse it.
     if isinstance(found, float) and math.isnan(found):
         raise OptionError(f"{option.key} of {option.owner} must be a number, got {value!r}, which is none")

@@ -281,5 +281,5 @@ def _typed(name: str, kind: type[Verifier], given: Mapping[str, Any]) -> dict[st
             found[option] = TypeAdapter(hints[option]).validate_python(value)
         except ValidationError as error:
             wanted = rule(error.errors()[0])
-            raise VerifierError(f"option {option!r} of verifier {name!r} {wanted}, not {value!r}") from error
+            raise VerifierError(f"option {option!r} of verifier {name!r} can not be {value!r}: it {wanted}") from error
     return found
