@@ -141,10 +141,11 @@ class _Episodes:
     def _step(self, world: Any, step: Tensor, live: np.ndarray) -> np.ndarray:
         sent = world.sent(step)
         reward = np.zeros(len(live))
-        for index, (row, action) in enumerate(zip(live.tolist(), world.actions.singles(sent), strict=True)):
-            self.now[row], reward[index], terminated, truncated, _ = self.envs[row].step(action)
-            if terminated or truncated:
-                self.finish[row] = int(Finish.STOPPED if terminated else Finish.TRUNCATED)
+        with world.blaming("step"):
+            for index, (row, action) in enumerate(zip(live.tolist(), world.actions.singles(sent), strict=True)):
+                self.now[row], reward[index], terminated, truncated, _ = self.envs[row].step(action)
+                if terminated or truncated:
+                    self.finish[row] = int(Finish.STOPPED if terminated else Finish.TRUNCATED)
         self.earned[live] += reward
         self.lengths[live] += 1
         return reward

@@ -15,7 +15,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from torch import Tensor
 
 from policyopt.ops.streams import State, episode_seed
-from policyopt.worlds.environments import Actions, UnsuitableEnvironmentError
+from policyopt.worlds.environments import Actions, Blaming, UnsuitableEnvironmentError
+
+ENDING = 5.0  # seconds that a worker process may take to end
 
 
 class Slots(Protocol):
@@ -46,7 +48,8 @@ class Local:
 
     seeded = True
 
-    def __init__(self, envs: list[gymnasium.Env], actions: Actions):
+    def __init__(self, envs: list[gymnasium.Env], actions: Actions, name: str = "environment"):
+        self._resetting, self._stepping = Blaming(name, "reset"), Blaming(name, "step")
         self.envs, self.count, self._actions = envs, len(envs), actions
         self._none = np.zeros(self.count, dtype=bool)
         self._reward, self._terminated, self._truncated = (
@@ -56,23 +59,46 @@ class Local:
         )
 
     def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
-        for index, seed in zip(slot, seeds, strict=True):
-            out[index] = self.envs[index].reset(seed=seed)[0]
+        with self._resetting:
+            for index, seed in zip(slot, seeds, strict=True):
+                out[index] = self.envs[index].reset(seed=seed)[0]
 
     def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         reward, terminated, truncated = self._reward, self._terminated, self._truncated
-        for index, action in enumerate(self._actions.singles(actions)):
-            out[index], reward[index], terminated[index], truncated[index], _ = self.envs[index].step(action)
+        singles = self._actions.singles(actions)
+        with self._stepping:
+            for index, action in enumerate(singles):
+                out[index], reward[index], terminated[index], truncated[index], _ = self.envs[index].step(action)
         return reward, terminated, truncated
 
     def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
         self.reset(range(self.count), seeds, out)
-        for index, (env, taken) in enumerate(zip(self.envs, actions, strict=True)):
-            for action in self._actions.singles(taken):
-                out[index] = env.step(action)[0]
+        with self._stepping:
+            for index, (env, taken) in enumerate(zip(self.envs, actions, strict=True)):
+                for action in self._actions.singles(taken):
+                    out[index] = env.step(action)[0]
 
     def waiting(self) -> np.ndarray:
         return self._none
+
+
+def end_workers(vector: AsyncVectorEnv) -> None:
+    """At once: its own `close` waits without an end for workers that do not."""
+    for process in vector.processes:
+        process.terminate()
+    for process in vector.processes:
+        process.join(ENDING)
+    vector.closed = True
+
+
+def _blaming(vector: Any, name: str) -> tuple[Blaming, Blaming]:
+    """Of the resets and the steps of a vector environment, whose worker processes end with the first that fails."""
+
+    def end() -> None:
+        end_workers(vector)
+
+    failed = end if isinstance(vector, AsyncVectorEnv) else None
+    return Blaming(name, "reset", failed), Blaming(name, "step", failed)
 
 
 class Workers:
@@ -80,15 +106,17 @@ class Workers:
 
     seeded = True
 
-    def __init__(self, make: Callable[[], gymnasium.Env], count: int):
+    def __init__(self, make: Callable[[], gymnasium.Env], count: int, name: str = "environment"):
         self.count = count
         self._vector = AsyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.DISABLED, copy=False)
+        self._resetting, self._stepping = _blaming(self._vector, name)
         self._none = np.zeros(count, dtype=bool)
         self._begun = False
 
     def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
         if not self._begun:  # a worker that never began can not be passed over
-            self._vector.reset(seed=0)
+            with self._resetting:
+                self._vector.reset(seed=0)
             self._begun = True
         if not len(slot):
             return
@@ -96,11 +124,13 @@ class Workers:
         every: list[int | None] = [0] * self.count
         for index, seed in zip(slot, seeds, strict=True):
             mask[index], every[index] = True, seed
-        found, _ = self._vector.reset(seed=every, options={"reset_mask": mask})
+        with self._resetting:
+            found, _ = self._vector.reset(seed=every, options={"reset_mask": mask})
         out[mask] = found[mask]
 
     def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        out[:], reward, terminated, truncated, _ = self._vector.step(actions)
+        with self._stepping:
+            out[:], reward, terminated, truncated, _ = self._vector.step(actions)
         return reward, terminated, truncated
 
     def repeat(self, seeds: Sequence[int], actions: Sequence[np.ndarray], out: np.ndarray) -> None:
@@ -124,7 +154,7 @@ class Workers:
         return self._none
 
     def close(self) -> None:
-        self._vector.close()
+        end_workers(self._vector)
 
 
 class Vectored:
@@ -137,8 +167,9 @@ class Vectored:
 
     seeded = False
 
-    def __init__(self, vector: Any):
+    def __init__(self, vector: Any, name: str = "environment"):
         self.count, self._vector = vector.num_envs, vector
+        self._resetting, self._stepping = _blaming(vector, name)
         self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if self._mode is AutoresetMode.DISABLED:
             raise UnsuitableEnvironmentError(
@@ -151,13 +182,15 @@ class Vectored:
     def reset(self, slot: Sequence[int], seeds: Sequence[int], out: np.ndarray) -> None:
         """All slots at once begin with the first seed; later a slot has begun by itself."""
         if len(slot) == self.count and self._first is None:
-            out[:], _ = self._vector.reset(seed=seeds[0])  # one number: not all of them take a list
+            with self._resetting:
+                out[:], _ = self._vector.reset(seed=seeds[0])  # one number: not all of them take a list
             self._first = out.copy()
         elif self._mode is AutoresetMode.SAME_STEP:
             out[list(slot)] = self._first[list(slot)]
 
     def step(self, actions: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found, reward, terminated, truncated, infos = self._vector.step(actions)
+        with self._stepping:
+            found, reward, terminated, truncated, infos = self._vector.step(actions)
         out[:] = found
         ended = terminated | truncated
         if self._mode is AutoresetMode.NEXT_STEP:

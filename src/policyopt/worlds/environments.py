@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import gymnasium
@@ -19,6 +21,39 @@ logger = logging.getLogger(__name__)
 
 class UnsuitableEnvironmentError(ValueError):
     """An environment that can not be made, or whose spaces no policy here can act in."""
+
+
+class EnvironmentFailedError(RuntimeError):
+    """An environment that raised; the error it raised is the `__cause__`."""
+
+
+@dataclass(frozen=True)
+class Blaming:
+    """A context in which what an environment raises becomes an `EnvironmentFailedError` that names it and its method.
+    May be entered again and again. failed: called first when that happens."""
+
+    name: str
+    method: str
+    failed: Callable[[], None] | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        ours = EnvironmentFailedError | UnsuitableEnvironmentError | MemoryError
+        if not isinstance(error, Exception) or isinstance(error, ours):
+            return
+        if self.failed is not None:
+            self.failed()
+        *_, last = traceback.extract_tb(trace)
+        where, told = f"{last.filename}, line {last.lineno}", error
+        if last.filename.endswith("async_vector_env.py"):
+            # Gymnasium's worker processes log the traceback; what comes from them is the error in one of its type.
+            where, told = "in a worker process", next((e for e in error.args if isinstance(e, Exception)), error)
+        raise EnvironmentFailedError(
+            f"the environment {self.name} failed: its {self.method} raised {type(error).__name__}: {str(told)[:500]} "
+            f"({where}). Mend the environment, or leave out the options that it can not do"
+        ) from error
 
 
 Wrapper = Callable[[gymnasium.Env], gymnasium.Env]

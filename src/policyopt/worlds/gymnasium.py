@@ -25,7 +25,7 @@ from policyopt.ops.random import derive
 from policyopt.ops.streams import State, episode_seed, same_state
 from policyopt.types import Batch, Finish, StepKind, Tasks, empty_batch
 from policyopt.worlds.environment_slots import Local, Slots, Streams, Vectored, Workers
-from policyopt.worlds.environments import Actions, Recipe, UnsuitableEnvironmentError, register_atari, unknown
+from policyopt.worlds.environments import Actions, Blaming, Recipe, UnsuitableEnvironmentError, register_atari, unknown
 
 Emit = Callable[[Tensor], Tensor]
 
@@ -97,6 +97,13 @@ class EnvironmentWorld:
         self.emit = policy.emit
         return self
 
+    def close(self) -> None:
+        """End the worker processes of streams."""
+        for streams in self._streams.values():
+            if isinstance(streams.slots, Workers):
+                streams.slots.close()
+        self._streams.clear()
+
     # -- rows ------------------------------------------------------------------------------------------------------
     def tasks(self, ids: Tensor) -> Tasks:
         seeds = [derive(self.seed, "episode of task", int(task)) >> 32 for task in ids]
@@ -109,7 +116,8 @@ class EnvironmentWorld:
         history = [_digest(0, seed.to_bytes(8, "big")) for seed in seeds]
         for row, seed in enumerate(seeds):
             env = self._take(rows)
-            obs[row] = env.reset(seed=seed)[0]
+            with self.blaming("reset"):
+                obs[row] = env.reset(seed=seed)[0]
             self._live.setdefault(history[row], []).append(env)
         before = torch.zeros(rows, 0, *obs.shape[1:], dtype=self.dtype, device=device)
         action = torch.zeros(rows, 0, *self.actions.shape, dtype=self.step_dtype, device=device)
@@ -172,6 +180,10 @@ class EnvironmentWorld:
     def clipped(self, reward: Tensor) -> Tensor:
         return reward if self.reward_clip is None else reward.clamp(*self.reward_clip)
 
+    def blaming(self, method: str) -> Blaming:
+        """A context in which what environments raise is told with their name."""
+        return Blaming(self.name, method)
+
     def environments(self, batch: Batch) -> list[gymnasium.Env]:
         """The environment of every row, where its actions have led it; `release` takes it back."""
         return [self._resumed(batch, row, history) for row, history in enumerate(batch.row["_history"].tolist())]
@@ -192,10 +204,10 @@ class EnvironmentWorld:
 
     def _slots(self, count: int) -> Slots:
         if self.vector is not None:
-            return Vectored(self.vector(count))
+            return Vectored(self.vector(count), self.name)
         if self.processes:
-            return Workers(self.build, count)
-        return Local([self._take(count) for _ in range(count)], self.actions)
+            return Workers(self.build, count, self.name)
+        return Local([self._take(count) for _ in range(count)], self.actions, self.name)
 
     def _repeat(self, streams: Streams, state: State) -> None:
         count, episodes = streams.slots.count, state["episode"]
@@ -236,7 +248,8 @@ class EnvironmentWorld:
         singles = self.actions.singles(sent)
         for row in live.nonzero()[:, 0].tolist():
             env = self._resumed(batch, row, history[row])
-            obs[row], reward[row], terminated, truncated, _ = env.step(singles[row])
+            with self.blaming("step"):
+                obs[row], reward[row], terminated, truncated, _ = env.step(singles[row])
             history[row] = _digest(history[row], sent[row].tobytes())
             if terminated or truncated:
                 finish[row] = int(Finish.STOPPED if terminated else Finish.TRUNCATED)
@@ -256,10 +269,12 @@ class EnvironmentWorld:
                 del self._live[history]
             return env
         env = self._take(len(batch))
-        env.reset(seed=int(batch.row["_seed"][row]))
+        with self.blaming("reset"):
+            env.reset(seed=int(batch.row["_seed"][row]))
         taken = batch.step["_action"][row][batch.own[row]]
-        for action in self.actions.singles(self.sent(taken)) if len(taken) else ():
-            env.step(action)
+        with self.blaming("step"):
+            for action in self.actions.singles(self.sent(taken)) if len(taken) else ():
+                env.step(action)
         return env
 
 

@@ -39,6 +39,7 @@ from policyopt.report.pictures import picture
 from policyopt.report.rollouts import rounded
 from policyopt.types import Batch
 from policyopt.update.normalise import UpdateNormaliser
+from policyopt.worlds.environments import EnvironmentFailedError
 from policyopt.worlds.filming import Filmed, draw_off_screen, remedy
 from policyopt.worlds.gymnasium import EnvironmentWorld
 from policyopt.worlds.minari_files import read_minari
@@ -124,11 +125,12 @@ def filmed(policy: Actor, section: TasksSection, count: int) -> Mapping[str, Any
             drawn = section.model_copy(update={"options": {**section.options, "render_mode": "rgb_array"}})
             return _film(policy, make_world(drawn, EVALUATION_SEED), count)
         except Exception as error:  # noqa: BLE001 - drawing needs packages and drivers of every sort; results do not
+            why = error.__cause__ if isinstance(error, EnvironmentFailedError) else error
             log.warning(
                 "%s can not be drawn here (%s: %s); its episodes are kept without frames. %s",
                 section.gymnasium,
-                type(error).__name__,
-                error,
+                type(why).__name__,
+                why,
                 remedy(env),
             )
     return _film(policy, plain, count)
@@ -186,6 +188,7 @@ class ControlKind:
         held_out = make_world(recipe.tasks, EVALUATION_SEED)
         policy = make_policy(recipe.policy, held_out, recipe.seed).to(device)
         for world in (*worlds, held_out):
+            opened.callback(world.close)
             check_spaces(policy, world).acted_by(policy)
         models = {name: frozen(load_control(path)).to(device) for name, path in recipe.models.items()}
         check_data(tasks, methods)
