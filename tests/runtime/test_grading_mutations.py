@@ -25,12 +25,17 @@ PLANTED = {
 }
 
 
+def copied(folder: Path) -> Path:
+    """The worker in a copy of the package."""
+    package = Path(grading_worker.__file__).parents[1]
+    shutil.copytree(package, folder / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "copy" / "worlds" / "grading_worker.py"
+
+
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_leaking_worker_is_rejected(name, hostile, tmp_path, monkeypatch):  # noqa: F811
     right, wrong = PLANTED[name]
-    folder = tmp_path / "copy" / "worlds"
-    shutil.copytree(Path(grading_worker.__file__).parent, folder)
-    script = folder / "grading_worker.py"
+    script = copied(tmp_path)
     source = script.read_text(encoding="utf-8")
     assert right in source
     script.write_text(source.replace(right, wrong), encoding="utf-8")
@@ -40,9 +45,7 @@ def test_a_leaking_worker_is_rejected(name, hostile, tmp_path, monkeypatch):  # 
 
 
 def test_a_copy_without_a_bug_is_accepted(hostile, tmp_path, monkeypatch):  # noqa: F811
-    folder = tmp_path / "copy" / "worlds"
-    shutil.copytree(Path(grading_worker.__file__).parent, folder)
-    monkeypatch.setattr(grading_worker, "__file__", str(folder / "grading_worker.py"))
+    monkeypatch.setattr(grading_worker, "__file__", str(copied(tmp_path)))
     test_grading.test_trap_50_forbidden_acts_and_faults_are_contained(hostile)
 
 

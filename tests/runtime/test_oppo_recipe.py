@@ -75,7 +75,7 @@ def test_held_out_pairs_are_compared_under_the_place(policy, tmp_path, command):
     [
         (None, None, r"acts under codes of recorded rows.*give policy.hindsight: \{size: 8\}"),
         ([{"method": "dpo", "steps": 1}], 3, "policy.hindsight has no effect: no stage learns codes"),
-        (None, 0, "policy.hindsight.size: .* greater than or equal to 1"),
+        (None, 0, "policy.hindsight.size must be at least 1, got 0"),
     ],
 )
 def test_recipes_that_lack_codes_or_do_not_use_them_are_refused(stages, hindsight, said, policy, tmp_path):
