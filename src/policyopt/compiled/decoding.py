@@ -10,35 +10,29 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from policyopt.compiled.build import library, threads
+from policyopt.compiled.common import INTEGER, POINTER, REAL, Common, declared
 
 _PRODUCTS_TO_SHARE = 2**17  # fewer are done by one thread
 
 
 class _Attend(ctypes.Structure):
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("rows", "groups", "repeats", "dim", "low", "used", "capacity", "width")],
-        *[(name, ctypes.c_int64) for name in ("window", "threads", "room")],
-        ("cap", ctypes.c_double),
-        *[(name, ctypes.c_void_p) for name in ("heads", "table", "position", "of", "start", "length")],
-        *[(name, ctypes.c_void_p) for name in ("own_key", "own_value", "shared_key", "shared_value", "out", "scratch")],
+        *[(name, INTEGER) for name in ("rows", "groups", "repeats", "dim", "low", "used", "capacity", "width")],
+        *[(name, INTEGER) for name in ("window", "threads", "room")],
+        ("cap", REAL),
+        *[(name, POINTER) for name in ("heads", "table", "position", "of", "start", "length")],
+        *[(name, POINTER) for name in ("own_key", "own_value", "shared_key", "shared_value", "out", "scratch")],
     ]
 
 
-class Kernels:
-    """The kernels for states of one type. low: the type of what linear layers read and write and of the cache."""
+class Kernels(Common):
+    """low: of the cache as well."""
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, low: torch.dtype):
-        self.dtype, self.low = dtype, low
-        self._attend, self._norm, self._linear = library.attend, library.add_norm, library.linear
-        self._silu, self._choose = library.gated_silu, library.choose
-        integer, real, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-        self._attend.argtypes = [pointer]
-        self._norm.argtypes = [*[pointer] * 7, integer, integer, real, integer]
-        self._silu.argtypes = [*[pointer] * 3, *[integer] * 4]
-        self._choose.argtypes = [*[pointer] * 5, integer, integer, integer]
-        self._linear.argtypes = [*[pointer] * 3, integer, pointer, pointer, *[integer] * 4]
-        for function in (self._attend, self._norm, self._silu, self._choose, self._linear):
-            function.restype = None
+        super().__init__(library, dtype, low)
+        self._attend = declared(library.attend, POINTER)
+        self._choose = declared(library.choose, *[POINTER] * 5, *[INTEGER] * 3)
+        self._linear = declared(library.linear, *[POINTER] * 3, INTEGER, POINTER, POINTER, *[INTEGER] * 4)
         self._panel, self._pair = int(library.panel()), int(library.pair())
         self._scratch = torch.empty(0, dtype=dtype)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from policyopt.compiled.build import library, threads
+from policyopt.compiled.common import INTEGER, POINTER, REAL, Common, declared
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,22 @@ class Clusters:
 
 class _Attention(ctypes.Structure):
     _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("clusters", "groups", "repeats", "dim", "threads", "room")],
-        ("scale", ctypes.c_double),
-        *[(name, ctypes.c_void_p) for name in ("first", "begin", "length", "query", "key", "value", "cosine", "sine")],
-        *[(name, ctypes.c_void_p) for name in ("out", "mass", "by_out", "by_query", "by_key", "by_value", "scratch")],
+        *[(name, INTEGER) for name in ("clusters", "groups", "repeats", "dim", "threads", "room")],
+        ("scale", REAL),
+        *[(name, POINTER) for name in ("first", "begin", "length", "query", "key", "value", "cosine", "sine")],
+        *[(name, POINTER) for name in ("out", "mass", "by_out", "by_query", "by_key", "by_value", "scratch")],
     ]
 
 
-class Layers:
+class Layers(Common):
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, low: torch.dtype):
-        self.dtype, self.low = dtype, low
-        integer, real, pointer = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+        super().__init__(library, dtype, low)
         self._room = library.attention_room
-        self._room.argtypes, self._room.restype = [integer] * 3, integer
-        self._attention, self._attention_backward = library.attention, library.attention_backward
-        self._norm, self._norm_backward = library.add_norm, library.add_norm_backward
-        self._silu, self._silu_backward = library.gated_silu, library.gated_silu_backward
-        self._attention.argtypes = self._attention_backward.argtypes = [pointer, integer, integer]
-        self._norm.argtypes = [*[pointer] * 7, integer, integer, real, integer]
-        self._norm_backward.argtypes = [*[pointer] * 9, integer, integer, integer]
-        self._silu.argtypes = [*[pointer] * 3, *[integer] * 4]
-        self._silu_backward.argtypes = [*[pointer] * 5, integer, integer]
+        self._room.argtypes, self._room.restype = [INTEGER] * 3, INTEGER
+        self._attention = declared(library.attention, POINTER, INTEGER, INTEGER)
+        self._attention_backward = declared(library.attention_backward, POINTER, INTEGER, INTEGER)
+        self._norm_backward = declared(library.add_norm_backward, *[POINTER] * 9, *[INTEGER] * 3)
+        self._silu_backward = declared(library.gated_silu_backward, *[POINTER] * 5, INTEGER, INTEGER)
 
     # -- attention -----------------------------------------------------------------------------------------------------
     def attention(
