@@ -99,7 +99,7 @@ def _layer(
         heads[:2] = [attention.q_norm(heads[0]), attention.k_norm(heads[1])]
     cosine, sine = (each[0].to(able.dtype).contiguous() for each in position_embeddings)
     heads = [head.to(able.low) for head in heads]
-    attended = _Attention.apply(*heads, (cosine, sine), able, layout, attention.scaling)
+    attended = Attention.apply(*heads, (cosine, sine), able, layout, attention.scaling)
     x, inside = _normed(layer.post_attention_layernorm, able, x, attention.o_proj(attended.flatten(1)))
     gate, other = feed.gate_proj(inside).to(able.low), feed.up_proj(inside).to(able.low)
     silu = type(feed.act_fn).__name__ in ("SiLU", "SiLUActivation") and not altered(feed.act_fn)
@@ -183,7 +183,7 @@ class _GatedSilu(torch.autograd.Function):
         return by_out * other * p * (1 + gate * (1 - p)), by_out * gate * p, None
 
 
-class _Attention(torch.autograd.Function):
+class Attention(torch.autograd.Function):
     """Rotary positions and causal attention: queries (N, H, D), keys and values (N, G, D), cosines and sines (N, D)."""
 
     @staticmethod
@@ -209,7 +209,7 @@ class _Attention(torch.autograd.Function):
         heads, turns = (query, key, value), (cosine, sine)
         if torch.is_grad_enabled():
             slopes = torch.autograd.grad(
-                _attended(heads, turns, ctx.layout, ctx.scale), heads, grads, create_graph=True
+                attended_by_torch(heads, turns, ctx.layout, ctx.scale), heads, grads, create_graph=True
             )
         else:
             by_out = grads[0].contiguous()
@@ -217,9 +217,10 @@ class _Attention(torch.autograd.Function):
         return (*slopes, None, None, None, None)
 
 
-def _attended(
+def attended_by_torch(
     heads: tuple[Tensor, Tensor, Tensor], turns: tuple[Tensor, Tensor], layout: Layout, scale: float
 ) -> Float[Tensor, "N H D"]:
+    """What `Attention` gives."""
     cosine, sine = (each[:, None] for each in turns)
     query, key, value = (head.to(cosine.dtype) for head in heads)
     query, key = (each * cosine + _half_turned(each) * sine for each in (query, key))
