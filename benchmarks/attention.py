@@ -15,7 +15,7 @@ import time
 import torch
 
 from policyopt.compiled.layers import layers
-from policyopt.policies.fused import attended_by_torch, Attention
+from policyopt.policies.fused import Attention, attended_by_torch
 from policyopt.policies.packing import Packed
 from policyopt.policies.segments import Layout, layout_of
 from policyopt.runtime.memory import keep_freed
